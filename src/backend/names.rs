@@ -1,0 +1,302 @@
+//! Which of the client's parameters a backend might take for one of the operator's.
+//!
+//! Nobody knows how the backend reads a name: PHP makes `api_key` of `api.key`, `+api[key` and `api_key[x]`;
+//! a proxy may decode before the backend does; ASP reads `%u0069p` as `ip`. So a name has *readings*, and a
+//! client's parameter is dropped when one of its readings is one of a protected name's. The readings are, of
+//! the name as it is, decoded once, and decoded twice (`%XX`, `%uXXXX`, `+`):
+//! without space, control bytes and `?` before it; cut at NUL; whole, up to `[`, or up to `[` or `.`; with and
+//! without space after it; `.`, `[` and space as `_`; ASCII case ignored.
+//!
+//! A name that parsers disagree about in ways that cannot be listed is dropped as soon as any name is
+//! protected: a `%` that introduces nothing (left alone, dropped, decoded as rubbish, or the end of the
+//! request), one that is left after two decodings, and any byte beyond ASCII (what it is depends on the
+//! backend's character set, and best-fit tables and case folding make ASCII letters of many). Likewise a
+//! pair with a raw `;`, which old parsers take for a separator.
+//!
+//! Of a client's name only the second decoding is compared, with all three of a protected one: what is equal
+//! before a decoding is equal after it.
+//!
+//! Better one harmless parameter dropped than one forged. With no protected name nothing is ever dropped.
+
+use super::encode::hex;
+
+/// A proxy decodes, and the backend again.
+const DECODINGS: usize = 2;
+
+/// The readings of every protected name, folded. An empty reading protects nothing: no backend asks for it.
+#[derive(Default)]
+pub(super) struct Protected {
+    readings: Vec<Box<[u8]>>,
+}
+
+impl Protected {
+    pub(super) fn add(&mut self, name: &[u8]) {
+        let mut level = Some(name.to_vec());
+        for _ in 0..=DECODINGS {
+            let Some(name) = level else { return };
+            each_part(&name, |reading| {
+                let folded: Box<[u8]> = reading.iter().copied().map(fold).collect();
+                if !folded.is_empty() && !self.readings.contains(&folded) {
+                    self.readings.push(folded);
+                }
+                false
+            });
+            level = decoded(&name);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.readings.is_empty()
+    }
+
+    /// Whether a pair of the client's query has to go.
+    pub(super) fn forbids(&self, pair: &[u8]) -> bool {
+        if self.is_empty() {
+            return false;
+        }
+        let mut has_one_reading = true;
+        let mut name_len = pair.len();
+        for (at, &byte) in pair.iter().enumerate() {
+            if byte == b'=' && name_len == pair.len() {
+                name_len = at;
+            } else if byte == b';' {
+                return true;
+            }
+            has_one_reading &= name_len != pair.len() || SINGLE[usize::from(byte)];
+        }
+        let name = &pair[..name_len];
+        if has_one_reading {
+            return self.readings.iter().any(|reading| reading.eq_ignore_ascii_case(name));
+        }
+        let Some(decoded) = decoded(name).and_then(|once| decoded(&once)) else { return true };
+        if decoded.iter().any(|&byte| byte == b'%' || !byte.is_ascii()) {
+            return true;
+        }
+        each_part(&decoded, |reading| {
+            self.readings.iter().any(|protected| {
+                protected.len() == reading.len()
+                    && protected.iter().zip(reading).all(|(&protected, &byte)| protected == fold(byte))
+            })
+        })
+    }
+}
+
+/// Bytes that every parser reads as themselves, but for case.
+const SINGLE: [bool; 256] = {
+    let mut single = [false; 256];
+    let mut byte = 0x21;
+    while byte < 0x7F {
+        single[byte] = !matches!(byte as u8, b'%' | b'+' | b'.' | b'[' | b'?');
+        byte += 1;
+    }
+    single
+};
+
+fn fold(byte: u8) -> u8 {
+    match byte {
+        b'.' | b'[' | b' ' | b'+' => b'_',
+        _ => byte.to_ascii_lowercase(),
+    }
+}
+
+/// Calls `matches` with the readings of a decoded name, before folding, until it says true.
+fn each_part(name: &[u8], mut matches: impl FnMut(&[u8]) -> bool) -> bool {
+    let blank = |byte: u8| byte <= b' ' || byte == 0x7F || byte == b'+';
+    let start = name.iter().position(|&byte| !blank(byte) && byte != b'?').unwrap_or(name.len());
+    let whole = up_to(&name[start..], |byte| byte == 0);
+    [whole, up_to(whole, |byte| byte == b'['), up_to(whole, |byte| byte == b'[' || byte == b'.')]
+        .into_iter()
+        .any(|part| {
+            let end = part.iter().rposition(|&byte| !blank(byte)).map_or(0, |last| last + 1);
+            matches(part) || (end < part.len() && matches(&part[..end]))
+        })
+}
+
+fn up_to(name: &[u8], stop: impl Fn(u8) -> bool) -> &[u8] {
+    &name[..name.iter().position(|&byte| stop(byte)).unwrap_or(name.len())]
+}
+
+/// `None`: parsers disagree about what this is.
+fn decoded(name: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(name.len());
+    let mut rest = name;
+    while let Some((&first, tail)) = rest.split_first() {
+        let (byte, len) = match (first, tail.first()) {
+            (b'%', Some(b'u' | b'U')) => (u8::try_from(hex(&tail[1..], 4)?).ok()?, 6),
+            (b'%', _) => (hex(tail, 2)? as u8, 3),
+            (b'+', _) => (b' ', 1),
+            _ => (first, 1),
+        };
+        out.push(byte);
+        rest = &rest[len..];
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn protected(names: &[&str]) -> Protected {
+        let mut protected = Protected::default();
+        for name in names {
+            protected.add(name.as_bytes());
+        }
+        protected
+    }
+
+    #[test]
+    fn each_way_to_write_a_protected_name_is_seen() {
+        let protected = protected(&["ip", "api_key", "User.Name"]);
+        for name in [
+            "ip",
+            "IP",
+            "iP",
+            "%69p",
+            "i%70",
+            "%69%70",
+            "%49P",
+            "%2569p",
+            "%25%36%39p",
+            "%u0069p",
+            "%U0069p",
+            "%25u0069p",
+            "%u0025u0069p",
+            "ip[]",
+            "ip[x]",
+            "ip[",
+            "ip[[",
+            "ip%5B",
+            "ip%5b%5d",
+            "ip%255b",
+            "ip.x",
+            "ip%2ex",
+            "ip.",
+            "+ip",
+            "++ip",
+            "%20ip",
+            "%09ip",
+            "%2bip",
+            "%252bip",
+            " ip",
+            "ip+",
+            "ip%20",
+            "ip%00",
+            "ip%00x",
+            "ip%2500x",
+            "%00ip",
+            "ip\t",
+            "%0aip",
+            "?ip",
+            "%3fip",
+            "api.key",
+            "api+key",
+            "api%20key",
+            "api[key",
+            "API_KEY",
+            "api_key[x]",
+            "api.key[x]",
+            "api%2ekey",
+            "api%5bkey",
+            "+api.key",
+            "user_name",
+            "user.name",
+            "user+name",
+            "user",
+            "user[x]",
+            "USER%2EX",
+            // Nobody knows.
+            "ip%",
+            "%",
+            "%zz",
+            "i%p",
+            "%6",
+            "%u00",
+            "%u",
+            "i%ffp",
+            "%c1%a9p",
+            "\u{ff49}p",
+            "%uff49p",
+            "%ef%bd%89p",
+            "%252569p",
+            "a%2525",
+            "%e9",
+            "x%",
+        ] {
+            assert!(protected.forbids(name.as_bytes()), "{name}");
+            assert!(protected.forbids(format!("{name}=1").as_bytes()), "{name}=1");
+        }
+        for pair in ["a=1;ip=2", ";", "a;", "token=1;", "a=;b"] {
+            assert!(protected.forbids(pair.as_bytes()), "{pair}");
+        }
+    }
+
+    #[test]
+    fn other_parameters_stay() {
+        let protected = protected(&["ip", "api_key"]);
+        for pair in [
+            "",
+            "=",
+            "=ip",
+            "token=ip",
+            "token=%zz",
+            "t=%ff",
+            "ipx=1",
+            "xip=1",
+            "i=1",
+            "p=ip&",
+            "i%20p=1",
+            "i_p=1",
+            "zip.x=1",
+            "api=1",
+            "api-key=1",
+            "apikey=1",
+            "token=a[ip]",
+            "x[ip]=1",
+            "x.ip=1",
+            "%61=1",
+            "a+b=1",
+            "token==",
+            "%00=1",
+            "[ip]=1",
+            "[]=1",
+            ".ip=1",
+            "_ip=1",
+            "ip_=1",
+            "a%3D=1",
+            "x%2541=1",
+        ] {
+            assert!(!protected.forbids(pair.as_bytes()), "{pair}");
+        }
+    }
+
+    #[test]
+    fn a_protected_name_is_read_as_the_clients_are() {
+        for (name, client) in [
+            ("ip%5B%5D", "ip=1"),
+            ("%69p", "ip=1"),
+            ("api.key", "api_key=1"),
+            ("api.key", "api[key=1"),
+            ("a%20b", "a_b=1"),
+            ("a+b", "a.b=1"),
+            ("ip ", "ip_=1"),
+            ("\u{43f}", "%d0%bf=1"),
+            ("a%", "a%25=1"),
+            ("a%69", "ai=1"),
+            ("a%2569", "a%69=1"),
+            // A parser that drops a stray percent sign reads this as a41.
+            ("a41", "a%%34%31=1"),
+        ] {
+            assert!(protected(&[name]).forbids(client.as_bytes()), "{name} {client}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_dropped_when_nothing_is_protected() {
+        for names in [&[][..], &[""], &["+"]] {
+            for pair in ["a;b", "%", "ip=1", "%ff", ""] {
+                assert!(!protected(names).forbids(pair.as_bytes()), "{names:?} {pair}");
+            }
+        }
+    }
+}

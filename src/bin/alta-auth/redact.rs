@@ -1,0 +1,217 @@
+//! What may be shown of a request and its reply: names, never values that let someone in.
+//!
+//! Queries are redacted by shape: whatever stands after the first `=` of a segment, and a segment without `=`
+//! as a whole. Request headers are redacted unless they are the protocol's own. What a backend repeats is
+//! found by value ([`Secrets`]).
+
+/// What stands for a secret.
+pub(crate) const MASK: &str = "…";
+
+/// A query with every value masked: `token=…&lang=…`.
+pub(crate) fn query(query: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(query.len());
+    for (index, segment) in query.split(|&byte| byte == b'&').enumerate() {
+        if index > 0 {
+            out.push(b'&');
+        }
+        match segment.iter().position(|&byte| byte == b'=') {
+            Some(equals) => {
+                out.extend_from_slice(&segment[..=equals]);
+                out.extend_from_slice(MASK.as_bytes());
+            }
+            None if segment.is_empty() => {}
+            None => out.extend_from_slice(MASK.as_bytes()),
+        }
+    }
+    out
+}
+
+/// A URL or request target with its query's values and its userinfo masked.
+pub(crate) fn target(target: &[u8]) -> Vec<u8> {
+    let mark = target.iter().position(|&byte| byte == b'?').unwrap_or(target.len());
+    let mut out = match userinfo(&target[..mark]) {
+        Some((start, end)) => [&target[..start], MASK.as_bytes(), &target[end..mark]].concat(),
+        None => target[..mark].to_vec(),
+    };
+    if mark < target.len() {
+        out.push(b'?');
+        out.extend_from_slice(&query(&target[mark + 1..]));
+    }
+    out
+}
+
+fn userinfo(front: &[u8]) -> Option<(usize, usize)> {
+    let start = front.windows(3).position(|window| window == b"://")? + 3;
+    let authority =
+        front[start..].iter().position(|&byte| byte == b'/').map_or(front.len(), |slash| start + slash);
+    let end = front[start..authority].iter().rposition(|&byte| byte == b'@')?;
+    Some((start, start + end))
+}
+
+/// Request headers whose values are no secret.
+const OPEN: [&str; 8] = [
+    "host",
+    "connection",
+    "accept",
+    "x-session-id",
+    "x-real-ip",
+    "x-real-path",
+    "x-real-origin",
+    "x-real-ua",
+];
+
+/// Whether a request header may be shown with its value.
+pub(crate) fn is_open(header: &[u8]) -> bool {
+    OPEN.iter().any(|open| header.eq_ignore_ascii_case(open.as_bytes()))
+}
+
+/// Values that must not be shown wherever they turn up.
+#[derive(Debug, Default)]
+pub(crate) struct Secrets(Vec<Vec<u8>>);
+
+/// Shorter ones are masked only where they stand alone: `1` is no secret inside `HTTP/1.1`.
+const LONG: usize = 5;
+
+impl Secrets {
+    /// Every value of a query, as sent and decoded.
+    pub(crate) fn add_query(&mut self, query: &[u8]) {
+        for segment in query.split(|&byte| byte == b'&') {
+            let value = match segment.iter().position(|&byte| byte == b'=') {
+                Some(equals) => &segment[equals + 1..],
+                None => segment,
+            };
+            self.add(value);
+            self.add(&decoded(value));
+        }
+    }
+
+    pub(crate) fn add(&mut self, value: &[u8]) {
+        if !value.is_empty() && !self.0.iter().any(|known| known == value) {
+            self.0.push(value.to_vec());
+            // What contains another must be masked before it.
+            self.0.sort_by_key(|known| std::cmp::Reverse(known.len()));
+        }
+    }
+
+    /// `text` with each secret in it masked.
+    pub(crate) fn masked(&self, text: &[u8]) -> Vec<u8> {
+        self.masked_but(text, &[])
+    }
+
+    /// As [`Secrets::masked`], but for what is `known` to be no secret: the backend's address stays readable when a
+    /// client's token looks like a part of it.
+    pub(crate) fn masked_but(&self, text: &[u8], known: &[&[u8]]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(text.len());
+        let mut at = 0;
+        while at < text.len() {
+            if let Some(known) = known.iter().find(|known| !known.is_empty() && text[at..].starts_with(known))
+            {
+                out.extend_from_slice(known);
+                at += known.len();
+            } else if let Some(secret) = self.0.iter().find(|secret| stands_at(text, at, secret)) {
+                out.extend_from_slice(MASK.as_bytes());
+                at += secret.len();
+            } else {
+                out.push(text[at]);
+                at += 1;
+            }
+        }
+        out
+    }
+}
+
+fn stands_at(text: &[u8], at: usize, secret: &[u8]) -> bool {
+    if !text[at..].starts_with(secret) {
+        return false;
+    }
+    let alone = |byte: Option<&u8>| !byte.is_some_and(u8::is_ascii_alphanumeric);
+    secret.len() >= LONG
+        || (alone(at.checked_sub(1).and_then(|before| text.get(before)))
+            && alone(text.get(at + secret.len())))
+}
+
+/// Percent-decoded, `+` as space; what cannot be decoded stays.
+pub(crate) fn decoded(value: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(value.len());
+    let mut at = 0;
+    while at < value.len() {
+        let hex = |index: usize| value.get(index).and_then(|&byte| char::from(byte).to_digit(16));
+        match (value[at], hex(at + 1), hex(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                out.push((high * 16 + low) as u8);
+                at += 3;
+            }
+            (byte, ..) => {
+                out.push(if byte == b'+' { b' ' } else { byte });
+                at += 1;
+            }
+        }
+    }
+    out
+}
+
+/// Bytes as one line of text: control bytes and what is not UTF-8 escaped.
+pub(crate) fn printable(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            if character.is_control() {
+                out.extend(character.escape_default());
+            } else {
+                out.push(character);
+            }
+        }
+        for byte in chunk.invalid() {
+            out.extend(byte.escape_ascii().map(char::from));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(bytes: Vec<u8>) -> String {
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn every_value_of_a_query_is_masked() {
+        for (given, shown) in [
+            ("token=123", "token=…"),
+            ("a=1&token=s&b", "a=…&token=…&…"),
+            ("token=a=b;c=d", "token=…"),
+            ("", ""),
+            ("&&a=", "&&a=…"),
+            ("secret", "…"),
+        ] {
+            assert_eq!(text(query(given.as_bytes())), shown);
+        }
+    }
+
+    #[test]
+    fn userinfo_is_masked_with_the_query() {
+        assert_eq!(text(target(b"https://u:p@h/a?b=c")), "https://…@h/a?b=…");
+        assert_eq!(text(target(b"/auth?b=c")), "/auth?b=…");
+        assert_eq!(text(target(b"/a@b://c@d")), "/a@b://…@d");
+    }
+
+    #[test]
+    fn what_comes_back_is_masked_raw_and_decoded() {
+        let mut secrets = Secrets::default();
+        secrets.add_query(b"token=s%2Bcret%21&n=12");
+        assert_eq!(text(secrets.masked(b"you sent s+cret! or s%2Bcret%21")), "you sent … or …");
+        assert_eq!(text(secrets.masked(b"12 of 1234, HTTP/12")), "… of 1234, HTTP/…");
+        let address = &b"10.0.0.1:12"[..];
+        assert_eq!(
+            text(secrets.masked_but(b"refused by 10.0.0.1:12: 12", &[address])),
+            "refused by 10.0.0.1:12: …"
+        );
+    }
+
+    #[test]
+    fn a_terminal_never_gets_control_bytes() {
+        assert_eq!(printable(b"a\x1b[31m\r\xff\xc3\xa9"), "a\\u{1b}[31m\\r\\xff\u{e9}");
+    }
+}

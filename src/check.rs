@@ -1,0 +1,360 @@
+//! The question: may this client have this?
+//!
+//! A [`Check`] is what a host hands over: borrowed bytes, unverified. A [`Question`] is the same, validated,
+//! copied and laid out so that its first part *is* the key: two checks share a decision only if those bytes
+//! are equal. After a check has become a question nothing about its content can fail any more.
+//!
+//! Rules applied here, before the key is made, so that key and wire agree:
+//! * CR, LF and NUL anywhere are refused; every other control byte but HTAB becomes a space.
+//! * The values of headers lose leading and trailing space (RFC 9110 section 5.5).
+//! * A user agent is cut at its limit; every other field over its limit is refused.
+//! * A fragment in the query is dropped.
+
+mod path;
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::config::ScopeRule;
+
+/// Fixed limits, in bytes. They are part of the protocol's safety and not configurable: servers differ in
+/// what they do with longer requests, down to closing the connection without a word.
+pub mod limits {
+    /// `session_id`, `ip`, `origin` and `scope`, each.
+    pub const SHORT_FIELD: usize = 1024;
+    /// `path`.
+    pub const PATH: usize = 4 * 1024;
+    /// `query`.
+    pub const QUERY: usize = 16 * 1024;
+    /// `user_agent`; what is longer is cut here, not refused.
+    pub const USER_AGENT: usize = 2 * 1024;
+    /// Parameters of the merged query. PHP warns from 1,000 on, and a warning can turn its 403 into 200.
+    pub const PARAMETERS: usize = 256;
+    /// The whole request head as sent, after encoding and templates.
+    pub const REQUEST: usize = 32 * 1024;
+}
+
+/// One question, as the host asks it. Every field may hold any bytes; what is not known stays empty.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Check<'a> {
+    /// Required. Sent as `X-Session-Id`.
+    pub session_id: &'a [u8],
+    /// The client's address. Sent as `X-Real-Ip`.
+    pub ip: &'a [u8],
+    /// What the host will serve, after its own normalisation; no query. Sent as `X-Real-Path`.
+    pub path: &'a [u8],
+    /// The client's raw query, without `?`. Sent byte for byte, but for bytes no request target may hold.
+    pub query: &'a [u8],
+    /// `scheme://host[:port]` of the client's URL. Sent as `X-Real-Origin`.
+    pub origin: &'a [u8],
+    /// Sent as `X-Real-Ua`.
+    pub user_agent: &'a [u8],
+    /// What the decision covers, e.g. a channel. Empty: see the configuration key `scope`.
+    pub scope: &'a [u8],
+    /// The longest this check may take, from submit to decision; clamped to the configured `timeout`.
+    pub timeout: Option<Duration>,
+}
+
+/// A field of a check, as named in errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Field {
+    /// `session_id`
+    SessionId,
+    /// `ip`
+    Ip,
+    /// `path`
+    Path,
+    /// `query`
+    Query,
+    /// `origin`
+    Origin,
+    /// `user_agent`
+    UserAgent,
+    /// `scope`
+    Scope,
+    /// The request as a whole, merged and encoded.
+    Request,
+}
+
+/// Why a check was refused at submit. Nothing was retained; the host refuses the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    field: Field,
+    why: Why,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    Empty,
+    TooLong { len: usize, limit: usize },
+    LineBreak,
+    Ambiguous(&'static str),
+    TooManyParameters { count: usize },
+    BadHeader,
+}
+
+impl Invalid {
+    pub(crate) fn new(field: Field, why: Why) -> Self {
+        Self { field, why }
+    }
+
+    /// Which field is at fault.
+    pub fn field(&self) -> Field {
+        self.field
+    }
+}
+
+impl Field {
+    /// The field's name in the C ABI.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SessionId => "session_id",
+            Self::Ip => "ip",
+            Self::Path => "path",
+            Self::Query => "query",
+            Self::Origin => "origin",
+            Self::UserAgent => "user_agent",
+            Self::Scope => "scope",
+            Self::Request => "request",
+        }
+    }
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let field = self.field.name();
+        match self.why {
+            Why::Empty => write!(f, "{field} is empty; every check needs the id of its client's session"),
+            Why::TooLong { len, limit } => {
+                write!(f, "{field} has {len} bytes, the limit is {limit}; refuse the client")
+            }
+            Why::LineBreak => write!(f, "{field} has a CR, LF or NUL byte; refuse the client"),
+            Why::Ambiguous(what) => {
+                write!(
+                    f,
+                    "{field} has {what}; pass the path that will be served, normalised, or set path.check = off"
+                )
+            }
+            Why::TooManyParameters { count } => write!(
+                f,
+                "{field} would have {count} parameters, the limit is {}; refuse the client",
+                limits::PARAMETERS
+            ),
+            Why::BadHeader => {
+                write!(f, "{field} would carry a header value with CR, LF or NUL; refuse the client")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Invalid {}
+
+/// What a check is judged by before it is accepted; from the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rules {
+    pub(crate) scope: ScopeRule,
+    pub(crate) path_check: bool,
+    /// A template sends the path, so under a scope it is still part of the question.
+    pub(crate) path_in_key: bool,
+}
+
+// The kind of scope is the key's first byte, so that a host's scope can never equal a path.
+const KIND_PATH: u8 = 0;
+const KIND_DIRECTORY: u8 = 1;
+const KIND_SESSION: u8 = 2;
+const KIND_HOST: u8 = 3;
+const KIND_WITH_PATH: u8 = 0x80;
+
+const FIELDS: usize = 7;
+const HEADER: usize = 1 + 2 * FIELDS;
+
+/// A validated check. One allocation: kind of scope, seven lengths, session id, ip, query, origin, user
+/// agent, scope, path. The key is all of it, or all but the path where the scope stands in its place.
+pub(crate) struct Question {
+    bytes: Box<[u8]>,
+    key_len: usize,
+    pub(crate) timeout: Option<Duration>,
+}
+
+impl Question {
+    /// Validates and copies. What the whole request may not be (its length, its parameters) is judged by
+    /// [`crate::backend::RequestPlan::admit`], which knows the endpoints.
+    pub(crate) fn new(check: &Check<'_>, rules: Rules) -> Result<Self, Invalid> {
+        let capacity = HEADER
+            + check.session_id.len().min(limits::SHORT_FIELD)
+            + check.ip.len().min(limits::SHORT_FIELD)
+            + check.query.len().min(limits::QUERY)
+            + check.origin.len().min(limits::SHORT_FIELD)
+            + check.user_agent.len().min(limits::USER_AGENT)
+            + check.scope.len().min(limits::SHORT_FIELD)
+            + 2 * check.path.len().min(limits::PATH);
+        let mut layout = Layout { bytes: Vec::with_capacity(capacity), field: 0 };
+        layout.bytes.resize(HEADER, 0);
+
+        if layout.value(Field::SessionId, check.session_id, limits::SHORT_FIELD)? == 0 {
+            return Err(Invalid::new(Field::SessionId, Why::Empty));
+        }
+        layout.value(Field::Ip, check.ip, limits::SHORT_FIELD)?;
+        layout.query(check.query)?;
+        layout.value(Field::Origin, check.origin, limits::SHORT_FIELD)?;
+        layout.user_agent(check.user_agent)?;
+        layout.scope_and_path(check, rules)?;
+
+        let mut key_len = layout.bytes.len();
+        if layout.bytes[0] & KIND_WITH_PATH == 0 {
+            // The path goes last and its length is known from the buffer's end: under a scope, neither is
+            // part of the key.
+            key_len -= layout.len_of(FIELDS - 1);
+        }
+        Ok(Self { bytes: layout.bytes.into_boxed_slice(), key_len, timeout: check.timeout })
+    }
+
+    /// What makes two checks the same question. Compared in full, always.
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.bytes[..self.key_len]
+    }
+
+    fn field(&self, index: usize) -> &[u8] {
+        let start = HEADER + (0..index).map(|field| len_at(&self.bytes, field)).sum::<usize>();
+        let end = if index == FIELDS - 1 { self.bytes.len() } else { start + len_at(&self.bytes, index) };
+        &self.bytes[start..end]
+    }
+
+    pub(crate) fn session_id(&self) -> &[u8] {
+        self.field(0)
+    }
+    pub(crate) fn ip(&self) -> &[u8] {
+        self.field(1)
+    }
+    pub(crate) fn query(&self) -> &[u8] {
+        self.field(2)
+    }
+    pub(crate) fn origin(&self) -> &[u8] {
+        self.field(3)
+    }
+    pub(crate) fn user_agent(&self) -> &[u8] {
+        self.field(4)
+    }
+    /// The scope the host named, or what the configuration makes of the path; empty for `session`.
+    pub(crate) fn scope(&self) -> &[u8] {
+        if self.bytes[0] & !KIND_WITH_PATH == KIND_PATH { self.path() } else { self.field(5) }
+    }
+    pub(crate) fn path(&self) -> &[u8] {
+        self.field(6)
+    }
+}
+
+fn len_at(bytes: &[u8], field: usize) -> usize {
+    usize::from(u16::from_le_bytes([bytes[1 + 2 * field], bytes[2 + 2 * field]]))
+}
+
+/// The buffer of a question while it is written, field after field.
+struct Layout {
+    bytes: Vec<u8>,
+    field: usize,
+}
+
+impl Layout {
+    fn len_of(&self, field: usize) -> usize {
+        if field == FIELDS - 1 {
+            let before = (0..field).map(|field| len_at(&self.bytes, field)).sum::<usize>();
+            self.bytes.len() - HEADER - before
+        } else {
+            len_at(&self.bytes, field)
+        }
+    }
+
+    fn value(&mut self, field: Field, raw: &[u8], limit: usize) -> Result<usize, Invalid> {
+        within(field, raw, limit)?;
+        self.cleaned(field, trimmed(raw))
+    }
+
+    fn user_agent(&mut self, raw: &[u8]) -> Result<usize, Invalid> {
+        if raw.iter().any(|&byte| breaks_line(byte)) {
+            return Err(Invalid::new(Field::UserAgent, Why::LineBreak));
+        }
+        let raw = trimmed(raw);
+        self.cleaned(Field::UserAgent, trimmed(&raw[..raw.len().min(limits::USER_AGENT)]))
+    }
+
+    fn query(&mut self, raw: &[u8]) -> Result<usize, Invalid> {
+        within(Field::Query, raw, limits::QUERY)?;
+        if raw.iter().any(|&byte| breaks_line(byte)) {
+            return Err(Invalid::new(Field::Query, Why::LineBreak));
+        }
+        let end = raw.iter().position(|&byte| byte == b'#').unwrap_or(raw.len());
+        self.cleaned(Field::Query, &raw[..end])
+    }
+
+    fn scope_and_path(&mut self, check: &Check<'_>, rules: Rules) -> Result<(), Invalid> {
+        within(Field::Path, check.path, limits::PATH)?;
+        let path = trimmed(check.path);
+        if rules.path_check {
+            path::unambiguous(path).map_err(|what| Invalid::new(Field::Path, Why::Ambiguous(what)))?;
+        }
+        within(Field::Scope, check.scope, limits::SHORT_FIELD)?;
+        let named = trimmed(check.scope);
+        let (kind, scope) = if named.is_empty() {
+            match rules.scope {
+                ScopeRule::Path => (KIND_PATH | KIND_WITH_PATH, &[][..]),
+                ScopeRule::Directory => (KIND_DIRECTORY, directory(path)),
+                ScopeRule::Session => (KIND_SESSION, &[][..]),
+            }
+        } else {
+            (KIND_HOST, named)
+        };
+        self.bytes[0] = if rules.path_in_key { kind | KIND_WITH_PATH } else { kind };
+        self.cleaned(Field::Scope, scope)?;
+        self.cleaned(Field::Path, path)?;
+        Ok(())
+    }
+
+    /// Appends a field, its control bytes made spaces, and notes its length. Control bytes at an end are
+    /// space by then, and go as space does.
+    fn cleaned(&mut self, field: Field, raw: &[u8]) -> Result<usize, Invalid> {
+        let start = self.bytes.len();
+        let mut refused = false;
+        self.bytes.extend(raw.iter().map(|&byte| {
+            refused |= breaks_line(byte);
+            if (byte < 0x20 && byte != b'\t') || byte == 0x7F { b' ' } else { byte }
+        }));
+        if refused {
+            return Err(Invalid::new(field, Why::LineBreak));
+        }
+        let len = self.bytes.len() - start;
+        // The path's length stays out of the header: under a scope it is no part of the key.
+        if self.field < FIELDS - 1 {
+            let noted = u16::try_from(len).expect("every limit is below 64 KiB");
+            self.bytes[1 + 2 * self.field..][..2].copy_from_slice(&noted.to_le_bytes());
+        }
+        self.field += 1;
+        Ok(len)
+    }
+}
+
+fn within(field: Field, raw: &[u8], limit: usize) -> Result<(), Invalid> {
+    if raw.len() > limit {
+        return Err(Invalid::new(field, Why::TooLong { len: raw.len(), limit }));
+    }
+    Ok(())
+}
+
+fn breaks_line(byte: u8) -> bool {
+    matches!(byte, b'\r' | b'\n' | 0)
+}
+
+/// Without the space, and the control bytes that will be space, at both ends. CR, LF and NUL stay, to be
+/// refused.
+fn trimmed(raw: &[u8]) -> &[u8] {
+    let blank = |&byte: &u8| (byte <= b' ' || byte == 0x7F) && !breaks_line(byte);
+    let start = raw.iter().position(|byte| !blank(byte)).unwrap_or(raw.len());
+    let end = raw.iter().rposition(|byte| !blank(byte)).map_or(start, |last| last + 1);
+    &raw[start..end]
+}
+
+fn directory(path: &[u8]) -> &[u8] {
+    path.iter().rposition(|&byte| byte == b'/').map_or(path, |last| &path[..=last])
+}
+
+#[cfg(test)]
+mod tests;

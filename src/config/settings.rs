@@ -1,0 +1,146 @@
+//! The configuration, checked and typed: what the engine works with.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::BackendUrl;
+use crate::backend::{BodyRule, HeaderField, ParamField, StatusSet};
+use crate::decision::Verdict;
+use crate::observe::LogLevel;
+
+/// Everything the operator decided, validated as a whole. Shared read-only by every thread of an engine.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// `backend.url`: at least one, in order of preference.
+    pub(crate) backends: Vec<BackendUrl>,
+    /// `default_action`
+    pub(crate) default_action: Verdict,
+    pub(crate) timeout: Duration,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) scope: ScopeRule,
+    pub(crate) path_check: bool,
+    pub(crate) allow_statuses: StatusSet,
+    pub(crate) unavailable_statuses: StatusSet,
+    pub(crate) verdict_body: Option<BodyRule>,
+    /// `verdict.max_body`, bytes.
+    pub(crate) verdict_max_body: usize,
+    pub(crate) ttl: TtlRules,
+    /// `protect_params`: names a client may not send, besides those of the URL and of `param.*`.
+    pub(crate) protect_params: Vec<String>,
+    /// `param.NAME`, ordered by name.
+    pub(crate) params: Vec<ParamField>,
+    /// `header.NAME`, ordered by name.
+    pub(crate) headers: Vec<HeaderField>,
+    pub(crate) pool: PoolSettings,
+    pub(crate) http_version: HttpVersion,
+    pub(crate) tls: TlsSettings,
+    /// `tls.mixed`: https and http in one list.
+    pub(crate) tls_mixed: bool,
+    /// `unix.peer_uid`
+    pub(crate) unix_peer_uid: Option<u32>,
+    pub(crate) dns_refresh: Duration,
+    pub(crate) inbox_capacity: usize,
+    pub(crate) threads_io: usize,
+    pub(crate) threads_callback: usize,
+    /// `fail_open.overload`
+    pub(crate) fail_open_overload: bool,
+    pub(crate) log_level: LogLevel,
+    /// For the log, once at each start: what is allowed and yet worth a second look. No secrets.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Settings {
+    /// What the table of keys is applied to: nothing in here is a default, each key's row brings its own.
+    pub(super) fn blank() -> Self {
+        Self {
+            backends: Vec::new(),
+            default_action: Verdict::Deny,
+            timeout: Duration::ZERO,
+            connect_timeout: Duration::ZERO,
+            scope: ScopeRule::Path,
+            path_check: true,
+            allow_statuses: StatusSet::default(),
+            unavailable_statuses: StatusSet::default(),
+            verdict_body: None,
+            verdict_max_body: 0,
+            ttl: TtlRules {
+                allow: Duration::ZERO,
+                deny: Duration::ZERO,
+                max: Duration::ZERO,
+                max_deny: Duration::ZERO,
+                headers: Vec::new(),
+                jitter: true,
+            },
+            protect_params: Vec::new(),
+            params: Vec::new(),
+            headers: Vec::new(),
+            pool: PoolSettings { max_connections: 0, idle_timeout: Duration::ZERO, max_age: Duration::ZERO },
+            http_version: HttpVersion::Auto,
+            tls: TlsSettings { verify: true, ..TlsSettings::default() },
+            tls_mixed: false,
+            unix_peer_uid: None,
+            dns_refresh: Duration::ZERO,
+            inbox_capacity: 0,
+            threads_io: 0,
+            threads_callback: 0,
+            fail_open_overload: false,
+            log_level: LogLevel::Warn,
+            warnings: Vec::new(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ScopeRule {
+    Path,
+    Directory,
+    Session,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TtlRules {
+    /// `ttl.allow`, `ttl.deny`: when the backend says nothing.
+    pub(crate) allow: Duration,
+    pub(crate) deny: Duration,
+    /// `ttl.max`, `ttl.max_deny`: upper bounds on whatever was said.
+    pub(crate) max: Duration,
+    pub(crate) max_deny: Duration,
+    /// `ttl.headers`, in order; the first that is present decides alone.
+    pub(crate) headers: Vec<TtlHeader>,
+    /// `ttl.jitter`: false when it is 0.
+    pub(crate) jitter: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TtlHeader {
+    XAuthDuration,
+    CacheControl,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PoolSettings {
+    /// Per URL, engine-wide.
+    pub(crate) max_connections: usize,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) max_age: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HttpVersion {
+    /// https: what ALPN agrees on; http and unix: 1.1.
+    Auto,
+    Http11,
+    /// https only.
+    Http2,
+    /// http and unix only: HTTP/2 with prior knowledge.
+    H2c,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TlsSettings {
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) client_cert: Option<PathBuf>,
+    pub(crate) client_key: Option<PathBuf>,
+    pub(crate) server_name: Option<String>,
+    pub(crate) verify: bool,
+}

@@ -1,0 +1,377 @@
+//! The table of keys: the one place where a key is described. Parser, errors, TOML file, README and
+//! `alta-auth config` derive from it; to add a key is to add a row.
+
+use std::time::Duration;
+
+use super::nearest::nearest;
+use super::value::Kind;
+use super::{HttpVersion, ScopeRule};
+use crate::decision::Verdict;
+use crate::observe::LogLevel;
+
+pub(super) struct Key {
+    /// `param.NAME` and `header.NAME` stand for any name.
+    pub(super) name: &'static str,
+    pub(super) section: &'static str,
+    pub(super) kind: Kind,
+    pub(super) default: Default,
+    /// Whether a running engine can take over a new value.
+    pub(super) reload: bool,
+    /// One line, Markdown.
+    pub(super) text: &'static str,
+}
+
+pub(super) enum Default {
+    /// There is none: the operator decides. The text says what to write.
+    Required(&'static str),
+    /// Nothing; an empty value means the same.
+    Unset,
+    Value(&'static str),
+}
+
+use Default::{Required, Unset, Value};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
+const MS: Duration = Duration::from_millis(1);
+const KIB: usize = 1024;
+
+#[rustfmt::skip] // One paragraph a key, one column a property.
+pub(super) const KEYS: &[Key] = &[
+    Key {
+        name: "backend.url", section: "Backend", reload: true,
+        kind: Kind::Urls,
+        default: Required("write one, e.g. http://127.0.0.1:6000/auth"),
+        text: "Who is asked: `http://`, `https://` or `unix:/path/to.sock:/request/path`. Several are tried in order; \
+               an outage, never a refusal, moves a check to the next.",
+    },
+    Key {
+        name: "backend.preset", section: "Backend", reload: true,
+        kind: Kind::Preset,
+        default: Value("custom"),
+        text: "Sets defaults of other keys for a known backend; what is set by hand stays.",
+    },
+    Key {
+        name: "default_action", section: "Verdict", reload: true,
+        kind: Kind::Choice(&[
+            ("allow", |s| s.default_action = Verdict::Allow),
+            ("deny", |s| s.default_action = Verdict::Deny),
+        ]),
+        default: Required("write allow or deny: what a client gets when the backend gives no answer"),
+        text: "What a client gets when the backend gives no answer. With `allow`, whoever can cut the network to the \
+               backend lets everyone in.",
+    },
+    Key {
+        name: "fail_open.overload", section: "Verdict", reload: true,
+        kind: Kind::Switch(|s, on| s.fail_open_overload = on),
+        default: Value("off"),
+        text: "Whether `default_action` also answers a local overload or a defect of the library; off: they deny.",
+    },
+    Key {
+        name: "allow_statuses", section: "Verdict", reload: true,
+        kind: Kind::Statuses { first: 200, last: 599, put: |s, set| s.allow_statuses = set },
+        default: Value("200"),
+        text: "The statuses that allow, e.g. `200,204`. Any other final status denies.",
+    },
+    Key {
+        name: "unavailable_statuses", section: "Verdict", reload: true,
+        kind: Kind::Statuses { first: 500, last: 599, put: |s, set| s.unavailable_statuses = set },
+        default: Unset,
+        text: "The statuses that count as an outage, e.g. `502,503,504` or `5xx`.",
+    },
+    Key {
+        name: "verdict.body", section: "Verdict", reload: true,
+        kind: Kind::BodyRule,
+        default: Unset,
+        text: "An allowing status allows only if the body, one JSON document, says so too, e.g. `json:error==0`.",
+    },
+    Key {
+        name: "verdict.max_body", section: "Verdict", reload: true,
+        kind: Kind::Size { min: 1, max: 64 * KIB, put: |s, n| s.verdict_max_body = n },
+        default: Value("64KiB"),
+        text: "The longest body that `verdict.body` reads; a longer one denies.",
+    },
+    Key {
+        name: "timeout", section: "Time", reload: true,
+        kind: Kind::Duration { min: MS, max: MINUTE, put: |s, d| s.timeout = d },
+        default: Value("2s"),
+        text: "The whole budget of a check, from submit to decision.",
+    },
+    Key {
+        name: "connect_timeout", section: "Time", reload: true,
+        kind: Kind::Duration { min: MS, max: MINUTE, put: |s, d| s.connect_timeout = d },
+        default: Value("500ms"),
+        text: "The longest that one connection attempt may take; never beyond what is left of `timeout`.",
+    },
+    Key {
+        name: "scope", section: "Request", reload: true,
+        kind: Kind::Choice(&[
+            ("path", |s| s.scope = ScopeRule::Path),
+            ("directory", |s| s.scope = ScopeRule::Directory),
+            ("session", |s| s.scope = ScopeRule::Session),
+        ]),
+        default: Value("path"),
+        text: "What a decision covers where a check names no scope: its path, the path up to the last `/` (good for \
+               HLS), or all that a session plays.",
+    },
+    Key {
+        name: "path.check", section: "Request", reload: true,
+        kind: Kind::Switch(|s, on| s.path_check = on),
+        default: Value("on"),
+        text: "Refuse paths that host and backend could read differently: `?`, `#`, `\\` or a dot segment, plain or encoded.",
+    },
+    Key {
+        name: "protect_params", section: "Request", reload: true,
+        kind: Kind::Names(|s, names| s.protect_params = names),
+        default: Unset,
+        text: "Query parameters that a client may not send, besides those of the URL and of `param.NAME`.",
+    },
+    Key {
+        name: "param.NAME", section: "Request", reload: true,
+        kind: Kind::Param,
+        default: Unset,
+        text: "Adds a query parameter that no client can override. `{ip}`, `{path}`, `{path.N}`, `{session_id}`, \
+               `{origin}`, `{user_agent}`, `{scope}` and `{query.X}` are filled in.",
+    },
+    Key {
+        name: "header.NAME", section: "Request", reload: true,
+        kind: Kind::Header,
+        default: Unset,
+        text: "Adds a header, e.g. an API key, filled in like `param.NAME`. `@/path` reads the value from a file at start.",
+    },
+    Key {
+        name: "ttl.headers", section: "Reuse", reload: true,
+        kind: Kind::TtlHeaders,
+        default: Value("x-authduration,cache-control"),
+        text: "The reply's headers that say for how long a decision may be reused; the first that is present decides \
+               alone. Empty: none is listened to.",
+    },
+    Key {
+        name: "ttl.allow", section: "Reuse", reload: true,
+        kind: Kind::Duration { min: Duration::ZERO, max: LONGEST_TTL, put: |s, d| s.ttl.allow = d },
+        default: Value("0"),
+        text: "For how long an allow may be reused when the backend does not say.",
+    },
+    Key {
+        name: "ttl.deny", section: "Reuse", reload: true,
+        kind: Kind::Duration { min: Duration::ZERO, max: DAY, put: |s, d| s.ttl.deny = d },
+        default: Value("0"),
+        text: "For how long a refusal may be reused when the backend does not say.",
+    },
+    Key {
+        name: "ttl.max", section: "Reuse", reload: true,
+        kind: Kind::Duration { min: Duration::ZERO, max: LONGEST_TTL, put: |s, d| s.ttl.max = d },
+        default: Value("24h"),
+        text: "Upper bound on every reuse, whoever asked for it.",
+    },
+    Key {
+        name: "ttl.max_deny", section: "Reuse", reload: true,
+        kind: Kind::Duration { min: Duration::ZERO, max: DAY, put: |s, d| s.ttl.max_deny = d },
+        default: Value("1m"),
+        text: "Upper bound on the reuse of a refusal.",
+    },
+    Key {
+        name: "ttl.jitter", section: "Reuse", reload: true,
+        kind: Kind::Choice(&[
+            ("on", |s| s.ttl.jitter = true),
+            ("off", |s| s.ttl.jitter = false),
+            ("0", |s| s.ttl.jitter = false),
+        ]),
+        default: Value("on"),
+        text: "Shorten reuse at random, by up to 5 % and 30 s, so that sessions that began together do not expire together.",
+    },
+    Key {
+        name: "pool.max_connections", section: "Connections", reload: true,
+        kind: Kind::Count { min: 1, max: 65536, put: |s, n| s.pool.max_connections = n },
+        default: Value("256"),
+        text: "The most connections per URL, divided among the I/O threads.",
+    },
+    Key {
+        name: "pool.idle_timeout", section: "Connections", reload: true,
+        kind: Kind::Duration { min: MS, max: HOUR, put: |s, d| s.pool.idle_timeout = d },
+        default: Value("1500ms"),
+        text: "How long a connection is kept without an exchange. Keep it below the backend's own: some close after 2 s.",
+    },
+    Key {
+        name: "pool.max_age", section: "Connections", reload: true,
+        kind: Kind::Duration { min: SECOND, max: DAY, put: |s, d| s.pool.max_age = d },
+        default: Value("5m"),
+        text: "How long a connection is used at all, so that a backend that moved is followed.",
+    },
+    Key {
+        name: "http.version", section: "Connections", reload: true,
+        kind: Kind::Choice(&[
+            ("auto", |s| s.http_version = HttpVersion::Auto),
+            ("1.1", |s| s.http_version = HttpVersion::Http11),
+            ("2", |s| s.http_version = HttpVersion::Http2),
+            ("h2c", |s| s.http_version = HttpVersion::H2c),
+        ]),
+        default: Value("auto"),
+        text: "`auto`: what https agrees on, 1.1 otherwise. `2` needs https; `h2c` is HTTP/2 without TLS.",
+    },
+    Key {
+        name: "http.lane", section: "Connections", reload: true,
+        // One lane: both words name it, and the choice leaves nothing to remember.
+        kind: Kind::Choice(&[("auto", |_| ()), ("hyper", |_| ())]),
+        default: Value("auto"),
+        text: "Which HTTP implementation is used; `auto` is `hyper`.",
+    },
+    Key {
+        name: "dns.refresh", section: "Connections", reload: true,
+        kind: Kind::Duration { min: SECOND, max: DAY, put: |s, d| s.dns_refresh = d },
+        default: Value("30s"),
+        text: "How often names are resolved again. Addresses that last worked are kept when the resolver fails.",
+    },
+    Key {
+        name: "unix.peer_uid", section: "Connections", reload: true,
+        // The last number means "no user" to the system.
+        kind: Kind::Count { min: 0, max: u32::MAX as usize - 1, put: |s, n| s.unix_peer_uid = Some(n as u32) },
+        default: Unset,
+        text: "The numeric user that must own the other end of a Unix socket.",
+    },
+    Key {
+        name: "tls.ca_file", section: "TLS", reload: true,
+        kind: Kind::File(|s, path| s.tls.ca_file = Some(path)),
+        default: Unset,
+        text: "Trust these authorities in place of the system's.",
+    },
+    Key {
+        name: "tls.client_cert", section: "TLS", reload: true,
+        kind: Kind::File(|s, path| s.tls.client_cert = Some(path)),
+        default: Unset,
+        text: "The certificate chain that we show, with `tls.client_key`.",
+    },
+    Key {
+        name: "tls.client_key", section: "TLS", reload: true,
+        kind: Kind::File(|s, path| s.tls.client_key = Some(path)),
+        default: Unset,
+        text: "Its private key.",
+    },
+    Key {
+        name: "tls.server_name", section: "TLS", reload: true,
+        kind: Kind::Host(|s, name| s.tls.server_name = Some(name)),
+        default: Unset,
+        text: "The name sent (SNI) and expected in the certificate, where it is not the URL's host.",
+    },
+    Key {
+        name: "tls.verify", section: "TLS", reload: true,
+        kind: Kind::Switch(|s, on| s.tls.verify = on),
+        default: Value("on"),
+        text: "Whether the certificate is verified. `off` trusts anyone in between, and logs a warning at each start.",
+    },
+    Key {
+        name: "tls.mixed", section: "TLS", reload: true,
+        kind: Kind::Switch(|s, on| s.tls_mixed = on),
+        default: Value("off"),
+        text: "Accept https and http URLs in one list: whoever blocks https then gets the checks in clear text.",
+    },
+    Key {
+        name: "inbox.capacity", section: "Engine", reload: false,
+        kind: Kind::Count { min: 1, max: 1 << 20, put: |s, n| s.inbox_capacity = n },
+        default: Value("65536"),
+        text: "The most checks that may be pending; one more is not accepted.",
+    },
+    Key {
+        name: "threads.io", section: "Engine", reload: false,
+        kind: Kind::Count { min: 1, max: 64, put: |s, n| s.threads_io = n },
+        default: Value("1"),
+        text: "I/O threads. One does well over 100,000 exchanges a second.",
+    },
+    Key {
+        name: "threads.callback", section: "Engine", reload: false,
+        kind: Kind::Count { min: 0, max: 64, put: |s, n| s.threads_callback = n },
+        default: Value("1"),
+        text: "Threads that run the host's callbacks. 0: they run on the I/O thread, and a slow one delays every check.",
+    },
+    Key {
+        name: "log.level", section: "Engine", reload: true,
+        kind: Kind::Choice(&[
+            ("off", |s| s.log_level = LogLevel::Off),
+            ("error", |s| s.log_level = LogLevel::Error),
+            ("warn", |s| s.log_level = LogLevel::Warn),
+            ("info", |s| s.log_level = LogLevel::Info),
+            ("debug", |s| s.log_level = LogLevel::Debug),
+        ]),
+        default: Value("warn"),
+        text: "How much is logged, where a log was set.",
+    },
+];
+
+/// 30 days: milliseconds still fit the C ABI's 32 bits.
+const LONGEST_TTL: Duration = Duration::from_hours(720);
+
+impl Key {
+    /// `param.` of `param.NAME`.
+    pub(super) fn prefix(&self) -> Option<&'static str> {
+        self.name.strip_suffix("NAME")
+    }
+
+    pub(super) fn stands_for_many(&self) -> bool {
+        self.prefix().is_some()
+    }
+}
+
+/// The row of a key as the operator writes it, and what stands for `NAME` in it. The error names the nearest
+/// known key.
+pub(super) fn find(written: &str) -> Result<(&'static Key, &str), String> {
+    for key in KEYS {
+        match key.prefix() {
+            Some(prefix) => match written.strip_prefix(prefix) {
+                Some("") => return Err(format!("{written:?} lacks a name; write {}", key.name)),
+                Some(name) => return Ok((key, name)),
+                None => {}
+            },
+            None if key.name == written => return Ok((key, "")),
+            None => {}
+        }
+    }
+    let unknown = format!("unknown key {}", super::value::quoted(written));
+    match nearest(written) {
+        Some(key) => Err(format!("{unknown}; did you mean {key:?}?")),
+        None => Err(format!("{unknown}; the command `alta-auth config` lists every key")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+    use crate::config::preset::{self, PRESETS};
+
+    #[test]
+    fn every_default_and_every_preset_parses() {
+        for key in KEYS {
+            if let Value(text) = key.default {
+                key.kind
+                    .put("", text, &mut Settings::blank())
+                    .unwrap_or_else(|why| panic!("{}: {why}", key.name));
+            }
+        }
+        for preset in PRESETS {
+            for (name, value) in preset.defaults {
+                let (key, part) = find(name).unwrap();
+                key.kind
+                    .put(part, value, &mut Settings::blank())
+                    .unwrap_or_else(|why| panic!("{name}: {why}"));
+            }
+        }
+        assert_eq!(preset::names().next(), Some("custom"));
+    }
+
+    #[test]
+    fn names_are_unique_and_sections_stand_together() {
+        let mut names: Vec<_> = KEYS.iter().map(|key| key.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), KEYS.len());
+
+        let mut sections: Vec<_> = KEYS.iter().map(|key| key.section).collect();
+        sections.dedup();
+        let count = sections.len();
+        sections.sort_unstable();
+        sections.dedup();
+        assert_eq!(sections.len(), count);
+    }
+}

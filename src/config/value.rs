@@ -1,0 +1,346 @@
+//! The types that a key's value can have: how each is written, its bounds, and where it goes.
+//!
+//! Parse, don't validate: `Kind::put` is the one way from text to `Settings`; checking a value is putting it
+//! into settings that are thrown away. Error texts are the second half of a sentence that begins with the key.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::url::{BackendUrl, MAX_URLS};
+use super::{Settings, TtlHeader, host, preset};
+use crate::backend::{BodyRule, HeaderField, ParamField, StatusSet};
+
+/// One word of a closed set, and what it does.
+pub(super) type Choice = (&'static str, fn(&mut Settings));
+
+pub(super) enum Kind {
+    Urls,
+    Preset,
+    Choice(&'static [Choice]),
+    Switch(fn(&mut Settings, bool)),
+    Duration { min: Duration, max: Duration, put: fn(&mut Settings, Duration) },
+    Size { min: usize, max: usize, put: fn(&mut Settings, usize) },
+    Count { min: usize, max: usize, put: fn(&mut Settings, usize) },
+    Statuses { first: u16, last: u16, put: fn(&mut Settings, StatusSet) },
+    BodyRule,
+    TtlHeaders,
+    Names(fn(&mut Settings, Vec<String>)),
+    File(fn(&mut Settings, PathBuf)),
+    Host(fn(&mut Settings, String)),
+    Param,
+    Header,
+}
+
+const TTL_HEADERS: [(&str, TtlHeader); 2] =
+    [("x-authduration", TtlHeader::XAuthDuration), ("cache-control", TtlHeader::CacheControl)];
+
+const PLACEHOLDERS: &str =
+    "{ip}, {path}, {path.N}, {session_id}, {origin}, {user_agent}, {scope} and {query.X} are filled in";
+
+impl Kind {
+    /// Parses `value` and puts it in its place. `name` is what stands for `NAME` in `param.NAME`.
+    pub(super) fn put(&self, name: &str, value: &str, settings: &mut Settings) -> Result<(), String> {
+        let trimmed = value.trim();
+        match self {
+            Self::Urls => settings.backends = BackendUrl::parse_list(value)?,
+            Self::Preset => drop(preset::find(trimmed).ok_or_else(|| not_one_of(trimmed, preset::names()))?),
+            Self::Choice(choices) => {
+                let choice = choices.iter().find(|(word, _)| *word == trimmed);
+                let (_, put) =
+                    choice.ok_or_else(|| not_one_of(trimmed, choices.iter().map(|choice| choice.0)))?;
+                put(settings);
+            }
+            Self::Switch(put) => match trimmed {
+                "on" => put(settings, true),
+                "off" => put(settings, false),
+                _ => return Err(not_one_of(trimmed, ["on", "off"])),
+            },
+            Self::Duration { min, max, put } => {
+                let duration = parse_duration(trimmed)?;
+                put(settings, bounded(duration, *min, *max, show_duration)?);
+            }
+            Self::Size { min, max, put } => {
+                let bytes = parse_size(trimmed)?;
+                put(settings, bounded(bytes, *min, *max, show_size)?);
+            }
+            Self::Count { min, max, put } => {
+                let count = digits(trimmed)
+                    .ok_or_else(|| format!("{} is not a whole number; write e.g. {min}", quoted(trimmed)))?;
+                put(settings, bounded(count, *min, *max, |n| n.to_string())?);
+            }
+            Self::Statuses { first, last, put } => {
+                let set = StatusSet::parse(trimmed)?;
+                if let Some(status) = set.outside(*first, *last) {
+                    return Err(format!(
+                        "{status} is not possible here; write statuses from {first} to {last}"
+                    ));
+                }
+                put(settings, set);
+            }
+            Self::BodyRule => settings.verdict_body = Some(BodyRule::parse(trimmed)?),
+            Self::TtlHeaders => settings.ttl.headers = parse_ttl_headers(trimmed)?,
+            Self::Names(put) => put(settings, list(trimmed)?.into_iter().map(str::to_owned).collect()),
+            Self::File(put) => {
+                if trimmed.contains('\0') {
+                    return Err("a path cannot hold a NUL byte; remove it".to_owned());
+                }
+                put(settings, PathBuf::from(trimmed));
+            }
+            Self::Host(put) => {
+                host::check(trimmed).map_err(|why| format!("{} {why}", quoted(trimmed)))?;
+                put(settings, trimmed.to_owned());
+            }
+            Self::Param => {
+                settings.params.push(ParamField::parse(name, value).map_err(|why| unquoted(why, value))?);
+            }
+            Self::Header => {
+                settings.headers.push(HeaderField::parse(name, value).map_err(|why| unquoted(why, value))?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a value may be shown in a log or an error.
+    pub(super) fn is_secret(&self) -> bool {
+        matches!(self, Self::Urls | Self::Param | Self::Header)
+    }
+
+    /// Whether a TOML array makes sense.
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self, Self::Urls | Self::Statuses { .. } | Self::TtlHeaders | Self::Names(_))
+    }
+
+    /// Whether a bare TOML integer makes sense. A duration is among them for the sake of its better error.
+    pub(super) fn takes_integer(&self, digits: &str) -> bool {
+        match self {
+            Self::Duration { .. } | Self::Size { .. } | Self::Count { .. } | Self::Statuses { .. } => true,
+            Self::Choice(choices) => choices.iter().any(|(word, _)| *word == digits),
+            _ => false,
+        }
+    }
+
+    /// Whether a TOML `true` or `false` makes sense.
+    pub(super) fn takes_boolean(&self) -> bool {
+        match self {
+            Self::Switch(_) => true,
+            Self::Choice(choices) => {
+                ["on", "off"].iter().all(|word| choices.iter().any(|choice| choice.0 == *word))
+            }
+            _ => false,
+        }
+    }
+
+    /// For people: what kind of value this is.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Urls => "list of URLs",
+            Self::Preset | Self::Choice(_) | Self::Switch(_) => "one of",
+            Self::Duration { .. } => "duration",
+            Self::Size { .. } => "size",
+            Self::Count { .. } => "number",
+            Self::Statuses { .. } => "list of statuses",
+            Self::BodyRule => "body rule",
+            Self::TtlHeaders => "list of",
+            Self::Names(_) => "list of names",
+            Self::File(_) => "file (PEM)",
+            Self::Host(_) => "host name or address",
+            Self::Param => "template",
+            Self::Header => "template, or @/path of a file that holds it",
+        }
+    }
+
+    /// For people: what the value is bounded by; empty where nothing needs saying.
+    pub(super) fn bounds(&self) -> String {
+        match self {
+            Self::Urls => format!("1 to {MAX_URLS}"),
+            Self::Preset => preset::names().collect::<Vec<_>>().join(", "),
+            Self::Choice(choices) => choices.iter().map(|choice| choice.0).collect::<Vec<_>>().join(", "),
+            Self::Switch(_) => "on, off".to_owned(),
+            Self::Duration { min, max, .. } => range(&show_duration(*min), &show_duration(*max)),
+            Self::Size { min, max, .. } => range(&show_size(*min), &show_size(*max)),
+            Self::Count { min, max, .. } => range(&min.to_string(), &max.to_string()),
+            Self::Statuses { first, last, .. } => range(&first.to_string(), &last.to_string()),
+            Self::TtlHeaders => TTL_HEADERS.map(|header| header.0).join(", "),
+            Self::BodyRule | Self::Names(_) | Self::File(_) | Self::Host(_) | Self::Param | Self::Header => {
+                String::new()
+            }
+        }
+    }
+}
+
+/// Longest unit in which it is a whole number: `1500ms`, `24h`, `0`.
+pub(super) fn show_duration(duration: Duration) -> String {
+    let ms = duration.as_millis();
+    match ms {
+        0 => "0".to_owned(),
+        _ if ms.is_multiple_of(3_600_000) => format!("{}h", ms / 3_600_000),
+        _ if ms.is_multiple_of(60_000) => format!("{}m", ms / 60_000),
+        _ if ms.is_multiple_of(1000) => format!("{}s", ms / 1000),
+        _ => format!("{ms}ms"),
+    }
+}
+
+/// A value as it may stand in an error: escaped, and cut so that a whole file given by mistake is not repeated.
+pub(super) fn quoted(value: &str) -> String {
+    const LONGEST: usize = 60;
+    match value.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("\"{}…\"", value[..end].escape_debug()),
+        None => format!("\"{}\"", value.escape_debug()),
+    }
+}
+
+fn show_size(bytes: usize) -> String {
+    match bytes {
+        0 => "0".to_owned(),
+        _ if bytes.is_multiple_of(1024 * 1024) => format!("{}MiB", bytes / (1024 * 1024)),
+        _ if bytes.is_multiple_of(1024) => format!("{}KiB", bytes / 1024),
+        _ => bytes.to_string(),
+    }
+}
+
+fn range(min: &str, max: &str) -> String {
+    format!("{min} to {max}")
+}
+
+fn bounded<T: PartialOrd + Copy>(value: T, min: T, max: T, show: fn(T) -> String) -> Result<T, String> {
+    if value < min {
+        Err(format!("{} is too low; write {}", show(value), range(&show(min), &show(max))))
+    } else if value > max {
+        Err(format!("{} is too high; write {}", show(value), range(&show(min), &show(max))))
+    } else {
+        Ok(value)
+    }
+}
+
+/// Digits alone: no sign, no space, no separators. Saturates: every bound is far below.
+fn digits(text: &str) -> Option<usize> {
+    let all_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    all_digits.then(|| text.parse().unwrap_or(usize::MAX))
+}
+
+fn number_and_unit(text: &str) -> (Option<usize>, &str) {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    (digits(number), unit)
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let ms_per_unit = match number_and_unit(text) {
+        (Some(0), "") => return Ok(Duration::ZERO),
+        (Some(n), "") => {
+            return Err(format!("{} has no unit; write {n}s or {}ms", quoted(text), n.saturating_mul(1000)));
+        }
+        (Some(n), "ms") => Some((n, 1)),
+        (Some(n), "s") => Some((n, 1000)),
+        (Some(n), "m") => Some((n, 60_000)),
+        (Some(n), "h") => Some((n, 3_600_000)),
+        _ => None,
+    };
+    let (n, ms) = ms_per_unit.ok_or_else(|| {
+        format!("{} is not a duration; write a whole number with ms, s, m or h, e.g. 500ms", quoted(text))
+    })?;
+    Ok(Duration::from_millis((n as u64).saturating_mul(ms)))
+}
+
+fn parse_size(text: &str) -> Result<usize, String> {
+    let bytes_per_unit = match number_and_unit(text) {
+        (Some(n), "") => Some((n, 1)),
+        (Some(n), "KiB") => Some((n, 1024)),
+        (Some(n), "MiB") => Some((n, 1024 * 1024)),
+        _ => None,
+    };
+    let (n, bytes) = bytes_per_unit.ok_or_else(|| {
+        format!(
+            "{} is not a size; write a whole number of bytes, or with KiB or MiB, e.g. 64KiB",
+            quoted(text)
+        )
+    })?;
+    Ok(n.saturating_mul(bytes))
+}
+
+fn list(text: &str) -> Result<Vec<&str>, String> {
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    let items: Vec<_> = text.split(',').map(str::trim).collect();
+    if items.contains(&"") {
+        return Err("there is nothing between two commas; remove one of them".to_owned());
+    }
+    Ok(items)
+}
+
+fn parse_ttl_headers(text: &str) -> Result<Vec<TtlHeader>, String> {
+    let mut headers = Vec::new();
+    for item in list(text)? {
+        let known = TTL_HEADERS.iter().find(|(name, _)| name.eq_ignore_ascii_case(item));
+        let (name, header) = known.ok_or_else(|| not_one_of(item, TTL_HEADERS.map(|header| header.0)))?;
+        if headers.contains(header) {
+            return Err(format!("{name} is there twice; remove one"));
+        }
+        headers.push(*header);
+    }
+    Ok(headers)
+}
+
+fn not_one_of(value: &str, words: impl IntoIterator<Item = &'static str>) -> String {
+    let words: Vec<_> = words.into_iter().collect();
+    format!("{} is not one of {}; write one of them", quoted(value), words.join(", "))
+}
+
+/// The template room's reason, unless it repeats a part of the value: an API key may have a brace in it.
+fn unquoted(why: String, value: &str) -> String {
+    let parts = value.split(|c: char| c.is_whitespace() || "{}".contains(c));
+    let repeats = parts.filter(|part| part.len() > 2).any(|part| why.contains(part));
+    if repeats {
+        format!("the value (not shown: it may be secret) is not a template; {PLACEHOLDERS}")
+    } else {
+        why
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_unit_and_are_exact() {
+        let ms = |text: &str| parse_duration(text).map(|duration| duration.as_millis());
+        for (text, expected) in
+            [("0", 0), ("0s", 0), ("500ms", 500), ("2s", 2000), ("10m", 600_000), ("24h", 86_400_000)]
+        {
+            assert_eq!(ms(text), Ok(expected), "{text}");
+        }
+        for bad in ["", "s", "1.5s", "-1s", "+1s", "1 s", "1sec", "1d", "1S", "ms", "１s", "1s2ms"] {
+            assert!(ms(bad).unwrap_err().contains("is not a duration"), "{bad}");
+        }
+        assert_eq!(ms("2").unwrap_err(), r#""2" has no unit; write 2s or 2000ms"#);
+        assert!(ms("99999999999999999999h").unwrap() > u128::from(u32::MAX), "saturates");
+    }
+
+    #[test]
+    fn durations_and_sizes_are_shown_as_they_are_written() {
+        for text in ["0", "1ms", "1500ms", "2s", "90s", "10m", "90m", "24h", "720h"] {
+            assert_eq!(show_duration(parse_duration(text).unwrap()), text);
+        }
+        for text in ["0", "1", "1000", "1KiB", "64KiB", "1025", "3MiB"] {
+            assert_eq!(show_size(parse_size(text).unwrap()), text);
+        }
+        for bad in ["", "KiB", "64KB", "64kib", "64 KiB", "-1", "1.5MiB", "1GiB"] {
+            assert!(parse_size(bad).unwrap_err().contains("is not a size"), "{bad}");
+        }
+        assert_eq!(parse_size("99999999999999999999MiB"), Ok(usize::MAX));
+    }
+
+    #[test]
+    fn a_reason_that_repeats_the_value_is_replaced() {
+        let why = "unknown placeholder {hunter2}".to_owned();
+        assert!(!unquoted(why.clone(), "Bearer a{hunter2}").contains("hunter2"));
+        assert_eq!(unquoted(why.clone(), "a{b"), why);
+    }
+
+    #[test]
+    fn quoted_values_are_escaped_and_cut() {
+        assert_eq!(quoted("a\n\"b"), r#""a\n\"b""#);
+        assert_eq!(quoted(&"é".repeat(61)), format!("\"{}…\"", "é".repeat(60)));
+        assert_eq!(quoted(&"é".repeat(60)), format!("\"{}\"", "é".repeat(60)));
+    }
+}

@@ -1,0 +1,213 @@
+//! The answer: what the host must do, who says so, and what the backend added.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the host must do. The numbers are those of the C ABI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(i32)]
+pub enum Verdict {
+    /// Do not serve the client.
+    Deny = 0,
+    /// Serve the client.
+    Allow = 1,
+}
+
+/// Who says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(i32)]
+pub enum Origin {
+    /// The backend, in answer to this check or to an equal one that was under way.
+    Backend = 0,
+    /// The backend, earlier, and the time for which it allowed reuse has not ended.
+    Memory = 1,
+    /// The backend, earlier; repeated because it cannot be asked now.
+    LastKnown = 2,
+    /// Nobody: the operator's default action.
+    Default = 3,
+}
+
+/// Why there was no answer from the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(i32)]
+pub enum Cause {
+    /// There was an answer.
+    None = 0,
+    /// The backend's name could not be resolved.
+    Resolve = 1,
+    /// No connection: refused, unreachable, or not established within `connect_timeout`.
+    Connect = 2,
+    /// The TLS handshake failed: certificate, name, version.
+    Tls = 3,
+    /// The budget ended before the answer.
+    Timeout = 4,
+    /// The connection was closed or reset before the first byte of an answer, or cut in a body that was needed.
+    Reset = 5,
+    /// The answer breaks the framing rules, or its header section is over the limit or cut short.
+    Protocol = 6,
+    /// The backend answered with one of `unavailable_statuses`.
+    Status = 7,
+    /// The breaker is open: the backend was not asked.
+    BreakerOpen = 8,
+    /// A local bound was reached: connections, descriptors, ports.
+    Overload = 9,
+    /// The engine was shut down first.
+    Shutdown = 10,
+    /// A defect of the library, caught.
+    Internal = 11,
+}
+
+/// The answer to one check.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Decision {
+    /// What to do.
+    pub verdict: Verdict,
+    /// Who says so.
+    pub origin: Origin,
+    /// Why there was no answer from the backend; [`Cause::None`] when there was one.
+    pub cause: Cause,
+    /// Another check's exchange answered this one.
+    pub coalesced: bool,
+    /// The backend sent `X-Unique: true`.
+    pub unique: bool,
+    /// The status of the reply; `None` if no status line was received.
+    pub http_status: Option<u16>,
+    /// For how long this decision may be reused; zero: not at all.
+    pub ttl: Duration,
+    /// `X-Max-Sessions`; zero if absent.
+    pub max_sessions: u32,
+    /// From submit to decision.
+    pub latency: Duration,
+    /// Names the check that this answers.
+    pub ticket: u64,
+    pub(crate) texts: Option<Arc<Texts>>,
+    pub(crate) reason: &'static str,
+}
+
+/// What a decision says in words; shared by all checks that one exchange answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Texts {
+    pub(crate) user_id: Box<str>,
+    pub(crate) location: Box<str>,
+    pub(crate) detail: Box<str>,
+}
+
+impl Decision {
+    /// A decision with nothing but its verdict, who gave it and why.
+    pub(crate) fn new(verdict: Verdict, origin: Origin, cause: Cause, reason: &'static str) -> Self {
+        Self {
+            verdict,
+            origin,
+            cause,
+            coalesced: false,
+            unique: false,
+            http_status: None,
+            ttl: Duration::ZERO,
+            max_sessions: 0,
+            latency: Duration::ZERO,
+            ticket: 0,
+            texts: None,
+            reason,
+        }
+    }
+
+    /// Whether the client may be served.
+    pub fn allows(&self) -> bool {
+        self.verdict == Verdict::Allow
+    }
+
+    /// `X-UserId`; empty if absent or not fit to print.
+    pub fn user_id(&self) -> &str {
+        self.texts.as_deref().map_or("", |texts| &texts.user_id)
+    }
+
+    /// Where the backend would send the client (`X-Location`, else `Location`); empty if absent or not fit.
+    pub fn location(&self) -> &str {
+        self.texts.as_deref().map_or("", |texts| &texts.location)
+    }
+
+    /// One line for a log. Never holds the query or the value of a header.
+    pub fn detail(&self) -> &str {
+        match self.texts.as_deref() {
+            Some(texts) if !texts.detail.is_empty() => &texts.detail,
+            _ => self.reason,
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Deny => "deny",
+            Self::Allow => "allow",
+        })
+    }
+}
+
+impl Origin {
+    /// Every origin, in the order of its number.
+    pub const ALL: [Self; 4] = [Self::Backend, Self::Memory, Self::LastKnown, Self::Default];
+
+    /// As in logs, metrics and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Backend => "backend",
+            Self::Memory => "memory",
+            Self::LastKnown => "last_known",
+            Self::Default => "default",
+        }
+    }
+}
+
+impl Cause {
+    /// Every cause, in the order of its number.
+    pub const ALL: [Self; 12] = [
+        Self::None,
+        Self::Resolve,
+        Self::Connect,
+        Self::Tls,
+        Self::Timeout,
+        Self::Reset,
+        Self::Protocol,
+        Self::Status,
+        Self::BreakerOpen,
+        Self::Overload,
+        Self::Shutdown,
+        Self::Internal,
+    ];
+
+    /// As in logs, metrics and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Resolve => "resolve",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Timeout => "timeout",
+            Self::Reset => "reset",
+            Self::Protocol => "protocol",
+            Self::Status => "status",
+            Self::BreakerOpen => "breaker_open",
+            Self::Overload => "overload",
+            Self::Shutdown => "shutdown",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_in_the_order_of_their_numbers() {
+        for (index, origin) in Origin::ALL.into_iter().enumerate() {
+            assert_eq!(origin as usize, index);
+        }
+        for (index, cause) in Cause::ALL.into_iter().enumerate() {
+            assert_eq!(cause as usize, index);
+        }
+    }
+}

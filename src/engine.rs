@@ -1,0 +1,353 @@
+//! The engine: checks in, decisions out.
+//!
+//! ```text
+//! host thread                     I/O thread N                                        host
+//! submit ─ validate ─ key ──────▶ inbox ─ flight? ─ asking ─ transport ─ reply ─▶ completion ─▶ receiver
+//! ```
+//!
+//! A check goes to the I/O thread that its key hashes to, so that equal checks meet without a lock. Each I/O
+//! thread is a current-thread runtime of its own, named `alta-io-N`, with every signal blocked.
+//!
+//! Endings: [`Engine::shutdown`] stops accepting, waits, and completes what is left; dropping the engine does
+//! the same without waiting. No receiver is called after either has returned.
+
+mod asking;
+mod awaiting;
+mod callbacks;
+mod completion;
+mod core;
+mod flights;
+mod inbox;
+mod ledger;
+mod outages;
+mod outbox;
+mod policy;
+mod queue;
+mod retries;
+mod revocations;
+mod shard;
+#[cfg(test)]
+mod tests;
+mod transports;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::task::LocalSet;
+
+pub(crate) use self::asking::{Asking, Attempt, ask, backend_decision, doing, outage_decision};
+pub(crate) use self::completion::Tag;
+pub use self::completion::{Completed, Receiver};
+pub(crate) use self::core::Batch;
+pub(crate) use self::policy::Policy;
+pub use self::queue::Queue;
+pub(crate) use self::retries::RetryBudget;
+
+use self::awaiting::{Awaiting, One};
+use self::callbacks::{Callback, Callbacks};
+use self::core::Core;
+use self::inbox::{Outlet, inbox};
+use self::ledger::Ticket;
+use self::shard::Shard;
+use self::transports::Transports;
+use crate::check::{Check, Invalid};
+use crate::config::{Config, ConfigError, Settings, ThreadHooks};
+use crate::decision::{Decision, Verdict};
+use crate::observe::{LogLevel, Logger, Stats};
+use crate::sys;
+use crate::transport::Transport;
+
+/// Why an engine could not be made.
+#[derive(Debug)]
+pub enum StartError {
+    /// The configuration: a required key is missing, two keys contradict each other, a file cannot be read.
+    Config(ConfigError),
+    /// The system refused a thread, a descriptor or memory.
+    System(io::Error),
+}
+
+/// Why a check was not accepted. Nothing was retained, nothing will be delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SubmitError {
+    /// The check itself: refuse the client.
+    Invalid(Invalid),
+    /// `inbox.capacity` checks are pending: apply [`Engine::default_action`], or try again later.
+    Full,
+    /// The engine is shut down, or shutting down: apply [`Engine::default_action`].
+    Closed,
+}
+
+/// Asks backends. Shared between threads by reference; dropping it shuts it down at once.
+pub struct Engine {
+    core: Arc<Core>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// The next queue's number; 0 stands for none.
+    queues: AtomicU32,
+    callbacks: Arc<Callbacks>,
+}
+
+impl Engine {
+    /// Checks the configuration as a whole and starts the I/O threads. A backend that cannot be reached is no
+    /// error: it is an outage, when it is asked.
+    pub fn new(config: &Config) -> Result<Self, StartError> {
+        let settings = Arc::new(config.settings().map_err(StartError::Config)?);
+        let log = Arc::new(Logger::new(settings.log_level, config.log().cloned()));
+        for warning in &settings.warnings {
+            log.log(LogLevel::Warn, || warning.clone());
+        }
+        let hooks = config.thread_hooks();
+        let callback_threads = settings.threads_callback;
+        let (core, outlets) = core(settings, Arc::clone(&log))?;
+        let callbacks = Callbacks::start(callback_threads, Arc::as_ptr(&core) as usize, log, &hooks)
+            .map_err(StartError::System)?;
+        let engine = Self {
+            core,
+            threads: Mutex::default(),
+            queues: AtomicU32::new(1),
+            callbacks: Arc::new(callbacks),
+        };
+        for (index, outlet) in outlets.into_iter().enumerate() {
+            // An error drops the engine, which ends the threads that did start.
+            let thread = engine.start(index, outlet, hooks.clone()).map_err(StartError::System)?;
+            engine.threads.lock().push(thread);
+        }
+        Ok(engine)
+    }
+
+    /// Accepts a check; never blocks. `receiver` gets exactly one decision for it, with `user_data`, never
+    /// from inside this call, unless the check is cancelled first. Returns the check's ticket, which is never 0.
+    pub fn submit(
+        &self,
+        check: &Check<'_>,
+        receiver: &Arc<dyn Receiver>,
+        user_data: usize,
+    ) -> Result<u64, SubmitError> {
+        self.batch().submit(check, receiver, Tag { user_data, owner: 0 }, |_| ())
+    }
+
+    /// Accepts many, with one wake-up of each I/O thread concerned. `each` gets every outcome, in order; one
+    /// check that is refused does not spoil the others.
+    pub fn submit_batch<'a>(
+        &self,
+        checks: impl IntoIterator<Item = (Check<'a>, usize)>,
+        receiver: &Arc<dyn Receiver>,
+        mut each: impl FnMut(Result<u64, SubmitError>),
+    ) {
+        let mut batch = self.batch();
+        for (check, user_data) in checks {
+            each(batch.submit(&check, receiver, Tag { user_data, owner: 0 }, |_| ()));
+        }
+    }
+
+    pub(crate) fn batch(&self) -> Batch<'_> {
+        Batch::new(&self.core)
+    }
+
+    /// A receiver that has `function` called, with what was passed with the check, on a callback thread. Make
+    /// one and use it for every submit. `function` may submit, cancel and read statistics; `drain`, `shutdown`
+    /// and dropping the engine would wait for itself.
+    pub fn callback(&self, function: impl Fn(usize, Decision) + Send + Sync + 'static) -> Arc<dyn Receiver> {
+        Arc::new(Callback { callbacks: Arc::clone(&self.callbacks), function: Arc::new(function) })
+    }
+
+    /// A queue for decisions to be fetched from, beside the host's other events. May outlive the engine; then it
+    /// stays empty.
+    pub fn queue(&self) -> io::Result<Queue> {
+        let owner = self.queues.fetch_add(1, Ordering::Relaxed);
+        Queue::new(Arc::clone(&self.core), owner)
+    }
+
+    /// One check, awaited on any executor. Dropping the future cancels the check.
+    pub async fn check(&self, check: &Check<'_>) -> Result<Decision, SubmitError> {
+        let one = Arc::new(One::default());
+        let receiver: Arc<dyn Receiver> = Arc::clone(&one) as _;
+        let ticket = Ticket::from_number(self.submit(check, &receiver, 0)?);
+        Ok(Awaiting { core: Arc::clone(&self.core), one, ticket }.await)
+    }
+
+    /// One check; blocks the calling thread until it is decided, at most `timeout`. Not from a [`Receiver`],
+    /// which would wait for itself.
+    pub fn check_blocking(&self, check: &Check<'_>) -> Result<Decision, SubmitError> {
+        let one = Arc::new(One::default());
+        let receiver: Arc<dyn Receiver> = Arc::clone(&one) as _;
+        self.submit(check, &receiver, 0)?;
+        Ok(one.wait())
+    }
+
+    /// True: the check will never be delivered. False: it was, is being, or is about to be. Never waits.
+    pub fn cancel(&self, ticket: u64) -> bool {
+        self.core.cancel(Ticket::from_number(ticket))
+    }
+
+    /// Turns to another configuration: backends, policy, credentials and log at once, while checks go on. Those
+    /// accepted before end under the old one; one submitted after this never joins an exchange that began
+    /// before. On an error nothing has changed. Keys that shape threads and tables are refused by name.
+    pub fn reload(&self, config: &Config) -> Result<(), StartError> {
+        let settings = Arc::new(config.settings().map_err(StartError::Config)?);
+        let now = self.core.policy();
+        for (key, before, after) in [
+            ("threads.io", now.settings.threads_io, settings.threads_io),
+            ("threads.callback", now.settings.threads_callback, settings.threads_callback),
+            ("inbox.capacity", now.settings.inbox_capacity, settings.inbox_capacity),
+        ] {
+            if before != after {
+                let why =
+                    format!("cannot change from {before} to {after} in a running engine; start a new one");
+                return Err(StartError::Config(ConfigError::of(key, &why)));
+            }
+        }
+        let policy = policy(Arc::clone(&settings))?;
+        self.core.log.turn_to(settings.log_level, config.log().cloned());
+        for warning in &settings.warnings {
+            self.core.log.log(LogLevel::Warn, || warning.clone());
+        }
+        self.core.set_policy(policy);
+        Ok(())
+    }
+
+    /// Forgets what is known of a session. A check that is submitted after this is asked anew, and until the
+    /// backend has answered, for `ttl.max` at most, the session's default is to deny. The waiters of an
+    /// exchange in progress get its answer.
+    pub fn revoke(&self, session_id: &[u8]) {
+        self.core.revoke(session_id);
+    }
+
+    /// Waits until every check that was accepted before this call is decided; true when they are. Does not
+    /// stop submits. Zero asks without waiting. Not from a [`Receiver`], which would wait for itself.
+    pub fn drain(&self, timeout: Duration) -> bool {
+        self.core.ledger.drain(timeout)
+    }
+
+    /// Stops accepting, waits, then completes what is left with the default action and cause SHUTDOWN. True:
+    /// nothing was left. Again: the same. Not from a [`Receiver`].
+    pub fn shutdown(&self, timeout: Duration) -> bool {
+        self.core.closed.store(true, Ordering::SeqCst);
+        let drained = self.core.ledger.drain(timeout);
+        self.stop();
+        drained
+    }
+
+    /// Whether the calling thread is inside a callback of this engine, where `drain`, `shutdown` and
+    /// `check_blocking` would wait for themselves.
+    pub fn is_calling(&self) -> bool {
+        self.callbacks.are_calling()
+    }
+
+    /// Whether this process was forked from the one that made the engine. Then nothing of it may be used.
+    pub fn is_forked(&self) -> bool {
+        !self.core.fork.is_here()
+    }
+
+    pub(crate) fn log(&self) -> &Logger {
+        &self.core.log
+    }
+
+    /// Whether a check would be accepted, as far as its content decides.
+    pub(crate) fn judge(&self, check: &Check<'_>) -> Result<(), SubmitError> {
+        if self.core.is_closed() {
+            return Err(SubmitError::Closed);
+        }
+        self.core.policy().accept(check).map(drop).map_err(SubmitError::Invalid)
+    }
+
+    /// The operator's `default_action`: what a host does where submit itself fails for want of room.
+    pub fn default_action(&self) -> Verdict {
+        self.core.policy().settings.default_action
+    }
+
+    /// Counters at this instant.
+    pub fn stats(&self) -> Stats {
+        self.core.stats()
+    }
+
+    fn start(&self, index: usize, outlet: Outlet, hooks: ThreadHooks) -> io::Result<JoinHandle<()>> {
+        let (before_park, after_park) = outlet.hooks();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .on_thread_park(before_park)
+            .on_thread_unpark(after_park)
+            .build()?;
+        let core = Arc::clone(&self.core);
+        sys::spawn(format!("alta-io-{index}"), move || {
+            let _hooks = hooks.enter();
+            let local = LocalSet::new();
+            let seed = core.seed;
+            local.block_on(&runtime, async {
+                let of = core.inboxes.len();
+                let transports = Transports::new(move |policy| {
+                    Transport::new(Arc::clone(&policy.shared), Arc::clone(&policy.gauges), index, of)
+                });
+                let work = Shard::new(core, outlet, transports, seed ^ index as u64).run();
+                // As a task of the local set: being woken by its neighbours then costs no system call.
+                let _ = tokio::task::spawn_local(work).await;
+            });
+        })
+    }
+
+    fn stop(&self) {
+        for inbox in &self.core.inboxes {
+            inbox.stop();
+        }
+        // Held until all have ended: whoever else shuts down waits for that too.
+        let mut threads = self.threads.lock();
+        for thread in threads.drain(..) {
+            // A receiver that drops the engine runs on the thread that would be waited for.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+        self.callbacks.end();
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.core.closed.store(true, Ordering::SeqCst);
+        self.stop();
+        self.core.freed.store(true, Ordering::SeqCst);
+        self.core.log.turn_to(LogLevel::Off, None);
+    }
+}
+
+fn core(settings: Arc<Settings>, log: Arc<Logger>) -> Result<(Arc<Core>, Vec<Outlet>), StartError> {
+    let (threads, capacity) = (settings.threads_io, settings.inbox_capacity);
+    let policy = policy(settings)?;
+    let (inboxes, outlets): (Vec<_>, Vec<_>) = (0..threads).map(|_| inbox(capacity)).unzip();
+    let core = Core::new(policy, log, inboxes.into_boxed_slice()).map_err(StartError::System)?;
+    Ok((Arc::new(core), outlets))
+}
+
+fn policy(settings: Arc<Settings>) -> Result<Policy, StartError> {
+    Policy::new(settings).map_err(|error| StartError::Config(ConfigError::without_key(error)))
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(error) => error.fmt(f),
+            Self::System(error) => write!(f, "the system refused what the engine needs to start: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl fmt::Display for SubmitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid(invalid) => invalid.fmt(f),
+            Self::Full => {
+                f.write_str("inbox.capacity checks are pending; apply the default action or try again")
+            }
+            Self::Closed => f.write_str("the engine is shut down; apply the default action"),
+        }
+    }
+}
+
+impl std::error::Error for SubmitError {}

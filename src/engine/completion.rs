@@ -1,0 +1,169 @@
+//! Exactly once: the obligation to answer an accepted check, as a type.
+//!
+//! [`Completion`] is owed; [`Completed`] is on its way. Each holds the check's slot in the ledger and gives it
+//! back when it is dropped, so a check cannot be lost: a `Completion` that is dropped without a decision (a
+//! panic, a thread that ended) delivers one, a `Completed` that nobody takes is counted as cancelled.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::core::Core;
+use super::ledger::Ticket;
+use crate::decision::Decision;
+
+/// Where decisions go: a queue, a pool of callback threads, a channel.
+///
+/// ```
+/// use std::sync::mpsc::{Sender, channel};
+/// use alta_auth::{Completed, Decision, Receiver};
+///
+/// struct Channel(Sender<(usize, Decision)>);
+///
+/// impl Receiver for Channel {
+///     fn receive(&self, batch: &mut Vec<Completed>) {
+///         for completed in batch.drain(..) {
+///             let line = completed.user_data();
+///             if let Some(decision) = completed.take() {
+///                 let _ = self.0.send((line, decision));
+///             }
+///         }
+///     }
+/// }
+/// # let _ = Channel(channel().0);
+/// ```
+pub trait Receiver: Send + Sync + 'static {
+    /// Takes what was decided in one turn of an I/O thread. Called on that thread, no lock held; it must not
+    /// block, and the engine's `drain` and `shutdown` may not be called from it. What is left in `batch`
+    /// counts as cancelled.
+    fn receive(&self, batch: &mut Vec<Completed>);
+}
+
+/// What comes back with a decision.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tag {
+    /// The host's.
+    pub(crate) user_data: usize,
+    /// The queue that was submitted to; 0: none.
+    pub(crate) owner: u32,
+}
+
+/// A decided check on its way to its receiver.
+pub struct Completed {
+    core: Arc<Core>,
+    ticket: Ticket,
+    tag: Tag,
+    decision: Decision,
+}
+
+impl Completed {
+    /// What the host passed with the check.
+    pub fn user_data(&self) -> usize {
+        self.tag.user_data
+    }
+
+    /// It is kept until somebody fetches it; [`crate::Engine::drain`] does not wait for that. Otherwise drain
+    /// waits until it was taken and dropped.
+    pub fn shelve(&self) {
+        self.core.ledger.shelve(self.ticket);
+    }
+
+    /// The decision, unless the check was cancelled meanwhile. This is the delivery: after it, cancel fails.
+    pub fn take(self) -> Option<Decision> {
+        self.hand_over(|_, decision| decision)
+    }
+
+    /// As [`Completed::take`]; the check has ended, for [`crate::Engine::drain`], when `receive` has returned.
+    pub fn hand_over<T>(mut self, receive: impl FnOnce(usize, Decision) -> T) -> Option<T> {
+        let nothing = Decision::new(self.decision.verdict, self.decision.origin, self.decision.cause, "");
+        let decision = std::mem::replace(&mut self.decision, nothing);
+        self.core.ledger.claim(self.ticket, &decision).then(|| receive(self.tag.user_data, decision))
+    }
+}
+
+impl Drop for Completed {
+    fn drop(&mut self) {
+        self.core.ledger.release(self.ticket);
+    }
+}
+
+/// The obligation to answer one accepted check.
+pub(crate) struct Completion {
+    /// `None` once the check has ended.
+    owed: Option<Owed>,
+    pub(crate) submitted: Instant,
+    /// Shares an exchange that another check began.
+    pub(crate) joined: bool,
+}
+
+struct Owed {
+    core: Arc<Core>,
+    ticket: Ticket,
+    receiver: Arc<dyn Receiver>,
+    tag: Tag,
+}
+
+const STILL_OWED: &str = "only methods that consume the completion take this";
+
+impl Completion {
+    /// For a slot that was just reserved.
+    pub(crate) fn new(
+        core: &Arc<Core>,
+        ticket: Ticket,
+        receiver: &Arc<dyn Receiver>,
+        tag: Tag,
+        submitted: Instant,
+    ) -> Self {
+        let owed = Owed { core: Arc::clone(core), ticket, receiver: Arc::clone(receiver), tag };
+        Self { owed: Some(owed), submitted, joined: false }
+    }
+
+    pub(crate) fn ticket(&self) -> Ticket {
+        self.owed.as_ref().expect(STILL_OWED).ticket
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        let owed = self.owed.as_ref().expect(STILL_OWED);
+        owed.core.ledger.is_cancelled(owed.ticket)
+    }
+
+    /// The check ends with this decision. `None`: it was cancelled before.
+    pub(crate) fn decide(mut self, decision: Decision) -> Option<(Arc<dyn Receiver>, Completed)> {
+        let owed = self.owed.take().expect(STILL_OWED);
+        owed.decide(decision, self.joined, self.submitted)
+    }
+
+    /// The check was never published: as if it had not been submitted.
+    pub(crate) fn withdraw(mut self) {
+        let owed = self.owed.take().expect(STILL_OWED);
+        owed.core.ledger.unreserve(owed.ticket);
+    }
+}
+
+impl Owed {
+    fn decide(
+        self,
+        mut decision: Decision,
+        joined: bool,
+        submitted: Instant,
+    ) -> Option<(Arc<dyn Receiver>, Completed)> {
+        decision.ticket = self.ticket.number();
+        decision.coalesced = joined;
+        decision.latency = submitted.elapsed();
+        let completed = Completed { core: self.core, ticket: self.ticket, tag: self.tag, decision };
+        // A cancelled one is dropped here, which gives its slot back.
+        completed.core.ledger.decide(completed.ticket).then_some((self.receiver, completed))
+    }
+}
+
+impl Drop for Completion {
+    fn drop(&mut self) {
+        // Whatever went wrong, the host is waiting.
+        if let Some(owed) = self.owed.take() {
+            let decision = owed.core.lost();
+            if let Some((receiver, completed)) = owed.decide(decision, self.joined, self.submitted) {
+                receiver.receive(&mut vec![completed]);
+            }
+        }
+    }
+}

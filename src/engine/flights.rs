@@ -1,0 +1,243 @@
+//! Flights: the exchanges in progress on one I/O thread, and the checks that wait for each.
+//!
+//! A flight is found by its full key, under the same policy; the hash only says where to look. Waiters live in
+//! a table indexed by their ledger slot and are linked per flight, so that joining, cancelling and timing out
+//! cost the same whether a flight has one waiter or ten thousand. A flight outlives the check that began it.
+//!
+//! Pure bookkeeping: no clock, no I/O.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::asking::Asking;
+use super::completion::Completion;
+use super::ledger::Ticket;
+use super::policy::Policy;
+use super::revocations::Mark;
+use crate::check::Question;
+
+pub(crate) type FlightId = usize;
+
+const NONE: u32 = u32::MAX;
+
+pub(crate) struct Flight {
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) question: Rc<Question>,
+    pub(crate) asking: Rc<Asking>,
+    /// The task that runs the exchange, once it was spawned.
+    pub(crate) task: Option<AbortHandle>,
+    /// The asking is over: whoever leaves now does not end the flight, its task is about to.
+    pub(crate) landing: bool,
+    hash: u64,
+    pub(crate) mark: Mark,
+    joinable: bool,
+    first: u32,
+    last: u32,
+}
+
+struct Waiter {
+    completion: Completion,
+    deadline: Instant,
+    flight: FlightId,
+    previous: u32,
+    next: u32,
+}
+
+/// What became of a check that came in.
+pub(crate) enum Boarding {
+    /// It waits for an exchange that is under way.
+    Joined,
+    /// It waits for a new one, which is to be begun.
+    Began(FlightId),
+}
+
+#[derive(Default)]
+pub(crate) struct Flights {
+    by_key: HashTable<FlightId>,
+    all: Vec<Option<Flight>>,
+    vacant: Vec<FlightId>,
+    waiters: Vec<Option<Waiter>>,
+    deadlines: BTreeSet<(Instant, u32)>,
+}
+
+const LISTED: &str = "an id is given up when its flight is removed";
+const LINKED: &str = "links lead to waiters of the same flight";
+
+impl Flights {
+    /// A check waits for the flight of its key, until `deadline`.
+    pub(crate) fn board(
+        &mut self,
+        policy: &Arc<Policy>,
+        question: Question,
+        hash: u64,
+        mark: Mark,
+        mut completion: Completion,
+        deadline: Instant,
+    ) -> Boarding {
+        let same = |&id: &FlightId| {
+            let flight = self.all[id].as_ref().expect(LISTED);
+            // An exchange that began before a reload or a revocation is not joined after it.
+            flight.question.key() == question.key()
+                && flight.mark == mark
+                && Arc::ptr_eq(&flight.policy, policy)
+        };
+        if let Some(&id) = self.by_key.find(hash, same) {
+            completion.joined = true;
+            self.link(id, completion, deadline);
+            return Boarding::Joined;
+        }
+        let id = self.begin(policy, Rc::new(question), hash, mark);
+        self.link(id, completion, deadline);
+        Boarding::Began(id)
+    }
+
+    pub(crate) fn flight(&self, id: FlightId) -> &Flight {
+        self.all[id].as_ref().expect(LISTED)
+    }
+
+    pub(crate) fn set_task(&mut self, id: FlightId, task: AbortHandle) {
+        self.all[id].as_mut().expect(LISTED).task = Some(task);
+    }
+
+    pub(crate) fn set_landing(&mut self, id: FlightId) {
+        self.all[id].as_mut().expect(LISTED).landing = true;
+    }
+
+    /// Whether the flight is still listed.
+    pub(crate) fn contains(&self, id: FlightId) -> bool {
+        self.all[id].is_some()
+    }
+
+    /// When the next waiter runs out of time.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|&(deadline, _)| deadline)
+    }
+
+    /// A waiter whose time has come leaves its flight.
+    pub(crate) fn expired(&mut self, now: Instant) -> Option<(FlightId, Completion)> {
+        let &(deadline, slot) = self.deadlines.first()?;
+        (deadline <= now).then(|| self.unlink(slot))
+    }
+
+    /// A cancelled waiter leaves its flight. `None`: it is not here, or not any more.
+    pub(crate) fn leave(&mut self, ticket: Ticket) -> Option<(FlightId, Completion)> {
+        let waiter = self.waiters.get(ticket.slot() as usize)?.as_ref()?;
+        (waiter.completion.ticket() == ticket).then(|| self.unlink(ticket.slot()))
+    }
+
+    pub(crate) fn is_empty(&self, id: FlightId) -> bool {
+        self.flight(id).first == NONE
+    }
+
+    /// The flight takes nobody on any more.
+    pub(crate) fn close(&mut self, id: FlightId) {
+        let flight = self.all[id].as_mut().expect(LISTED);
+        if std::mem::take(&mut flight.joinable) {
+            let hash = flight.hash;
+            if let Ok(entry) = self.by_key.find_entry(hash, |&other| other == id) {
+                entry.remove();
+            }
+        }
+    }
+
+    /// One waiter of the flight, until there is none.
+    pub(crate) fn disembark(&mut self, id: FlightId) -> Option<Completion> {
+        let first = self.flight(id).first;
+        (first != NONE).then(|| self.unlink(first).1)
+    }
+
+    /// The flight is over; it has no waiters.
+    pub(crate) fn remove(&mut self, id: FlightId) -> Flight {
+        assert!(self.is_empty(id), "a flight with waiters would lose them");
+        self.close(id);
+        self.vacant.push(id);
+        self.all[id].take().expect(LISTED)
+    }
+
+    /// The flight ran out of time: its waiters with time left move together into a new one, which is
+    /// returned; those without stay.
+    pub(crate) fn rebook(&mut self, id: FlightId, now: Instant) -> Option<FlightId> {
+        self.close(id);
+        let mut next = self.flight(id).first;
+        let mut later = None;
+        while next != NONE {
+            let slot = next;
+            let waiter = self.waiters[slot as usize].as_ref().expect(LINKED);
+            next = waiter.next;
+            let deadline = waiter.deadline;
+            if deadline > now {
+                let flight = self.flight(id);
+                let (policy, question) = (Arc::clone(&flight.policy), Rc::clone(&flight.question));
+                let (hash, mark) = (flight.hash, flight.mark);
+                let later = *later.get_or_insert_with(|| self.begin(&policy, question, hash, mark));
+                let (_, completion) = self.unlink(slot);
+                self.link(later, completion, deadline);
+            }
+        }
+        later
+    }
+
+    /// Every flight, for the end.
+    pub(crate) fn ids(&self) -> Vec<FlightId> {
+        (0..self.all.len()).filter(|&id| self.all[id].is_some()).collect()
+    }
+
+    fn begin(&mut self, policy: &Arc<Policy>, question: Rc<Question>, hash: u64, mark: Mark) -> FlightId {
+        let flight = Flight {
+            policy: Arc::clone(policy),
+            question,
+            asking: Rc::default(),
+            task: None,
+            landing: false,
+            hash,
+            mark,
+            joinable: true,
+            first: NONE,
+            last: NONE,
+        };
+        let id = self.vacant.pop().unwrap_or_else(|| {
+            self.all.push(None);
+            self.all.len() - 1
+        });
+        self.all[id] = Some(flight);
+        let all = &self.all;
+        self.by_key.insert_unique(hash, id, |&id| all[id].as_ref().expect(LISTED).hash);
+        id
+    }
+
+    fn link(&mut self, id: FlightId, completion: Completion, deadline: Instant) {
+        let slot = completion.ticket().slot();
+        let flight = self.all[id].as_mut().expect(LISTED);
+        let previous = std::mem::replace(&mut flight.last, slot);
+        if previous == NONE {
+            flight.first = slot;
+        } else {
+            self.waiters[previous as usize].as_mut().expect(LINKED).next = slot;
+        }
+        if self.waiters.len() <= slot as usize {
+            self.waiters.resize_with(slot as usize + 1, || None);
+        }
+        self.deadlines.insert((deadline, slot));
+        self.waiters[slot as usize] = Some(Waiter { completion, deadline, flight: id, previous, next: NONE });
+    }
+
+    fn unlink(&mut self, slot: u32) -> (FlightId, Completion) {
+        let waiter = self.waiters[slot as usize].take().expect(LINKED);
+        self.deadlines.remove(&(waiter.deadline, slot));
+        let flight = self.all[waiter.flight].as_mut().expect(LISTED);
+        match waiter.previous {
+            NONE => flight.first = waiter.next,
+            previous => self.waiters[previous as usize].as_mut().expect(LINKED).next = waiter.next,
+        }
+        match waiter.next {
+            NONE => flight.last = waiter.previous,
+            next => self.waiters[next as usize].as_mut().expect(LINKED).previous = waiter.previous,
+        }
+        (waiter.flight, waiter.completion)
+    }
+}

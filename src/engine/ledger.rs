@@ -1,0 +1,356 @@
+//! The ledger: which checks are pending, and that each ends exactly once.
+//!
+//! At most `inbox.capacity` checks are pending; a submit beyond that is refused. Each has a slot, and a slot is
+//! a word, `generation << 3 | state`, and every transition is one compare-and-swap on it:
+//!
+//! ```text
+//! FREE ─reserve─▶ PENDING ─decide─▶ DUE ─shelve─▶ READY
+//!                    │               ├──────claim────┴──▶ CALLING ─release─▶ FREE of the next generation
+//!                    └────cancel─────┴──▶ CANCELLED ──────────────release─▶ FREE of the next generation
+//! ```
+//!
+//! DUE will be handed over by a thread of the engine; READY waits in a queue to be fetched, whenever its host
+//! likes (and can be cancelled like the others). Drain waits for what is PENDING, DUE or CALLING, not for what is READY.
+//!
+//! Cancel and claim race on the same word, so one of them wins and the other learns it: a cancelled check is
+//! never delivered, a delivered one never cancelled. A cancelled check is not pending any more, but its slot
+//! stays taken until the I/O thread has let go of it; there are twice as many slots as checks may be pending, so
+//! that submitting and cancelling in a loop cannot pile up memory.
+//!
+//! A ticket is `generation << 24 | slot`. Generations begin at a random number that is not 0, so that a ticket
+//! means nothing to another engine; tickets are never 0 and do not come again before a slot was used 2^39 times.
+//!
+//! Free slots are a stack (Treiber, with a tag against ABA): the slot freed last is used next, so that the
+//! tables of the I/O threads stay as small as the number of checks that were ever pending at once.
+
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use tokio::time::Instant;
+
+use crate::decision::{Cause, Decision, Verdict};
+
+const FREE: u64 = 0;
+const PENDING: u64 = 1;
+const READY: u64 = 2;
+const DUE: u64 = 3;
+const CALLING: u64 = 4;
+const CANCELLED: u64 = 5;
+const STATE_BITS: u32 = 3;
+const STATE: u64 = (1 << STATE_BITS) - 1;
+
+const SLOT_BITS: u32 = 24;
+const MAX_SLOTS: usize = 1 << SLOT_BITS;
+/// Of the 40 bits that a ticket has for its generation, those that may be set at the start.
+const FIRST_BITS: u32 = 39;
+
+const NONE: u32 = u32::MAX;
+
+struct Slot {
+    word: AtomicU64,
+    /// The next free slot, while this one is free.
+    next: AtomicU32,
+    /// The I/O thread that has the check, so that a cancel finds it.
+    thread: AtomicU16,
+    /// The queue that the check was submitted to, so that a queue's end finds them; 0: none.
+    owner: AtomicU32,
+}
+
+/// Names one check: a slot in one of its generations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Ticket(u64);
+
+impl Ticket {
+    fn new(generation: u64, slot: u32) -> Self {
+        Self(generation << SLOT_BITS | u64::from(slot))
+    }
+    pub(crate) fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
+    /// Where the tables of an I/O thread keep this check.
+    pub(crate) fn slot(self) -> u32 {
+        (self.0 & (MAX_SLOTS as u64 - 1)) as u32
+    }
+    fn word(self, state: u64) -> u64 {
+        (self.0 >> SLOT_BITS) << STATE_BITS | state
+    }
+    fn next_free_word(self) -> u64 {
+        ((self.0 >> SLOT_BITS) + 1) << STATE_BITS | FREE
+    }
+}
+
+#[derive(Default)]
+struct Counters {
+    submitted: AtomicU64,
+    completed: AtomicU64,
+    cancelled: AtomicU64,
+    refused: AtomicU64,
+    verdicts: [AtomicU64; 2],
+    origins: [AtomicU64; 4],
+    causes: [AtomicU64; Cause::ALL.len()],
+    coalesced: AtomicU64,
+}
+
+/// What the counters said at one instant.
+pub(crate) struct Counts {
+    pub(crate) submitted: u64,
+    pub(crate) completed: u64,
+    pub(crate) cancelled: u64,
+    pub(crate) refused: u64,
+    pub(crate) allowed: u64,
+    pub(crate) denied: u64,
+    pub(crate) origins: [u64; 4],
+    pub(crate) causes: [u64; Cause::ALL.len()],
+    pub(crate) coalesced: u64,
+}
+
+pub(crate) struct Ledger {
+    capacity: usize,
+    pending: AtomicUsize,
+    slots: Box<[Slot]>,
+    /// `tag << 32 | slot` on top of the stack of free slots.
+    free: AtomicU64,
+    counters: Counters,
+    /// Drains that wait; whoever ends a check looks here before it takes the lock.
+    drainers: AtomicUsize,
+    gate: Mutex<()>,
+    ended: Condvar,
+}
+
+impl Ledger {
+    /// `None`: the system has no memory for it.
+    pub(crate) fn new(capacity: usize, random: u64) -> Option<Self> {
+        let first = random >> (64 - FIRST_BITS) | 1;
+        let count = 2 * capacity;
+        assert!((2..=MAX_SLOTS).contains(&count), "the configuration bounds inbox.capacity");
+        let mut slots = Vec::new();
+        slots.try_reserve_exact(count).ok()?;
+        let last = count as u32 - 1;
+        slots.extend((0..=last).map(|slot| Slot {
+            word: AtomicU64::new(first << STATE_BITS | FREE),
+            next: AtomicU32::new(if slot == last { NONE } else { slot + 1 }),
+            thread: AtomicU16::new(0),
+            owner: AtomicU32::new(0),
+        }));
+        Some(Self {
+            capacity,
+            pending: AtomicUsize::new(0),
+            slots: slots.into_boxed_slice(),
+            free: AtomicU64::new(0),
+            counters: Counters::default(),
+            drainers: AtomicUsize::new(0),
+            gate: Mutex::new(()),
+            ended: Condvar::new(),
+        })
+    }
+
+    /// Takes a slot for a check of queue `owner` that I/O thread `thread` will get. `None`: at capacity; counted as refused.
+    pub(crate) fn reserve(&self, thread: u16, owner: u32) -> Option<Ticket> {
+        let more = |pending| (pending < self.capacity).then_some(pending + 1);
+        if self.pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
+            self.counters.refused.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        let Some(index) = self.pop_free() else {
+            self.pending.fetch_sub(1, Ordering::Relaxed);
+            self.counters.refused.fetch_add(1, Ordering::Relaxed);
+            return None;
+        };
+        let slot = &self.slots[index as usize];
+        slot.thread.store(thread, Ordering::Relaxed);
+        slot.owner.store(owner, Ordering::Relaxed);
+        let ticket = Ticket::new(slot.word.load(Ordering::Relaxed) >> STATE_BITS, index);
+        // Before anything can end it: `submitted` is never behind `completed` in a reading of both.
+        self.counters.submitted.fetch_add(1, Ordering::Relaxed);
+        slot.word.store(ticket.word(PENDING), Ordering::Release);
+        Some(ticket)
+    }
+
+    /// Takes back a reservation that was never published.
+    pub(crate) fn unreserve(&self, ticket: Ticket) {
+        // Unless somebody who guessed its ticket has cancelled it: then it was accepted and ended.
+        if self.exchange(ticket, PENDING, CANCELLED) {
+            self.pending.fetch_sub(1, Ordering::Relaxed);
+            self.counters.submitted.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.recycle(ticket);
+        self.wake_drainers();
+    }
+
+    /// The check has its decision. False: it was cancelled; nobody wants it.
+    pub(crate) fn decide(&self, ticket: Ticket) -> bool {
+        self.exchange(ticket, PENDING, DUE)
+    }
+
+    /// The decision is where its receiver can fetch it whenever that likes: drain waits for it no more.
+    pub(crate) fn shelve(&self, ticket: Ticket) {
+        if self.exchange(ticket, DUE, READY) {
+            self.wake_drainers();
+        }
+    }
+
+    /// The receiver takes the decision: the delivery. False: it was cancelled.
+    pub(crate) fn claim(&self, ticket: Ticket, decision: &Decision) -> bool {
+        if !self.exchange(ticket, READY, CALLING) && !self.exchange(ticket, DUE, CALLING) {
+            return false;
+        }
+        let counters = &self.counters;
+        counters.verdicts[decision.verdict as usize].fetch_add(1, Ordering::Relaxed);
+        counters.origins[decision.origin as usize].fetch_add(1, Ordering::Relaxed);
+        counters.causes[decision.cause as usize].fetch_add(1, Ordering::Relaxed);
+        if decision.coalesced {
+            counters.coalesced.fetch_add(1, Ordering::Relaxed);
+        }
+        self.pending.fetch_sub(1, Ordering::Relaxed);
+        // Last, with Release: who reads `completed` sees what it is the sum of.
+        counters.completed.fetch_add(1, Ordering::Release);
+        true
+    }
+
+    /// The I/O thread to tell, if this call cancelled the check.
+    pub(crate) fn cancel(&self, ticket: Ticket) -> Option<u16> {
+        let slot = self.slots.get(ticket.slot() as usize)?;
+        let thread = slot.thread.load(Ordering::Relaxed);
+        let cancelled =
+            [PENDING, READY, DUE].into_iter().any(|state| self.exchange(ticket, state, CANCELLED));
+        if !cancelled {
+            return None;
+        }
+        self.pending.fetch_sub(1, Ordering::Relaxed);
+        self.counters.cancelled.fetch_add(1, Ordering::Release);
+        self.wake_drainers();
+        Some(thread)
+    }
+
+    /// The checks of queue `owner` that have not ended.
+    pub(crate) fn of(&self, owner: u32) -> impl Iterator<Item = Ticket> {
+        (0u32..).zip(&self.slots).filter_map(move |(index, slot)| {
+            // The word first: its Acquire shows the owner that was stored before it.
+            let word = slot.word.load(Ordering::Acquire);
+            let live = matches!(word & STATE, PENDING | READY | DUE);
+            (live && slot.owner.load(Ordering::Relaxed) == owner)
+                .then(|| Ticket::new(word >> STATE_BITS, index))
+        })
+    }
+
+    pub(crate) fn is_cancelled(&self, ticket: Ticket) -> bool {
+        self.slots[ticket.slot() as usize].word.load(Ordering::Acquire) == ticket.word(CANCELLED)
+    }
+
+    /// The last word about a check: its slot can be used again. What was neither claimed nor cancelled by
+    /// then counts as cancelled.
+    pub(crate) fn release(&self, ticket: Ticket) {
+        self.cancel(ticket);
+        self.recycle(ticket);
+        self.wake_drainers();
+    }
+
+    /// Waits until every check that is pending now has ended or is ready to be fetched.
+    pub(crate) fn drain(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now().checked_add(timeout);
+        self.drainers.fetch_add(1, Ordering::SeqCst);
+        let mut done = true;
+        'slots: for slot in &self.slots {
+            let accepted = slot.word.load(Ordering::SeqCst);
+            let outstanding = |word: u64| {
+                word >> STATE_BITS == accepted >> STATE_BITS
+                    && matches!(word & STATE, PENDING | DUE | CALLING)
+            };
+            if !outstanding(accepted) {
+                continue;
+            }
+            let mut gate = self.gate.lock();
+            while outstanding(slot.word.load(Ordering::SeqCst)) {
+                let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+                match left {
+                    None => self.ended.wait(&mut gate),
+                    Some(Duration::ZERO) => {
+                        done = false;
+                        break 'slots;
+                    }
+                    Some(left) => {
+                        self.ended.wait_for(&mut gate, left);
+                    }
+                }
+            }
+        }
+        self.drainers.fetch_sub(1, Ordering::SeqCst);
+        done
+    }
+
+    /// `submitted = completed + cancelled + pending` holds for what it returns: pending is the difference,
+    /// and `submitted` is read last, so it is never behind the other two.
+    pub(crate) fn counts(&self) -> Counts {
+        let counters = &self.counters;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let completed = counters.completed.load(Ordering::Acquire);
+        let cancelled = counters.cancelled.load(Ordering::Acquire);
+        Counts {
+            completed,
+            cancelled,
+            submitted: read(&counters.submitted),
+            refused: read(&counters.refused),
+            denied: read(&counters.verdicts[Verdict::Deny as usize]),
+            allowed: read(&counters.verdicts[Verdict::Allow as usize]),
+            origins: std::array::from_fn(|index| read(&counters.origins[index])),
+            causes: std::array::from_fn(|index| read(&counters.causes[index])),
+            coalesced: read(&counters.coalesced),
+        }
+    }
+
+    fn exchange(&self, ticket: Ticket, from: u64, to: u64) -> bool {
+        self.slots[ticket.slot() as usize]
+            .word
+            .compare_exchange(ticket.word(from), ticket.word(to), Ordering::SeqCst, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    fn wake_drainers(&self) {
+        // SeqCst on the slot's word and on both sides of `drainers`: either this sees the drain, or the drain
+        // sees the word. The lock closes the window between its look and its wait.
+        if self.drainers.load(Ordering::SeqCst) > 0 {
+            drop(self.gate.lock());
+            self.ended.notify_all();
+        }
+    }
+
+    fn recycle(&self, ticket: Ticket) {
+        let index = ticket.slot();
+        let slot = &self.slots[index as usize];
+        slot.word.store(ticket.next_free_word(), Ordering::SeqCst);
+        let mut top = self.free.load(Ordering::Relaxed);
+        loop {
+            slot.next.store(top as u32, Ordering::Relaxed);
+            let new = ((top >> 32) + 1) << 32 | u64::from(index);
+            match self.free.compare_exchange_weak(top, new, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => top = now,
+            }
+        }
+    }
+
+    fn pop_free(&self) -> Option<u32> {
+        let mut top = self.free.load(Ordering::Acquire);
+        loop {
+            let index = top as u32;
+            if index == NONE {
+                return None;
+            }
+            // Another thread may have taken this slot and be writing `next`; then the tag has changed and
+            // what was read here is thrown away.
+            let next = self.slots[index as usize].next.load(Ordering::Relaxed);
+            let new = ((top >> 32) + 1) << 32 | u64::from(next);
+            match self.free.compare_exchange_weak(top, new, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(index),
+                Err(now) => top = now,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,234 @@
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+
+use super::*;
+use crate::decision::Origin;
+
+fn ledger(capacity: usize) -> Ledger {
+    Ledger::new(capacity, 0x1234_5678_9ABC_DEF0).expect("memory for a test")
+}
+
+fn refused() -> Decision {
+    Decision::new(Verdict::Deny, Origin::Backend, Cause::None, "")
+}
+
+fn deliver(ledger: &Ledger, ticket: Ticket) -> bool {
+    let delivered = ledger.decide(ticket) && ledger.claim(ticket, &refused());
+    ledger.release(ticket);
+    delivered
+}
+
+#[test]
+fn capacity_is_exact_and_comes_back() {
+    let ledger = ledger(3);
+    let tickets: Vec<_> = (0..3).map(|_| ledger.reserve(0, 0).unwrap()).collect();
+    assert_eq!(ledger.reserve(0, 0), None);
+    assert!(deliver(&ledger, tickets[1]));
+    assert!(ledger.reserve(0, 0).is_some());
+    assert_eq!(ledger.reserve(0, 0), None);
+    assert_eq!(ledger.counts().refused, 2);
+}
+
+#[test]
+fn tickets_are_never_zero_and_never_come_again() {
+    let ledger = ledger(2);
+    let mut seen = HashSet::from([0]);
+    for _ in 0..1000 {
+        let ticket = ledger.reserve(0, 0).unwrap();
+        assert!(seen.insert(ticket.number()));
+        assert!(deliver(&ledger, ticket));
+    }
+}
+
+#[test]
+fn a_cancelled_check_is_never_delivered_and_keeps_its_slot_until_it_is_let_go() {
+    let ledger = ledger(1);
+    let ticket = ledger.reserve(7, 0).unwrap();
+    assert_eq!(ledger.cancel(ticket), Some(7));
+    assert_eq!(ledger.cancel(ticket), None, "once");
+    assert!(!ledger.decide(ticket));
+    let other = ledger.reserve(0, 0).expect("a cancelled check is not pending");
+    assert_ne!(other.slot(), ticket.slot());
+    assert!(ledger.cancel(other).is_some());
+    assert_eq!(ledger.reserve(0, 0), None, "cancelled checks that nobody lets go of are bounded");
+    ledger.release(ticket);
+    assert!(ledger.reserve(0, 0).is_some());
+    assert_eq!(ledger.counts().cancelled, 2);
+}
+
+#[test]
+fn a_decided_check_can_be_cancelled_until_it_is_taken() {
+    let ledger = ledger(2);
+    let (early, late) = (ledger.reserve(0, 0).unwrap(), ledger.reserve(0, 0).unwrap());
+    assert!(ledger.decide(early) && ledger.decide(late));
+    assert!(ledger.cancel(early).is_some());
+    assert!(!ledger.claim(early, &refused()));
+    assert!(ledger.claim(late, &refused()));
+    assert!(ledger.cancel(late).is_none());
+}
+
+#[test]
+fn an_old_ticket_does_not_touch_the_slot_s_next_check() {
+    let ledger = ledger(1);
+    let old = ledger.reserve(0, 0).unwrap();
+    assert!(deliver(&ledger, old));
+    let new = ledger.reserve(0, 0).unwrap();
+    assert_eq!(old.slot(), new.slot());
+    assert!(ledger.cancel(old).is_none());
+    assert!(!ledger.decide(old));
+    assert!(deliver(&ledger, new));
+}
+
+#[test]
+fn foreign_tickets_are_refused() {
+    let ledger = ledger(2);
+    ledger.reserve(0, 0).unwrap();
+    for number in [0, 1, 2, 3, 0xFF_FFFF, u64::MAX, 1 << 63] {
+        assert_eq!(ledger.cancel(Ticket::from_number(number)), None, "{number}");
+    }
+}
+
+#[test]
+fn what_nobody_takes_counts_as_cancelled() {
+    let ledger = ledger(1);
+    let ticket = ledger.reserve(0, 0).unwrap();
+    assert!(ledger.decide(ticket));
+    ledger.release(ticket);
+    let counts = ledger.counts();
+    assert_eq!((counts.submitted, counts.completed, counts.cancelled), (1, 0, 1));
+}
+
+#[test]
+fn drain_waits_until_a_decision_can_be_fetched_not_until_it_is() {
+    let ledger = ledger(2);
+    let ticket = ledger.reserve(0, 0).unwrap();
+    assert!(!ledger.drain(Duration::ZERO));
+    assert!(ledger.decide(ticket));
+    assert!(!ledger.drain(Duration::ZERO), "nobody could fetch it yet");
+    ledger.shelve(ticket);
+    assert!(ledger.drain(Duration::ZERO));
+}
+
+#[test]
+fn drain_waits_until_what_is_handed_over_was_taken_and_let_go() {
+    let ledger = ledger(2);
+    let ticket = ledger.reserve(0, 0).unwrap();
+    assert!(ledger.decide(ticket));
+    assert!(!ledger.drain(Duration::ZERO));
+    assert!(ledger.claim(ticket, &refused()));
+    assert!(!ledger.drain(Duration::ZERO), "its callback is running");
+    ledger.release(ticket);
+    assert!(ledger.drain(Duration::ZERO));
+}
+
+#[test]
+fn drain_returns_when_what_was_pending_has_ended_whatever_came_later() {
+    let ledger = Arc::new(ledger(8));
+    let old: Vec<_> = (0..4).map(|_| ledger.reserve(0, 0).unwrap()).collect();
+    let drain = thread::spawn({
+        let ledger = Arc::clone(&ledger);
+        move || ledger.drain(Duration::MAX)
+    });
+    while ledger.drainers.load(Ordering::SeqCst) == 0 {
+        thread::yield_now();
+    }
+    for (index, ticket) in old.into_iter().enumerate() {
+        if index % 2 == 0 {
+            assert!(ledger.cancel(ticket).is_some());
+        } else {
+            assert!(ledger.decide(ticket));
+            ledger.shelve(ticket);
+        }
+    }
+    assert!(drain.join().unwrap());
+}
+
+#[test]
+fn a_withdrawn_reservation_leaves_no_trace_even_if_it_was_cancelled() {
+    let ledger = ledger(1);
+    ledger.unreserve(ledger.reserve(0, 0).unwrap());
+    let guessed = ledger.reserve(0, 0).unwrap();
+    assert!(ledger.cancel(guessed).is_some());
+    ledger.unreserve(guessed);
+    let counts = ledger.counts();
+    assert_eq!((counts.submitted, counts.completed, counts.cancelled), (1, 0, 1));
+    assert!(ledger.reserve(0, 0).is_some());
+    assert_eq!(ledger.reserve(0, 0), None, "pending is counted right");
+}
+
+#[test]
+fn a_drain_does_not_wait_for_a_withdrawn_reservation() {
+    let ledger = Arc::new(ledger(1));
+    let ticket = ledger.reserve(0, 0).unwrap();
+    let drain = thread::spawn({
+        let ledger = Arc::clone(&ledger);
+        move || ledger.drain(Duration::MAX)
+    });
+    while ledger.drainers.load(Ordering::SeqCst) == 0 {
+        thread::yield_now();
+    }
+    ledger.unreserve(ticket);
+    assert!(drain.join().unwrap());
+}
+
+/// Four threads submit, a decider and two cancellers race for every check: each ends once, and the
+/// counters agree at every reading.
+#[test]
+fn every_check_ends_once_under_a_race() {
+    const CHECKS: u64 = 40_000;
+    let ledger = Arc::new(ledger(64));
+    let done = Arc::new(AtomicBool::new(false));
+    let reader = thread::spawn({
+        let (ledger, done) = (Arc::clone(&ledger), Arc::clone(&done));
+        move || {
+            while !done.load(Ordering::Relaxed) {
+                let counts = ledger.counts();
+                assert!(counts.completed + counts.cancelled <= counts.submitted);
+                assert!(counts.submitted - counts.completed - counts.cancelled <= 64 + 8);
+            }
+        }
+    });
+    let submitters: Vec<_> = (0..4)
+        .map(|_| {
+            let ledger = Arc::clone(&ledger);
+            thread::spawn(move || {
+                let (mut delivered, mut cancelled) = (0u64, 0u64);
+                for _ in 0..CHECKS / 4 {
+                    let ticket = loop {
+                        match ledger.reserve(0, 0) {
+                            Some(ticket) => break ticket,
+                            None => thread::yield_now(),
+                        }
+                    };
+                    let canceller = thread::scope(|scope| {
+                        if ticket.number() % 64 == 0 {
+                            let other = scope.spawn(|| ledger.cancel(ticket).is_some());
+                            delivered += u64::from(deliver(&ledger, ticket));
+                            other.join().unwrap()
+                        } else {
+                            let cancelled = ticket.number() % 3 == 0 && ledger.cancel(ticket).is_some();
+                            delivered += u64::from(deliver(&ledger, ticket));
+                            cancelled
+                        }
+                    });
+                    cancelled += u64::from(canceller);
+                }
+                (delivered, cancelled)
+            })
+        })
+        .collect();
+    let (mut delivered, mut cancelled) = (0, 0);
+    for submitter in submitters {
+        let (one, other) = submitter.join().unwrap();
+        delivered += one;
+        cancelled += other;
+    }
+    done.store(true, Ordering::Relaxed);
+    reader.join().unwrap();
+    assert_eq!(delivered + cancelled, CHECKS);
+    let counts = ledger.counts();
+    assert_eq!((counts.completed, counts.cancelled), (delivered, cancelled));
+    assert!(delivered > 0 && cancelled > 0);
+}

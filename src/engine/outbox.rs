@@ -1,0 +1,47 @@
+//! What an I/O thread decided in one turn, by receiver: each is called once, at the end of the turn.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use super::completion::{Completed, Completion, Receiver};
+use crate::decision::Decision;
+use crate::observe::{LogLevel, Logger};
+
+/// Receivers looked through for one that has a batch already. A host has a queue a thread; a receiver that
+/// serves a single check is not worth finding again.
+const LOOK_BACK: usize = 8;
+
+#[derive(Default)]
+pub(crate) struct Outbox {
+    batches: Vec<(Arc<dyn Receiver>, Vec<Completed>)>,
+}
+
+impl Outbox {
+    pub(crate) fn decide(&mut self, completion: Completion, decision: Decision) {
+        let Some((receiver, completed)) = completion.decide(decision) else { return };
+        let recent = self.batches.iter_mut().rev().take(LOOK_BACK);
+        for (known, batch) in recent {
+            if Arc::ptr_eq(known, &receiver) {
+                batch.push(completed);
+                return;
+            }
+        }
+        self.batches.push((receiver, vec![completed]));
+    }
+
+    /// Takes the batches out, so that no part of the I/O thread is borrowed while receivers run.
+    pub(crate) fn take(&mut self) -> Self {
+        std::mem::take(self)
+    }
+
+    pub(crate) fn deliver(self, log: &Logger) {
+        for (receiver, mut batch) in self.batches {
+            let call = AssertUnwindSafe(|| receiver.receive(&mut batch));
+            if catch_unwind(call).is_err() {
+                log.log(LogLevel::Error, || {
+                    "a receiver panicked; what it left counts as cancelled".to_owned()
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! One configuration, compiled: what a check is judged and asked by, and what its transports share. Never changes
+//! once made; a reload makes another.
+
+use std::sync::Arc;
+
+use crate::backend::{ReplyRules, RequestPlan};
+use crate::check::{Check, Invalid, Question, Rules};
+use crate::config::Settings;
+use crate::decision::{Cause, Decision, Origin, Verdict};
+use crate::transport::{PoolGauges, Shared};
+
+pub(crate) struct Policy {
+    pub(crate) settings: Arc<Settings>,
+    /// One an endpoint, in the order of `backend.url`.
+    pub(crate) plans: Box<[Arc<RequestPlan>]>,
+    pub(crate) replies: ReplyRules,
+    pub(crate) shared: Arc<Shared>,
+    /// One an endpoint.
+    pub(crate) gauges: Arc<[PoolGauges]>,
+    rules: Rules,
+}
+
+impl Policy {
+    /// Reads certificates. The error says which key and file.
+    pub(crate) fn new(settings: Arc<Settings>) -> Result<Self, String> {
+        let plans: Box<[_]> =
+            settings.backends.iter().map(|url| Arc::new(RequestPlan::new(url, &settings))).collect();
+        let rules = Rules {
+            scope: settings.scope,
+            path_check: settings.path_check,
+            path_in_key: plans.iter().any(|plan| plan.uses_path()),
+        };
+        Ok(Self {
+            replies: ReplyRules::new(&settings),
+            shared: Shared::new(Arc::clone(&settings))?,
+            gauges: settings.backends.iter().map(|_| PoolGauges::default()).collect(),
+            plans,
+            rules,
+            settings,
+        })
+    }
+
+    /// After this nothing about the check's content can fail.
+    pub(crate) fn accept(&self, check: &Check<'_>) -> Result<Question, Invalid> {
+        let question = Question::new(check, self.rules)?;
+        for plan in &self.plans {
+            plan.admit(&question)?;
+        }
+        Ok(question)
+    }
+
+    /// The decision when the backend gave none. What fails for want of our own resources denies, unless the
+    /// operator said otherwise: whoever can flood us must not get in by it.
+    pub(crate) fn without_answer(&self, cause: Cause, reason: &'static str) -> Decision {
+        let own_fault = matches!(cause, Cause::Overload | Cause::Internal);
+        let verdict = if own_fault && !self.settings.fail_open_overload {
+            Verdict::Deny
+        } else {
+            self.settings.default_action
+        };
+        Decision::new(verdict, Origin::Default, cause, reason)
+    }
+}

@@ -1,0 +1,194 @@
+//! Each check has its own deadline; an exchange has one of its own.
+
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::time::{advance, sleep};
+
+use super::support::{ALLOW, DENY, Peer, check, with_shard};
+use crate::check::Check;
+use crate::decision::{Cause, Origin, Verdict};
+
+const fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+fn between(time: Duration, from: u64, to: u64) -> bool {
+    (ms(from)..=ms(to)).contains(&time)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hung_backend_gets_the_default_action_at_each_check_s_own_deadline() {
+    for (action, verdict) in [("deny", Verdict::Deny), ("allow", Verdict::Allow)] {
+        let keys = [("timeout", "2s"), ("default_action", action)];
+        with_shard(&keys, Peer::answering(|_, _| None), |bench| async move {
+            bench.submit(&check("a", ""), 1);
+            bench.submit(&Check { timeout: Some(ms(300)), ..check("b", "") }, 2);
+            bench.submit(&Check { timeout: Some(ms(9000)), ..check("c", "") }, 3);
+            for (user_data, at) in [(2, 300), (1, 2000), (3, 2000)] {
+                let (decision, after) = bench.decided(user_data).await;
+                assert_eq!((decision.verdict, decision.origin), (verdict, Origin::Default));
+                assert_eq!(decision.cause, Cause::Timeout);
+                assert!(between(after, at, at + 10), "{user_data}: {after:?}");
+                assert!(decision.detail().contains("waiting for the first byte"), "{}", decision.detail());
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiters_with_time_left_move_once_into_one_new_exchange() {
+    // The first exchange hangs, the second answers.
+    let peer = Peer::new(|peer, endpoint, mut stream| async move {
+        while peer.request(endpoint, &mut stream).await.is_some() {
+            if peer.requests() > 1 {
+                stream.write_all(ALLOW.as_bytes()).await.unwrap();
+            }
+        }
+    });
+    with_shard(&[("timeout", "1s")], peer, |bench| async move {
+        bench.submit(&check("s", ""), 0);
+        sleep(ms(500)).await;
+        for user_data in 1..=50 {
+            bench.submit(&check("s", ""), user_data);
+        }
+        let (first, after) = bench.decided(0).await;
+        assert_eq!(first.cause, Cause::Timeout);
+        assert!(between(after, 1000, 1010), "{after:?}");
+        for user_data in 1..=50 {
+            let (decision, after) = bench.decided(user_data).await;
+            assert_eq!((decision.verdict, decision.origin), (Verdict::Allow, Origin::Backend));
+            assert!(between(after, 1000, 1020), "{after:?}");
+        }
+        assert_eq!(bench.peer.requests(), 2);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_in_the_inbox_counts_and_is_our_load_not_the_backend_s_silence() {
+    let keys = [("timeout", "1s"), ("default_action", "allow")];
+    with_shard(&keys, Peer::answering(|_, _| Some(ALLOW.into())), |bench| async move {
+        bench.submit(&Check { timeout: Some(ms(5)), ..check("s", "") }, 1);
+        // The I/O thread does not get to run before the deadline.
+        advance(ms(6)).await;
+        let (decision, _) = bench.decided(1).await;
+        assert_eq!((decision.verdict, decision.cause), (Verdict::Deny, Cause::Overload));
+        assert_eq!(bench.peer.requests(), 0);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_a_connection_until_the_deadline_is_overload_and_denies() {
+    let keys = [("timeout", "1s"), ("pool.max_connections", "1"), ("default_action", "allow")];
+    with_shard(&keys, Peer::answering(|_, _| None), |bench| async move {
+        bench.submit(&check("holds", ""), 1);
+        bench.submit(&check("waits", ""), 2);
+        let (holds, _) = bench.decided(1).await;
+        assert_eq!((holds.verdict, holds.cause), (Verdict::Allow, Cause::Timeout));
+        let (waits, _) = bench.decided(2).await;
+        assert_eq!((waits.verdict, waits.cause), (Verdict::Deny, Cause::Overload));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn fail_open_overload_lets_the_default_action_answer_overload() {
+    let keys = [
+        ("timeout", "1s"),
+        ("pool.max_connections", "1"),
+        ("default_action", "allow"),
+        ("fail_open.overload", "on"),
+    ];
+    with_shard(&keys, Peer::answering(|_, _| None), |bench| async move {
+        bench.submit(&check("holds", ""), 1);
+        bench.submit(&check("waits", ""), 2);
+        let (waits, _) = bench.decided(2).await;
+        assert_eq!((waits.verdict, waits.cause), (Verdict::Allow, Cause::Overload));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusing_status_line_refuses_whatever_follows() {
+    // (after the status line, the default action that must not be applied)
+    for rest in ["", "Content-Le", "Content-Length: 0\r\n"] {
+        let script = move |peer: std::rc::Rc<Peer>, endpoint, mut stream: tokio::io::DuplexStream| async move {
+            while peer.request(endpoint, &mut stream).await.is_some() {
+                let start = format!("HTTP/1.1 403 Forbidden\r\n{rest}");
+                stream.write_all(start.as_bytes()).await.unwrap();
+            }
+        };
+        let keys = [("timeout", "1s"), ("default_action", "allow")];
+        with_shard(&keys, Peer::new(script), |bench| async move {
+            bench.submit(&check("s", ""), 1);
+            let (decision, after) = bench.decided(1).await;
+            assert_eq!((decision.verdict, decision.origin), (Verdict::Deny, Origin::Backend));
+            assert_eq!((decision.cause, decision.http_status), (Cause::None, Some(403)));
+            assert!(decision.ttl.is_zero());
+            assert!(after <= ms(1010), "{after:?}");
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_allowing_status_line_alone_does_not_allow() {
+    let script = |peer: std::rc::Rc<Peer>, endpoint, mut stream: tokio::io::DuplexStream| async move {
+        while peer.request(endpoint, &mut stream).await.is_some() {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n").await.unwrap();
+        }
+    };
+    with_shard(&[("timeout", "1s")], Peer::new(script), |bench| async move {
+        bench.submit(&check("s", ""), 1);
+        let (decision, _) = bench.decided(1).await;
+        assert_eq!((decision.verdict, decision.origin), (Verdict::Deny, Origin::Default));
+        assert_eq!((decision.cause, decision.http_status), (Cause::Timeout, Some(200)));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn failover_shares_the_budget_between_endpoints() {
+    let keys = [("backend.url", "http://127.0.0.1:1/a,http://127.0.0.1:2/b"), ("timeout", "2s")];
+    let peer = Peer::answering(|endpoint, _| (endpoint == 1).then(|| ALLOW.into()));
+    with_shard(&keys, peer, |bench| async move {
+        bench.submit(&check("s", ""), 1);
+        let (decision, after) = bench.decided(1).await;
+        assert_eq!((decision.verdict, decision.origin), (Verdict::Allow, Origin::Backend));
+        assert!(between(after, 1000, 1010), "{after:?}");
+        assert_eq!((bench.peer.requests_to(0), bench.peer.requests_to(1)), (1, 1));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_never_asked_elsewhere() {
+    let keys = [("backend.url", "http://127.0.0.1:1/a,http://127.0.0.1:2/b")];
+    let peer = Peer::answering(|endpoint, _| Some(if endpoint == 0 { DENY } else { ALLOW }.into()));
+    with_shard(&keys, peer, |bench| async move {
+        bench.submit(&check("s", ""), 1);
+        let (decision, _) = bench.decided(1).await;
+        assert_eq!((decision.verdict, decision.origin), (Verdict::Deny, Origin::Backend));
+        assert_eq!(bench.peer.requests_to(1), 0);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_makes_three_requests_at_most() {
+    // Every endpoint reads the request and closes.
+    let peer = Peer::new(|peer, endpoint, mut stream| async move {
+        peer.request(endpoint, &mut stream).await;
+    });
+    let urls = "http://127.0.0.1:1/a,http://127.0.0.1:2/b,http://127.0.0.1:3/c,http://127.0.0.1:4/d";
+    with_shard(&[("backend.url", urls)], peer, |bench| async move {
+        bench.submit(&check("s", ""), 1);
+        let (decision, _) = bench.decided(1).await;
+        assert_eq!(decision.cause, Cause::Reset);
+        assert_eq!(bench.peer.requests(), 3);
+    })
+    .await;
+}

@@ -1,0 +1,299 @@
+//! One shard of an engine on the test's own runtime, against peers that are functions.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr};
+use std::panic;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::{Arc, Once};
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::Instant;
+
+use crate::check::Check;
+use crate::config::Config;
+use crate::decision::Decision;
+use crate::engine::completion::{Completed, Receiver, Tag};
+use crate::engine::core::{Batch, Core};
+use crate::engine::ledger::Ticket;
+use crate::engine::shard::Shard;
+use crate::engine::transports::Transports;
+use crate::engine::{SubmitError, core};
+use crate::observe::{Log, LogLevel, Logger};
+use crate::transport::{Dial, Failure, Link, Stage, Transport, Watch};
+
+pub(super) type Script = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Where the engine's own code panics, once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Defect {
+    /// While a connection is made, in the pool's task.
+    Dialing,
+    /// While an idle one is lent, in the exchange's own task.
+    Lending,
+}
+
+/// A peer: what it does with each connection. Counts what the engine cannot lie about.
+pub(super) struct Peer {
+    connections: Cell<usize>,
+    requests: RefCell<Vec<(usize, String)>>,
+    defect: Cell<Option<Defect>>,
+    serve: Box<dyn Fn(Rc<Peer>, usize, DuplexStream) -> Script>,
+}
+
+impl Peer {
+    /// `serve` gets the endpoint and the server's end of each connection.
+    pub(super) fn new<F>(serve: impl Fn(Rc<Self>, usize, DuplexStream) -> F + 'static) -> Rc<Self>
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let serve = Box::new(move |peer, endpoint, stream| Box::pin(serve(peer, endpoint, stream)) as Script);
+        Rc::new(Self {
+            connections: Cell::new(0),
+            requests: RefCell::default(),
+            defect: Cell::default(),
+            serve,
+        })
+    }
+
+    /// Answers every request with what `reply` makes of its target; `None`: never.
+    pub(super) fn answering(reply: impl Fn(usize, &str) -> Option<String> + 'static) -> Rc<Self> {
+        let reply = Rc::new(reply);
+        Self::new(move |peer, endpoint, mut stream| {
+            let reply = Rc::clone(&reply);
+            async move {
+                while let Some(target) = peer.request(endpoint, &mut stream).await {
+                    match reply(endpoint, &target) {
+                        Some(bytes) => stream.write_all(bytes.as_bytes()).await.unwrap(),
+                        None => std::future::pending().await,
+                    }
+                }
+            }
+        })
+    }
+
+    /// Reads one request head; its target. `None`: the engine closed.
+    pub(super) async fn request(&self, endpoint: usize, stream: &mut DuplexStream) -> Option<String> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            match stream.read_u8().await {
+                Ok(byte) => head.push(byte),
+                Err(_) => return None,
+            }
+        }
+        let head = String::from_utf8(head).unwrap();
+        let target = head.split(' ').nth(1).unwrap().to_owned();
+        self.requests.borrow_mut().push((endpoint, target.clone()));
+        Some(target)
+    }
+
+    pub(super) fn requests(&self) -> usize {
+        self.requests.borrow().len()
+    }
+
+    pub(super) fn requests_to(&self, endpoint: usize) -> usize {
+        self.requests.borrow().iter().filter(|(to, _)| *to == endpoint).count()
+    }
+
+    pub(super) fn connections(&self) -> usize {
+        self.connections.get()
+    }
+
+    pub(super) fn break_once(&self, defect: Defect) {
+        self.defect.set(Some(defect));
+    }
+
+    fn panic_if(&self, here: Defect) {
+        if self.defect.get() == Some(here) {
+            self.defect.set(None);
+            panic!("a defect: {here:?}");
+        }
+    }
+}
+
+struct Dialer(Rc<Peer>);
+
+impl Dial for Dialer {
+    fn dial(
+        &self,
+        endpoint: usize,
+        watch: Rc<Watch>,
+    ) -> Pin<Box<dyn Future<Output = Result<Link, Failure>>>> {
+        let peer = Rc::clone(&self.0);
+        Box::pin(async move {
+            // As far as where the default action is usually taken.
+            watch.enter(Stage::Handshaking);
+            peer.panic_if(Defect::Dialing);
+            peer.connections.set(peer.connections.get() + 1);
+            let (ours, theirs) = duplex(64 * 1024);
+            spawn_local((peer.serve)(Rc::clone(&peer), endpoint, theirs));
+            let peer = "scripted".to_owned();
+            let address = Some(Ipv4Addr::LOCALHOST.into());
+            Ok(Link { io: Box::new(ours), peer, address, tls: None, http2: false })
+        })
+    }
+
+    fn is_current(&self, _endpoint: usize, _peer: IpAddr) -> bool {
+        self.0.panic_if(Defect::Lending);
+        true
+    }
+}
+
+/// Takes decisions, with the time at which each came.
+#[derive(Default)]
+pub(super) struct Collected(Mutex<HashMap<usize, (Decision, Instant)>>);
+
+impl Receiver for Collected {
+    fn receive(&self, batch: &mut Vec<Completed>) {
+        for completed in batch.drain(..) {
+            let user_data = completed.user_data();
+            if let Some(decision) = completed.take() {
+                let again = self.0.lock().insert(user_data, (decision, Instant::now()));
+                assert!(again.is_none(), "delivered twice");
+            }
+        }
+    }
+}
+
+pub(super) struct Bench {
+    pub(super) core: Arc<Core>,
+    pub(super) peer: Rc<Peer>,
+    collected: Arc<Collected>,
+    pub(super) began: Instant,
+}
+
+impl Bench {
+    pub(super) fn submit(&self, check: &Check<'_>, user_data: usize) -> u64 {
+        self.try_submit(check, user_data).expect("accepted")
+    }
+
+    pub(super) fn try_submit(&self, check: &Check<'_>, user_data: usize) -> Result<u64, SubmitError> {
+        let receiver: Arc<dyn Receiver> = Arc::clone(&self.collected) as _;
+        Batch::new(&self.core).submit(check, &receiver, Tag { user_data, owner: 0 }, |_| ())
+    }
+
+    pub(super) fn cancel(&self, ticket: u64) -> bool {
+        self.core.cancel(Ticket::from_number(ticket))
+    }
+
+    /// Lets everything run that can run without time passing.
+    pub(super) async fn settle(&self) {
+        for _ in 0..64 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub(super) fn decision(&self, user_data: usize) -> Option<Decision> {
+        self.collected.0.lock().get(&user_data).map(|(decision, _)| decision.clone())
+    }
+
+    /// Waits for the decision; when it came, counted from the start.
+    pub(super) async fn decided(&self, user_data: usize) -> (Decision, std::time::Duration) {
+        loop {
+            let found = self.collected.0.lock().get(&user_data).cloned();
+            if let Some((decision, at)) = found {
+                return (decision, at - self.began);
+            }
+            // Paused time moves on by itself when nothing else can run.
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    }
+}
+
+thread_local! {
+    static PANICS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Counts the panics of each thread, those that somebody catches included.
+fn count_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let others = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            PANICS.set(PANICS.get() + 1);
+            others(info);
+        }));
+    });
+}
+
+/// A shard's surroundings, where they are not the usual ones.
+#[derive(Default)]
+pub(super) struct Surroundings {
+    pub(super) log: Option<Arc<dyn Log>>,
+    /// As in an engine, the runtime says when it parks (here it never does): cancels wait for the shard's turn.
+    pub(super) hooked: bool,
+    /// How many panics there will be; any other number fails the test.
+    pub(super) panics: usize,
+}
+
+/// Runs `test` beside a shard with these keys, on the paused runtime of the caller.
+pub(super) async fn with_shard<F: Future<Output = ()>>(
+    keys: &[(&str, &str)],
+    peer: Rc<Peer>,
+    test: impl FnOnce(Rc<Bench>) -> F,
+) {
+    with_shard_in(Surroundings::default(), keys, peer, test).await;
+}
+
+pub(super) async fn with_shard_in<F: Future<Output = ()>>(
+    surroundings: Surroundings,
+    keys: &[(&str, &str)],
+    peer: Rc<Peer>,
+    test: impl FnOnce(Rc<Bench>) -> F,
+) {
+    count_panics();
+    PANICS.set(0);
+    let mut config = Config::new();
+    config.set("backend.url", "http://127.0.0.1:1/auth").unwrap();
+    config.set("default_action", "deny").unwrap();
+    for (key, value) in keys {
+        config.set(key, value).unwrap();
+    }
+    let settings = Arc::new(config.settings().unwrap());
+    let log = Arc::new(Logger::new(LogLevel::Warn, surroundings.log));
+    LocalSet::new()
+        .run_until(async move {
+            let (core, mut outlets) = core(settings, log).unwrap();
+            let dialer: Rc<dyn Dial> = Rc::new(Dialer(Rc::clone(&peer)));
+            let transports = Transports::new(move |policy| {
+                let (settings, gauges) = (Arc::clone(&policy.settings), Arc::clone(&policy.gauges));
+                Transport::with_dialer(settings, gauges, 0, 1, Rc::clone(&dialer))
+            });
+            let outlet = outlets.pop().expect("one I/O thread");
+            if surroundings.hooked {
+                let _ = outlet.hooks();
+            }
+            let shard = spawn_local(Shard::new(Arc::clone(&core), outlet, transports, 1).run());
+            let began = Instant::now();
+            let collected = Arc::default();
+            let bench = Rc::new(Bench { core, peer, collected, began });
+            test(Rc::clone(&bench)).await;
+            bench.settle().await;
+            let stats = bench.core.stats();
+            assert_eq!(stats.submitted, stats.completed + stats.cancelled + stats.pending);
+            bench.core.closed.store(true, std::sync::atomic::Ordering::SeqCst);
+            bench.core.inboxes[0].stop();
+            shard.await.unwrap();
+            bench.settle().await;
+            assert_eq!(bench.core.stats().pending, 0, "an engine that ended owes nothing");
+        })
+        .await;
+    assert_eq!(PANICS.get(), surroundings.panics, "panics");
+}
+
+pub(super) fn check<'a>(session_id: &'a str, query: &'a str) -> Check<'a> {
+    Check {
+        session_id: session_id.as_bytes(),
+        query: query.as_bytes(),
+        path: b"/ch/index.m3u8",
+        ip: b"192.0.2.1",
+        ..Check::default()
+    }
+}
+
+pub(super) const ALLOW: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+pub(super) const DENY: &str = "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n";

@@ -1,0 +1,26 @@
+//! alta-auth: an asynchronous batch verifier for HTTP backend authorization.
+//!
+//! A media server hands over a [`Check`]; one I/O thread turns equal checks into one exchange with the
+//! backend, and every check gets exactly one [`Decision`].
+
+mod backend;
+mod check;
+mod config;
+mod decision;
+mod engine;
+mod observe;
+mod probe;
+mod sys;
+mod transport;
+
+pub use check::{Check, Field, Invalid, limits};
+pub use config::{Config, ConfigError, KeyDoc, PresetDoc};
+pub use decision::{Cause, Decision, Origin, Verdict};
+pub use engine::{Completed, Engine, Queue, Receiver, StartError, SubmitError};
+pub use observe::{Log, LogLevel, Stats};
+pub use probe::{ProbeAttempt, ProbeReport, probe};
+
+/// The examples of README.md, compiled and run with those of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,107 @@
+//! The counters as Prometheus text.
+
+use std::fmt::Write as _;
+
+use super::Stats;
+use crate::decision::{Cause, Origin};
+
+impl Stats {
+    /// In Prometheus' text format, version 0.0.4. Every line is a comment or begins with `alta_auth_`.
+    pub fn prometheus(&self) -> String {
+        let mut page = Page(String::with_capacity(4096));
+        page.one("checks_submitted_total", "counter", "Checks accepted.", self.submitted);
+        page.one("checks_completed_total", "counter", "Checks delivered.", self.completed);
+        page.one("checks_cancelled_total", "counter", "Checks cancelled.", self.cancelled);
+        page.one(
+            "checks_pending",
+            "gauge",
+            "Checks accepted and neither delivered nor cancelled.",
+            self.pending,
+        );
+        page.one("checks_refused_total", "counter", "Checks not accepted for want of room.", self.refused);
+        page.one(
+            "checks_coalesced_total",
+            "counter",
+            "Checks that shared another's request.",
+            self.coalesced,
+        );
+        page.many(
+            "decisions_total",
+            "Decisions by verdict.",
+            "verdict",
+            [("allow", self.allowed), ("deny", self.denied)],
+        );
+        let origins = Origin::ALL.map(|origin| (origin.name(), self.origins[origin as usize]));
+        page.many("decisions_by_origin_total", "Decisions by who gave them.", "origin", origins);
+        let causes = Cause::ALL.map(|cause| (cause.name(), self.causes[cause as usize]));
+        page.many("decisions_by_cause_total", "Decisions by why the backend gave none.", "cause", causes);
+        page.one("exchanges_total", "counter", "Requests begun.", self.exchanges);
+        page.one("retries_total", "counter", "Safe retries among the requests.", self.retries);
+        page.one("sessions_revoked_total", "counter", "Sessions revoked.", self.revoked);
+        page.one(
+            "replies_from_cache_total",
+            "counter",
+            "Replies out of a cache before the backend, never reused.",
+            self.replies_from_cache,
+        );
+        page.one(
+            "texts_dropped_total",
+            "counter",
+            "Replies with a user id or location not fit to pass on.",
+            self.texts_dropped,
+        );
+        page.one("connections_opened_total", "counter", "Connections established.", self.connections_opened);
+        page.one("connections_open", "gauge", "Connections.", self.connections_open);
+        page.one("connections_idle", "gauge", "Connections without an exchange.", self.connections_idle);
+        page.one(
+            "connections_waiting",
+            "gauge",
+            "Exchanges waiting for a connection.",
+            self.connections_waiting,
+        );
+        page.0
+    }
+}
+
+struct Page(String);
+
+impl Page {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP alta_auth_{name} {help}\n# TYPE alta_auth_{name} {kind}");
+    }
+
+    fn one(&mut self, name: &str, kind: &str, help: &str, value: u64) {
+        self.head(name, kind, help);
+        let _ = writeln!(self.0, "alta_auth_{name} {value}");
+    }
+
+    fn many<const N: usize>(&mut self, name: &str, help: &str, label: &str, values: [(&str, u64); N]) {
+        self.head(name, "counter", help);
+        for (of, value) in values {
+            let _ = writeln!(self.0, "alta_auth_{name}{{{label}=\"{of}\"}} {value}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_is_a_comment_or_a_sample() {
+        let mut stats = Stats { submitted: 7, denied: 3, ..Stats::default() };
+        stats.causes[Cause::Timeout as usize] = 2;
+        let page = stats.prometheus();
+        for line in page.lines() {
+            let sample = line.strip_prefix("alta_auth_").and_then(|line| line.rsplit_once(' '));
+            let is_sample = sample.is_some_and(|(_, value)| value.parse::<u64>().is_ok());
+            assert!(
+                line.starts_with("# HELP alta_auth_") || line.starts_with("# TYPE alta_auth_") || is_sample
+            );
+        }
+        assert!(page.contains("\nalta_auth_decisions_by_cause_total{cause=\"timeout\"} 2\n"));
+        assert!(page.contains("\nalta_auth_decisions_total{verdict=\"deny\"} 3\n"));
+        assert!(page.contains("\nalta_auth_checks_submitted_total 7\n"));
+        assert!(page.ends_with('\n'));
+    }
+}

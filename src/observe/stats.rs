@@ -1,0 +1,45 @@
+//! Counters at one instant.
+
+/// Counters at one instant, for all I/O threads together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Checks accepted. `submitted = completed + cancelled + pending`, at every reading.
+    pub submitted: u64,
+    /// Checks delivered.
+    pub completed: u64,
+    /// Checks cancelled.
+    pub cancelled: u64,
+    /// Checks accepted and neither delivered nor cancelled, now.
+    pub pending: u64,
+    /// Submits answered with [`crate::SubmitError::Full`].
+    pub refused: u64,
+    /// Delivered decisions that allow.
+    pub allowed: u64,
+    /// Delivered decisions that deny.
+    pub denied: u64,
+    /// Delivered decisions by origin, in the order of [`crate::Origin::ALL`].
+    pub origins: [u64; 4],
+    /// Delivered decisions by cause, in the order of [`crate::Cause::ALL`].
+    pub causes: [u64; 16],
+    /// Delivered decisions of checks that joined another's exchange.
+    pub coalesced: u64,
+    /// Requests begun.
+    pub exchanges: u64,
+    /// Safe retries among them.
+    pub retries: u64,
+    /// Sessions revoked.
+    pub revoked: u64,
+    /// Replies that came out of a cache between us and the backend (`Age`, `X-Cache`); never reused.
+    pub replies_from_cache: u64,
+    /// Replies whose `X-UserId` or `Location` was not fit to pass on.
+    pub texts_dropped: u64,
+    /// Connections established since the start.
+    pub connections_opened: u64,
+    /// Connections, now.
+    pub connections_open: u64,
+    /// Connections without an exchange, now. Those in use are `connections_open - connections_idle`.
+    pub connections_idle: u64,
+    /// Exchanges waiting for a connection, now.
+    pub connections_waiting: u64,
+}

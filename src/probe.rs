@@ -1,0 +1,145 @@
+//! One check, shown in full: what `alta-auth check` prints.
+//!
+//! Asked by the same code that the engine uses, on a runtime of its own on the calling thread. Nothing is
+//! pooled, coalesced or remembered.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::LocalSet;
+use tokio::time::Instant;
+
+use crate::backend::RequestPlan;
+use crate::check::{Check, Question};
+use crate::config::{BackendUrl, Config, ConfigError};
+use crate::decision::Decision;
+use crate::engine::{
+    Asking, Attempt, Policy, RetryBudget, StartError, SubmitError, ask, backend_decision, doing,
+    outage_decision,
+};
+use crate::transport::{Stage, Transport};
+
+/// Everything that one check did, for a person to read. Holds secrets: the bytes are as sent.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ProbeReport {
+    /// What an engine would have decided.
+    pub decision: Decision,
+    /// Every request, in order: one, or more after a failover or a safe retry.
+    pub attempts: Vec<ProbeAttempt>,
+    /// What the configuration warns of.
+    pub warnings: Vec<String>,
+}
+
+/// One request to one endpoint.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct ProbeAttempt {
+    /// `scheme://host:port`
+    pub endpoint: String,
+    /// The address connected to.
+    pub peer: Option<String>,
+    /// e.g. `TLSv1.3, h2`
+    pub tls: Option<String>,
+    /// `HTTP/1.1` or `HTTP/2`
+    pub protocol: &'static str,
+    /// The request head, as sent; for HTTP/2 the same request as HTTP/1.1 text.
+    pub request: Vec<u8>,
+    /// Every byte received; empty for HTTP/2.
+    pub reply: Vec<u8>,
+    /// How long the steps took; `None`: not reached, or not needed.
+    pub resolve: Option<Duration>,
+    /// TCP or Unix connect.
+    pub connect: Option<Duration>,
+    /// TLS handshake.
+    pub tls_handshake: Option<Duration>,
+    /// From the request written to the first byte of the answer.
+    pub first_byte: Option<Duration>,
+    /// The whole attempt.
+    pub total: Duration,
+    /// What it was doing when it ended without an answer, e.g. `connecting`; empty if there was an answer.
+    pub stage: &'static str,
+    /// Why there was no answer; empty if there was one.
+    pub failure: String,
+}
+
+/// Asks once; blocks until there is a decision.
+pub fn probe(config: &Config, check: &Check<'_>) -> Result<Result<ProbeReport, SubmitError>, StartError> {
+    let settings = Arc::new(config.settings().map_err(StartError::Config)?);
+    let policy = Policy::new(Arc::clone(&settings))
+        .map_err(|error| StartError::Config(ConfigError::without_key(error)))?;
+    let policy = Arc::new(policy);
+    let question = match policy.accept(check) {
+        Ok(question) => Rc::new(question),
+        Err(invalid) => return Ok(Err(SubmitError::Invalid(invalid))),
+    };
+    let runtime = runtime().map_err(StartError::System)?;
+    let local = LocalSet::new();
+    let asking = Asking::traced();
+    let began = Instant::now();
+    let result = local.block_on(&runtime, async {
+        let transport = Transport::new(Arc::clone(&policy.shared), Arc::clone(&policy.gauges), 0, 1);
+        let timeout = question.timeout.map_or(settings.timeout, |wanted| wanted.min(settings.timeout));
+        let result =
+            ask(&transport, &RetryBudget::default(), &policy, &question, began + timeout, &asking).await;
+        transport.close();
+        result
+    });
+    let mut decision = match result {
+        Ok(answer) => {
+            let ttl = answer.ttl;
+            backend_decision(answer, ttl)
+        }
+        Err(outage) => outage_decision(&policy, &outage),
+    };
+    decision.latency = began.elapsed();
+    let attempts = asking
+        .attempts()
+        .into_iter()
+        .map(|attempt| {
+            let endpoint = attempt.endpoint;
+            shown(&attempt, &settings.backends[endpoint], &policy.plans[endpoint], &question)
+        })
+        .collect();
+    Ok(Ok(ProbeReport { decision, attempts, warnings: settings.warnings.clone() }))
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()
+}
+
+fn shown(attempt: &Attempt, url: &BackendUrl, plan: &Arc<RequestPlan>, question: &Question) -> ProbeAttempt {
+    let trace = attempt.progress.trace.as_ref().expect("a traced asking records every attempt").borrow();
+    let ended = attempt.ended.unwrap_or_else(Instant::now);
+    let entered = |stage| trace.marks.iter().find(|&&(mark, _)| mark == stage).map(|&(_, at)| at);
+    // A step lasts until the next one that was entered.
+    let lasted = |stage| {
+        let from = entered(stage)?;
+        let until = trace.marks.iter().map(|&(_, at)| at).find(|&at| at > from).unwrap_or(ended);
+        Some(until - from)
+    };
+    let request = if trace.http2 {
+        let mut request = Vec::new();
+        plan.write_http1(question, &mut request);
+        request
+    } else {
+        trace.sent.clone()
+    };
+    ProbeAttempt {
+        endpoint: url.label(),
+        peer: trace.peer.clone(),
+        tls: trace.tls.clone(),
+        protocol: if trace.http2 { "HTTP/2" } else { "HTTP/1.1" },
+        request,
+        reply: trace.received.clone(),
+        resolve: lasted(Stage::Resolving),
+        connect: lasted(Stage::Connecting),
+        tls_handshake: lasted(Stage::Handshaking),
+        first_byte: entered(Stage::Replying).and(lasted(Stage::Written)),
+        total: ended - attempt.began,
+        stage: if attempt.failure.is_empty() { "" } else { doing(attempt.progress.stage.get()) },
+        failure: attempt.failure.clone(),
+    }
+}

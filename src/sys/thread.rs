@@ -1,0 +1,82 @@
+//! Threads that leave a host alone: no signal reaches them, and their panics print nothing.
+
+#![allow(unsafe_code, reason = "the signal mask has no safe interface")]
+
+use std::cell::Cell;
+use std::io;
+use std::mem::MaybeUninit;
+use std::panic;
+use std::sync::Once;
+use std::thread::{Builder, JoinHandle};
+
+/// Starts a thread in which every signal is blocked from its first instruction on: the mask is inherited, so
+/// the calling thread blocks them too until the other one exists. The host's handlers keep running on the
+/// host's threads, and a write to a closed connection never raises SIGPIPE here.
+pub(crate) fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    let _blocked = Blocked::all();
+    Builder::new().name(name).spawn(move || {
+        let _inside = Inside::enter();
+        work();
+    })
+}
+
+thread_local! {
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While this lives, the calling thread runs code of the library.
+pub(crate) struct Inside {
+    before: bool,
+}
+
+impl Inside {
+    pub(crate) fn enter() -> Self {
+        Self { before: INSIDE.replace(true) }
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        INSIDE.set(self.before);
+    }
+}
+
+/// Keeps a panic inside the library from printing: its message may quote a client's bytes, and nothing may be
+/// written to a host's standard error. Panics elsewhere go to the hook that was there before.
+pub(crate) fn silence_own_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let others = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !INSIDE.get() {
+                others(info);
+            }
+        }));
+    });
+}
+
+/// Every signal is blocked on this thread until this is dropped.
+struct Blocked {
+    before: libc::sigset_t,
+}
+
+impl Blocked {
+    fn all() -> Self {
+        let mut all = MaybeUninit::uninit();
+        let mut before = MaybeUninit::uninit();
+        // SAFETY: sigfillset initialises the set it is given, and cannot fail on a valid pointer.
+        unsafe { libc::sigfillset(all.as_mut_ptr()) };
+        // SAFETY: `all` was initialised above; `before` is valid for writing one set, and pthread_sigmask,
+        // which fails only for an unknown first argument, initialises it.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
+        // SAFETY: initialised by the call above.
+        Self { before: unsafe { before.assume_init() } }
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        // SAFETY: `before` is the mask this thread had; the old mask is not asked for.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, std::ptr::null_mut()) };
+    }
+}

@@ -1,0 +1,299 @@
+//! Bytes: resolve, connect, TLS, pool, the HTTP lanes. No policy here: no retry, no deadline of a check, no verdict.
+//!
+//! Everything but [`Shared`] lives on one I/O thread, inside its `LocalSet`; connections never change threads.
+//! A connection is made by a [`Dial`], watched by a tap (`tap.rs`) that sees every plain byte, spoken to by a
+//! lane (`h1.rs`, `h2.rs`: hyper), and lent by the pool of its endpoint (`pool.rs`). Its place in the pool is a
+//! value that goes with its socket: when the socket is gone, so is the place.
+
+mod body;
+mod connect;
+mod dial;
+mod frames;
+mod h1;
+mod h2;
+mod head;
+mod pool;
+mod resolve;
+mod tap;
+#[cfg(test)]
+mod tests;
+mod tls;
+
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use tokio::time::Instant;
+
+pub(crate) use body::{Body, BodyError};
+pub(crate) use dial::Dial;
+#[cfg(test)]
+pub(crate) use dial::{Dialing, Io, Link, Look, Watch};
+
+use crate::config::{Address, BackendUrl, HttpVersion, Scheme, Settings};
+use crate::decision::Cause;
+
+/// The head of one request, written by the protocol into whatever form a lane needs.
+pub(crate) trait RequestHead {
+    /// Appends the request target: path, `?`, query.
+    fn write_target(&self, out: &mut Vec<u8>);
+    /// Every header in wire order; `Host` is the first.
+    fn each_header(&self, each: &mut dyn FnMut(&str, &[u8]));
+}
+
+/// How far an exchange has come. Shared by the exchange, the connection it is on, and the engine, which
+/// learns from it what a deadline interrupted.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    pub(crate) stage: Cell<Stage>,
+    /// The final status line, once it is in (1xx are skipped): a refusal needs no more than that.
+    pub(crate) status_line: Cell<Option<u16>>,
+    /// Bytes and times for `alta-auth check`; None: not recorded.
+    pub(crate) trace: Option<RefCell<Trace>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// Waiting for a connection of the pool.
+    #[default]
+    Queued,
+    Resolving,
+    Connecting,
+    Handshaking,
+    /// A connection is there; nothing of the request may have been written yet.
+    Ready,
+    /// The first byte of the request was handed to the system.
+    Written,
+    /// The first byte of the reply was read.
+    Replying,
+    /// The header section is complete.
+    Replied,
+}
+
+/// What `alta-auth check` shows.
+#[derive(Debug, Default)]
+pub(crate) struct Trace {
+    /// Plain bytes, above TLS. For HTTP/2: frames, not shown.
+    pub(crate) sent: Vec<u8>,
+    pub(crate) received: Vec<u8>,
+    pub(crate) peer: Option<String>,
+    /// e.g. `TLSv1.3, h2`; None without TLS.
+    pub(crate) tls: Option<String>,
+    pub(crate) http2: bool,
+    pub(crate) reused: bool,
+    /// When each stage was entered.
+    pub(crate) marks: Vec<(Stage, Instant)>,
+}
+
+/// Why an exchange gave no complete header section.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) cause: Cause,
+    /// For a log line: what and where, never a query or a header value.
+    pub(crate) detail: Cow<'static, str>,
+    /// It died on a reused connection before the first byte of an answer (or the peer promised that it did
+    /// nothing: `REFUSED_STREAM`, a stream above GOAWAY's last): asking again on a fresh connection is safe.
+    pub(crate) retry_is_safe: bool,
+}
+
+/// A complete header section. The body is still on the connection.
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    /// Names and values in order.
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) body: Body,
+}
+
+/// The pool's state, per endpoint, summed over the I/O threads.
+#[derive(Debug, Default)]
+pub(crate) struct PoolGauges {
+    /// Connections established since the engine began.
+    pub(crate) opened: AtomicU64,
+    pub(crate) open: AtomicU64,
+    pub(crate) idle: AtomicU64,
+    /// Exchanges waiting for a connection.
+    pub(crate) waiting: AtomicU64,
+    /// Exchanges begun: requests handed to a connection.
+    pub(crate) exchanges: AtomicU64,
+}
+
+/// What all I/O threads of an engine share: TLS configuration and its session cache, resolved names.
+pub(crate) struct Shared {
+    settings: Arc<Settings>,
+    tls: Option<Arc<rustls::ClientConfig>>,
+    names: Option<resolve::Names>,
+}
+
+/// The system's resolver, or a test's. Runs on the thread `alta-dns`, where it may take its time.
+pub(crate) type Resolve = dyn Fn(&str) -> std::io::Result<Vec<IpAddr>> + Send + Sync;
+
+impl Shared {
+    /// Reads certificates, prepares TLS. Fails with a text that names the key and the file.
+    pub(crate) fn new(settings: Arc<Settings>) -> Result<Arc<Self>, String> {
+        Self::with_resolver(settings, Arc::new(resolve::system))
+    }
+
+    pub(crate) fn with_resolver(
+        settings: Arc<Settings>,
+        resolver: Arc<Resolve>,
+    ) -> Result<Arc<Self>, String> {
+        let https = settings.backends.iter().any(|url| url.scheme == Scheme::Https);
+        let tls = https.then(|| tls::client_config(&settings.tls, settings.http_version)).transpose()?;
+        let hosts = settings.backends.iter().filter_map(|url| match &url.address {
+            Address::Tcp { host, .. } if host.parse::<IpAddr>().is_err() => Some(host.clone()),
+            _ => None,
+        });
+        let names = resolve::Names::new(hosts.collect(), settings.dns_refresh, resolver)
+            .map_err(|error| format!("cannot start the thread alta-dns: {error}"))?;
+        Ok(Arc::new(Self { settings, tls, names }))
+    }
+}
+
+/// The pools of one I/O thread. Lives inside a `LocalSet`.
+pub(crate) struct Transport {
+    pools: Vec<Rc<pool::Pool>>,
+    origins: Vec<Origin>,
+    settings: Arc<Settings>,
+}
+
+/// For HTTP/2's pseudo-headers: `http` or `https`, and the authority.
+type Origin = (http::uri::Scheme, http::uri::Authority);
+
+/// What a URL means to the pool and the lanes.
+struct Endpoint {
+    /// For texts.
+    label: String,
+    lane: pool::Lane,
+    origin: Origin,
+}
+
+impl Endpoint {
+    fn new(url: &BackendUrl, version: HttpVersion) -> Self {
+        let lane = match version {
+            // Where TLS may agree on either lane, the first handshake tells.
+            HttpVersion::Auto if url.scheme == Scheme::Https => pool::Lane::Unknown,
+            HttpVersion::Http2 | HttpVersion::H2c => pool::Lane::H2,
+            HttpVersion::Auto | HttpVersion::Http11 => pool::Lane::H1,
+        };
+        let scheme = match url.scheme {
+            Scheme::Https => http::uri::Scheme::HTTPS,
+            Scheme::Http | Scheme::Unix => http::uri::Scheme::HTTP,
+        };
+        // Configuration took it apart from a URL; what `http` still refuses (an odd name) has no better stand-in.
+        let authority = http::uri::Authority::try_from(url.authority())
+            .unwrap_or_else(|_| http::uri::Authority::from_static("localhost"));
+        Self { label: url.label(), lane, origin: (scheme, authority) }
+    }
+}
+
+impl Transport {
+    /// `share` of `of` I/O threads; `gauges` one per endpoint.
+    pub(crate) fn new(shared: Arc<Shared>, gauges: Arc<[PoolGauges]>, share: usize, of: usize) -> Rc<Self> {
+        let settings = Arc::clone(&shared.settings);
+        Self::with_dialer(settings, gauges, share, of, Rc::new(connect::Connector::new(shared)))
+    }
+
+    /// As `new`, over connections that `dialer` makes.
+    pub(crate) fn with_dialer(
+        settings: Arc<Settings>,
+        gauges: Arc<[PoolGauges]>,
+        share: usize,
+        of: usize,
+        dialer: Rc<dyn Dial>,
+    ) -> Rc<Self> {
+        let version = settings.http_version;
+        // The remainder goes to the first threads. Configuration refuses fewer connections than threads.
+        let all = settings.pool.max_connections;
+        let limits = pool::Limits {
+            connections: (all / of + usize::from(share < all % of)).max(1),
+            idle_timeout: settings.pool.idle_timeout,
+            max_age: settings.pool.max_age,
+            connect_timeout: settings.connect_timeout,
+        };
+        let (pools, origins) = settings
+            .backends
+            .iter()
+            .enumerate()
+            .map(move |(index, url)| {
+                let Endpoint { label, lane, origin } = Endpoint::new(url, version);
+                let gauges = Arc::clone(&gauges);
+                (pool::Pool::new(index, label, limits, lane, Rc::clone(&dialer), gauges), origin)
+            })
+            .unzip();
+        Rc::new(Self { pools, origins, settings })
+    }
+
+    /// One request to endpoint `endpoint`, until its header section is complete. No retry in here: what is
+    /// tried again below was never handed to the system.
+    /// The caller bounds the time and may drop the future: a request that was written then closes its
+    /// HTTP/1.1 connection, so that the late reply is never read as another's.
+    pub(crate) async fn exchange(
+        self: &Rc<Self>,
+        endpoint: usize,
+        head: &dyn RequestHead,
+        fresh: bool,
+        progress: &Rc<Progress>,
+    ) -> Result<Reply, Failure> {
+        let pool = &self.pools[endpoint];
+        // Each turn uses up a connection that was closing under us; the bound only keeps a peer that closes
+        // everything at once from keeping us busy.
+        for _ in 0..16 {
+            let outcome = match pool.acquire(fresh, progress).await? {
+                pool::Lent::H1(lease) => h1::exchange(lease, head, progress).await,
+                pool::Lent::H2(seat) => {
+                    h2::exchange(seat, &self.origins[endpoint], head, self.settings.timeout, progress).await
+                }
+            };
+            match outcome {
+                Ok(reply) => return Ok(reply),
+                Err(Broken::Failed(failure)) => return Err(failure),
+                Err(Broken::Unsent) => progress.stage.set(Stage::Queued),
+            }
+        }
+        Err(Failure::new(
+            Cause::Reset,
+            format!("{} closes its connections before they are used", pool.label()),
+        ))
+    }
+
+    /// Closes idle connections now and others when their exchange ends.
+    pub(crate) fn close(&self) {
+        for pool in &self.pools {
+            pool.close();
+        }
+    }
+}
+
+/// How a lane ends without a reply.
+enum Broken {
+    Failed(Failure),
+    /// The connection was closing; nothing of the request was handed to the system. Another one may be used.
+    Unsent,
+}
+
+impl From<Failure> for Broken {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl Failure {
+    fn new(cause: Cause, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { cause, detail: detail.into(), retry_is_safe: false }
+    }
+}
+
+impl Progress {
+    /// Moves on to `stage`; never back.
+    fn enter(&self, stage: Stage) {
+        if self.stage.get() < stage {
+            self.stage.set(stage);
+            if let Some(trace) = &self.trace {
+                trace.borrow_mut().marks.push((stage, Instant::now()));
+            }
+        }
+    }
+}

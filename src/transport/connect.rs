@@ -1,0 +1,304 @@
+//! The real connections: TCP by Happy Eyeballs (RFC 8305), Unix sockets, TLS.
+//!
+//! `connect_timeout` is the time of one attempt: TCP and the TLS handshake on it together (and, before them, of
+//! waiting for a first answer of the resolver). With several addresses each attempt has its own (`race.rs`); the
+//! first that connects goes on to TLS. A descriptor, port or buffer that the system does not have is our own failure
+//! (OVERLOAD), not the backend's, and so is a name that could not be looked up for want of one.
+
+mod race;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use socket2::{Domain, SockRef, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use race::{interleave, race};
+
+use super::dial::{Dial, Dialing, Io, Link, Look, Watch};
+use super::{Failure, Shared, Stage, tls};
+use crate::config::{Address, BackendUrl, HttpVersion, Scheme};
+use crate::decision::Cause;
+
+/// Between two knocks at a Unix socket whose backlog is full.
+const BACKLOG_DELAY: Duration = Duration::from_millis(5);
+
+pub(super) struct Connector {
+    shared: Arc<Shared>,
+}
+
+impl Connector {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+}
+
+impl Dial for Connector {
+    fn dial(&self, endpoint: usize, watch: Rc<Watch>) -> Dialing {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            let url = &shared.settings.backends[endpoint];
+            match &url.address {
+                Address::Tcp { host, port } => tcp(&shared, url, host, *port, &watch).await,
+                Address::Unix(path) => unix(&shared, url, path, &watch).await,
+            }
+        })
+    }
+
+    fn is_current(&self, endpoint: usize, peer: IpAddr) -> bool {
+        match (&self.shared.settings.backends[endpoint].address, &self.shared.names) {
+            (Address::Tcp { host, .. }, Some(names)) => names.is_current(host, peer),
+            _ => true,
+        }
+    }
+}
+
+async fn tcp(
+    shared: &Shared,
+    url: &BackendUrl,
+    host: &str,
+    port: u16,
+    watch: &Watch,
+) -> Result<Link, Failure> {
+    let limit = shared.settings.connect_timeout;
+    let label = url.label();
+    let literal = host.parse::<IpAddr>().ok();
+    let addresses = match (literal, &shared.names) {
+        (Some(address), _) => vec![address],
+        (None, Some(names)) => {
+            watch.enter(Stage::Resolving);
+            let found = timeout_at(Instant::now() + limit, names.addresses(host)).await;
+            let found = found.unwrap_or_else(|_| {
+                Err(match shortage() {
+                    Some(error) => (Cause::Overload, error.to_string()),
+                    None => (Cause::Resolve, "the resolver does not answer".to_owned()),
+                })
+            });
+            found.map_err(|(cause, why)| Failure::new(cause, format!("cannot resolve {host}: {why}")))?
+        }
+        (None, None) => return Err(Failure::new(Cause::Resolve, format!("cannot resolve {host}"))),
+    };
+    watch.enter(Stage::Connecting);
+    let order = interleave(&addresses).into_iter().map(|address| SocketAddr::new(address, port)).collect();
+    let (stream, peer, deadline) = race(order, limit, open)
+        .await
+        .map_err(|(peer, error)| refused(&label, &peer.to_string(), &error, limit))?;
+    // An exchange is one small write; waiting to fill a segment would cost it 40 ms.
+    let _ = stream.set_nodelay(true);
+    let name = literal.is_none().then_some(host);
+    let address = name.map(|_| peer.ip());
+    let link = if url.scheme == Scheme::Https {
+        watch.enter(Stage::Handshaking);
+        let shake = handshake(shared, host, stream);
+        let shaken = timeout_at(deadline, shake)
+            .await
+            .unwrap_or_else(|_| Err(format!("the handshake was not done within {} ms", limit.as_millis())));
+        let (io, tls, http2) = shaken
+            .map_err(|why| Failure::new(Cause::Tls, format!("TLS with {label} ({peer}) failed: {why}")))?;
+        Link { io, peer: peer.to_string(), address, tls: Some(tls), http2 }
+    } else {
+        let http2 = shared.settings.http_version == HttpVersion::H2c;
+        Link { io: Box::new(stream), peer: peer.to_string(), address, tls: None, http2 }
+    };
+    if let (Some(name), Some(names)) = (name, &shared.names) {
+        names.worked(name, peer.ip());
+    }
+    Ok(link)
+}
+
+async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    if reaches_itself(&stream) { Err(io::ErrorKind::ConnectionRefused.into()) } else { Ok(stream) }
+}
+
+/// While nothing listens on a local port of the ephemeral range, the system may give a connection to it that
+/// very port as its own, and TCP then connects it to itself: it would read its own request as the reply.
+fn reaches_itself(stream: &TcpStream) -> bool {
+    matches!((stream.local_addr(), stream.peer_addr()), (Ok(local), Ok(peer)) if local == peer)
+}
+
+async fn unix(shared: &Shared, url: &BackendUrl, path: &Path, watch: &Watch) -> Result<Link, Failure> {
+    watch.enter(Stage::Connecting);
+    let limit = shared.settings.connect_timeout;
+    let label = url.label();
+    let peer = path.display().to_string();
+    let connected = match timeout_at(Instant::now() + limit, open_unix(path)).await {
+        Ok(connected) => connected,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    };
+    let stream = connected.map_err(|error| refused(&label, &peer, &error, limit))?;
+    if let Some(wanted) = shared.settings.unix_peer_uid {
+        let uid = stream.peer_cred().map(|peer| peer.uid());
+        if !matches!(uid, Ok(uid) if uid == wanted) {
+            let who = uid.map_or_else(|error| error.to_string(), |uid| format!("user {uid}"));
+            let detail = format!("{label} is served by {who}, not by unix.peer_uid = {wanted}");
+            return Err(Failure::new(Cause::Connect, detail));
+        }
+    }
+    let http2 = shared.settings.http_version == HttpVersion::H2c;
+    Ok(Link { io: Box::new(stream), peer, address: None, tls: None, http2 })
+}
+
+/// A full backlog is no failure yet. TCP waits for room by itself; here the system only says that there is none.
+async fn open_unix(path: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(BACKLOG_DELAY).await,
+            other => return other,
+        }
+    }
+}
+
+/// The stream, what was agreed to show, and whether HTTP/2 was.
+async fn handshake(
+    shared: &Shared,
+    host: &str,
+    stream: TcpStream,
+) -> Result<(Box<dyn Io>, String, bool), String> {
+    let settings = &shared.settings;
+    let config = shared.tls.as_ref().expect("made at start for every list with an https URL");
+    let name = tls::server_name(&settings.tls, host)?;
+    let stream = shake_hands(config, name, stream).await?;
+    let session = stream.get_ref().1;
+    let http2 = session.alpn_protocol() == Some(b"h2");
+    if settings.http_version == HttpVersion::Http2 && !http2 {
+        return Err("the backend does not offer HTTP/2 (ALPN): see http.version".to_owned());
+    }
+    let version = session.protocol_version().and_then(|version| version.as_str()).unwrap_or("TLS");
+    let resumed = session.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+    let shown = format!(
+        "{}, {}{}",
+        version.replace("v1_", "v1."),
+        if http2 { "h2" } else { "http/1.1" },
+        if resumed { ", resumed" } else { "" }
+    );
+    Ok((Box::new(stream), shown, http2))
+}
+
+pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
+    config: &Arc<rustls::ClientConfig>,
+    name: ServerName<'static>,
+    stream: S,
+) -> Result<TlsStream<S>, String> {
+    TlsConnector::from(Arc::clone(config)).connect(name, stream).await.map_err(|error| {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(error) => tls::explain(error),
+            None if error.kind() == io::ErrorKind::UnexpectedEof => {
+                "closed during the handshake (does it speak TLS on this port?)".to_owned()
+            }
+            None => error.to_string(),
+        }
+    })
+}
+
+/// Our own system's lack, not the backend's.
+pub(super) fn is_local(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOBUFS
+                | libc::ENOMEM
+                // epoll: fs.epoll.max_user_watches.
+                | libc::ENOSPC
+                | libc::EADDRNOTAVAIL
+        )
+    )
+}
+
+/// Whether there is no descriptor to be had. A resolver without one says that the name is unknown, or nothing.
+pub(super) fn shortage() -> Option<io::Error> {
+    Socket::new(Domain::UNIX, Type::DGRAM, None).err().filter(is_local)
+}
+
+fn refused(label: &str, peer: &str, error: &io::Error, limit: Duration) -> Failure {
+    if is_local(error) {
+        return Failure::new(Cause::Overload, format!("this system has no connection to spare: {error}"));
+    }
+    Failure::new(
+        Cause::Connect,
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => format!("connection refused by {label} ({peer})"),
+            io::ErrorKind::TimedOut => {
+                format!("no connection to {label} ({peer}) within {} ms", limit.as_millis())
+            }
+            _ => format!("no connection to {label} ({peer}): {error}"),
+        },
+    )
+}
+
+impl Io for TcpStream {
+    fn look(&self) -> Look {
+        peek(&SockRef::from(self))
+    }
+}
+
+impl Io for UnixStream {
+    fn look(&self) -> Look {
+        peek(&SockRef::from(self))
+    }
+}
+
+impl Io for TlsStream<TcpStream> {
+    fn look(&self) -> Look {
+        match self.get_ref().0.look() {
+            // A record: a session ticket, an alert, or data.
+            Look::Surplus => Look::Unknown,
+            other => other,
+        }
+    }
+}
+
+/// The socket does not block, so neither does this.
+fn peek(socket: &SockRef<'_>) -> Look {
+    let mut byte = [std::mem::MaybeUninit::uninit()];
+    match socket.peek(&mut byte) {
+        Ok(0) => Look::Closed,
+        Ok(_) => Look::Surplus,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Look::Nothing,
+        Err(_) => Look::Closed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(500);
+
+    #[tokio::test]
+    async fn a_socket_that_reached_itself_is_told_from_one_that_reached_a_peer() {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let own = socket.local_addr().unwrap();
+        assert!(reaches_itself(&socket.connect(own).await.unwrap()));
+
+        let peer = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        assert!(!reaches_itself(&open(peer.local_addr().unwrap()).await.unwrap()));
+    }
+
+    #[test]
+    fn our_own_shortages_are_overload() {
+        for code in
+            [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::ENOSPC, libc::EADDRNOTAVAIL]
+        {
+            let failure = refused("http://a", "a", &io::Error::from_raw_os_error(code), LIMIT);
+            assert_eq!(failure.cause, Cause::Overload, "{code}");
+        }
+        for code in [libc::ECONNREFUSED, libc::EHOSTUNREACH, libc::ENETUNREACH, libc::ETIMEDOUT, libc::ENOENT]
+        {
+            let failure = refused("http://a", "a", &io::Error::from_raw_os_error(code), LIMIT);
+            assert_eq!(failure.cause, Cause::Connect, "{code}");
+        }
+    }
+}

@@ -1,0 +1,454 @@
+//! The connections of one I/O thread to one endpoint.
+//!
+//! Bounded: a connection, or the attempt at one, holds a [`Place`]; there are `Limits::connections` of them. The
+//! idle ones are a stack, so that those not needed grow old and are closed. Who finds none waits in line, and
+//! takes whichever comes first: one that is returned, or its own new one. A new connection that nobody waits for
+//! any more becomes idle; a failure goes to the one who caused it.
+//!
+//! HTTP/2 connections are shared: a [`Seat`] is a stream on one. Where HTTP/2 is or may be spoken, one connection
+//! is made at a time, and its failure goes to all who wait, unless another one is there to wait for.
+//!
+//! `RefCell` discipline: `state` is never borrowed while a grant is given, a connection closed or a value of
+//! another room dropped; each of those may come back here.
+
+mod holds;
+mod line;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::{spawn_local, yield_now};
+use tokio::time::{Instant, sleep_until};
+
+use holds::Attempt;
+pub(super) use holds::{Lease, Place};
+use line::{Grant, Line, Queued, Waiter, Watching};
+
+use super::dial::{Dial, Look, Watch};
+use super::{Failure, PoolGauges, Progress, Stage, h1, h2};
+use crate::decision::Cause;
+
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) connections: usize,
+    pub(super) idle_timeout: Duration,
+    pub(super) max_age: Duration,
+    pub(super) connect_timeout: Duration,
+}
+
+/// What new connections will speak.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// The first TLS handshake will tell.
+    Unknown,
+    H1,
+    H2,
+}
+
+pub(super) struct Pool {
+    endpoint: usize,
+    label: String,
+    pub(super) limits: Limits,
+    dialer: Rc<dyn Dial>,
+    gauges: Arc<[PoolGauges]>,
+    state: RefCell<State>,
+    /// Wakes the reaper: something became idle, or the pool is gone.
+    idled: Rc<Notify>,
+    me: Weak<Self>,
+}
+
+struct State {
+    lane: Lane,
+    /// Places given out; and how many connections are being made.
+    places: usize,
+    attempts: usize,
+    /// Ordered by the time of return; the last is lent first.
+    idle: VecDeque<Idle>,
+    shared: Vec<Rc<h2::Conn>>,
+    watch: Rc<Watch>,
+    line: Line,
+    reaping: bool,
+    closed: bool,
+}
+
+struct Idle {
+    conn: h1::Conn,
+    since: Instant,
+}
+
+/// What `acquire` gives.
+pub(super) enum Lent {
+    H1(Lease),
+    H2(h2::Seat),
+}
+
+impl Pool {
+    pub(super) fn new(
+        endpoint: usize,
+        label: String,
+        limits: Limits,
+        lane: Lane,
+        dialer: Rc<dyn Dial>,
+        gauges: Arc<[PoolGauges]>,
+    ) -> Rc<Self> {
+        let state = State {
+            lane,
+            places: 0,
+            attempts: 0,
+            idle: VecDeque::new(),
+            shared: Vec::new(),
+            watch: Rc::default(),
+            line: Line::default(),
+            reaping: false,
+            closed: false,
+        };
+        Rc::new_cyclic(|me| Self {
+            endpoint,
+            label,
+            limits,
+            dialer,
+            gauges,
+            state: RefCell::new(state),
+            idled: Rc::default(),
+            me: me.clone(),
+        })
+    }
+
+    pub(super) fn label(&self) -> &str {
+        &self.label
+    }
+
+    pub(super) fn gauges(&self) -> &PoolGauges {
+        &self.gauges[self.endpoint]
+    }
+
+    fn rc(&self) -> Rc<Self> {
+        self.me.upgrade().expect("a pool is only ever used through its Rc")
+    }
+
+    /// A connection, or a stream on one. `fresh`: one on which nothing was ever asked (over HTTP/2 any that takes
+    /// streams will do: one that is dying no longer does, and a refused stream says nothing of the connection).
+    pub(super) async fn acquire(&self, fresh: bool, progress: &Rc<Progress>) -> Result<Lent, Failure> {
+        self.start_reaper();
+        if let Some(seat) = self.seat() {
+            progress.enter(Stage::Ready);
+            return Ok(Lent::H2(seat));
+        }
+        if !fresh && let Some(lease) = self.idle_lease().await {
+            progress.enter(Stage::Ready);
+            return Ok(Lent::H1(lease));
+        }
+        let place_in_line = Queued::join(self, fresh);
+        // One connection for all is under way, or this exchange will make its own.
+        let mut watching = Watching::new(self.common_watch(), progress);
+        self.grant();
+        loop {
+            match place_in_line.granted().await {
+                Grant::Place(place, attempt) => {
+                    let watch = self.common_watch();
+                    watching.exchange(&watch);
+                    self.dial(place, attempt, Rc::clone(&place_in_line.waiter), watch);
+                }
+                Grant::Lent(lent) => {
+                    drop(watching);
+                    progress.enter(Stage::Ready);
+                    return Ok(lent);
+                }
+                Grant::Failed(failure) => return Err(failure),
+            }
+        }
+    }
+
+    /// Where one connection is made for all who wait, all watch it.
+    fn common_watch(&self) -> Rc<Watch> {
+        let state = self.state.borrow();
+        if state.lane == Lane::H1 { Rc::default() } else { Rc::clone(&state.watch) }
+    }
+
+    fn seat(&self) -> Option<h2::Seat> {
+        let max_age = self.limits.max_age;
+        let conns = self.state.borrow().shared.clone();
+        for conn in &conns {
+            let outlived = conn.born.elapsed() >= max_age
+                || conn.address.is_some_and(|address| !self.dialer.is_current(self.endpoint, address));
+            if outlived {
+                conn.retire();
+            }
+        }
+        conns.iter().find_map(h2::Conn::seat)
+    }
+
+    /// The connection that was returned last and is still good.
+    async fn idle_lease(&self) -> Option<Lease> {
+        loop {
+            let idle = self.state.borrow_mut().idle.pop_back()?;
+            self.gauges().idle.fetch_sub(1, Relaxed);
+            let expired = idle.since.elapsed() >= self.limits.idle_timeout;
+            let conn = idle.conn;
+            if expired || !self.is_good(&conn) {
+                conn.wire.hang_up();
+                continue;
+            }
+            match conn.wire.look() {
+                Look::Nothing => return Some(Lease::new(self.rc(), conn)),
+                Look::Unknown => {
+                    // hyper's task reads what there is before this one runs again.
+                    let lease = Lease::new(self.rc(), conn);
+                    yield_now().await;
+                    if lease.conn().is_alive() {
+                        return Some(lease);
+                    }
+                }
+                // Bytes that nobody asked for: never read as the answer to the next request.
+                Look::Surplus | Look::Closed => conn.wire.hang_up(),
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn look_at_idle(&self) -> Option<Look> {
+        self.state.borrow().idle.back().map(|idle| idle.conn.wire.look())
+    }
+
+    fn is_good(&self, conn: &h1::Conn) -> bool {
+        conn.is_alive()
+            && conn.born.elapsed() < self.limits.max_age
+            && conn.address.is_none_or(|address| self.dialer.is_current(self.endpoint, address))
+    }
+
+    /// Gives free places to those in line who have none, in their order.
+    fn grant(&self) {
+        loop {
+            let (waiter, idle) = {
+                let mut state = self.state.borrow_mut();
+                if state.lane != Lane::H1 && state.attempts > 0 {
+                    return;
+                }
+                let Some(waiter) = state.line.placeless() else { return };
+                if state.places < self.limits.connections {
+                    state.places += 1;
+                    state.attempts += 1;
+                    state.line.has_place(&waiter);
+                    (waiter, None)
+                } else if let Some(idle) = waiter.fresh.then(|| state.idle.pop_front()).flatten() {
+                    (waiter, Some(idle))
+                } else {
+                    return;
+                }
+            };
+            match idle {
+                // Gives up its place, which brings us here again.
+                Some(idle) => {
+                    self.gauges().idle.fetch_sub(1, Relaxed);
+                    idle.conn.wire.hang_up();
+                }
+                None => waiter.give(Grant::Place(Place::new(self), Attempt::new(self))),
+            }
+        }
+    }
+
+    /// Makes a connection in the background: who waits for it may leave, it does not go to waste.
+    fn dial(&self, place: Place, attempt: Attempt, waiter: Rc<Waiter>, watch: Rc<Watch>) {
+        let pool = self.rc();
+        spawn_local(async move {
+            let _crash = Crash { pool: &pool, waiter: &waiter };
+            if let Err(failure) = pool.connect(place, &waiter, &watch).await {
+                pool.fail(&waiter, failure);
+            }
+            watch.rest();
+            drop(attempt);
+        });
+    }
+
+    async fn connect(&self, place: Place, first: &Waiter, watch: &Rc<Watch>) -> Result<(), Failure> {
+        let link = self.dialer.dial(self.endpoint, Rc::clone(watch)).await?;
+        if link.http2 {
+            let conn = h2::establish(&self.rc(), link, place).await?;
+            let mut state = self.state.borrow_mut();
+            state.lane = Lane::H2;
+            state.shared.push(conn);
+            drop(state);
+            self.offer_seats();
+        } else {
+            let conn = h1::establish(&self.rc(), link, place).await?;
+            self.state.borrow_mut().lane = Lane::H1;
+            self.offer(conn, Some(first));
+        }
+        Ok(())
+    }
+
+    fn fail(&self, waiter: &Waiter, failure: Failure) {
+        let mut state = self.state.borrow_mut();
+        // Unless there is one that they can go on waiting for.
+        if state.lane != Lane::H1 && state.shared.is_empty() {
+            let all = state.line.take_all();
+            drop(state);
+            for waiter in all {
+                waiter.give(Grant::Failed(failure.clone()));
+            }
+        } else {
+            let waiter = state.line.take(waiter);
+            drop(state);
+            if let Some(waiter) = waiter {
+                waiter.give(Grant::Failed(failure));
+            }
+        }
+    }
+
+    /// A good connection that nobody uses: to `first`, else to the first in line, else onto the stack.
+    fn offer(&self, conn: h1::Conn, first: Option<&Waiter>) {
+        let waiter = {
+            let line = &mut self.state.borrow_mut().line;
+            first.and_then(|first| line.take(first)).or_else(|| line.take_first(conn.uses > 0))
+        };
+        if let Some(waiter) = waiter {
+            return waiter.give(Grant::Lent(Lent::H1(Lease::new(self.rc(), conn))));
+        }
+        if self.state.borrow().closed {
+            return conn.wire.hang_up();
+        }
+        self.state.borrow_mut().idle.push_back(Idle { conn, since: Instant::now() });
+        self.gauges().idle.fetch_add(1, Relaxed);
+        self.idled.notify_one();
+        // Someone may wait for a fresh one, and need the place of this.
+        self.grant();
+    }
+
+    /// An exchange has ended well and its connection is silent.
+    fn take_back(&self, conn: h1::Conn) {
+        conn.wire.disarm();
+        if self.is_good(&conn) { self.offer(conn, None) } else { conn.wire.hang_up() }
+    }
+
+    /// A stream has ended, or more are allowed.
+    pub(super) fn offer_seats(&self) {
+        loop {
+            if self.state.borrow().line.is_empty() {
+                return;
+            }
+            let Some(seat) = self.seat() else { return };
+            let waiter = self.state.borrow_mut().line.take_first(false);
+            match waiter {
+                Some(waiter) => waiter.give(Grant::Lent(Lent::H2(seat))),
+                None => return,
+            }
+        }
+    }
+
+    /// hyper has finished with a connection.
+    pub(super) fn forget(&self, id: &h1::Id) {
+        let mut state = self.state.borrow_mut();
+        if let Some(index) = state.idle.iter().position(|idle| idle.conn.is(id)) {
+            let gone = state.idle.remove(index);
+            drop(state);
+            drop(gone);
+            self.gauges().idle.fetch_sub(1, Relaxed);
+        }
+    }
+
+    pub(super) fn forget_shared(&self, conn: &Rc<h2::Conn>) {
+        self.state.borrow_mut().shared.retain(|other| !Rc::ptr_eq(other, conn));
+        self.grant();
+    }
+
+    pub(super) fn close(&self) {
+        let (idle, shared) = {
+            let mut state = self.state.borrow_mut();
+            state.closed = true;
+            (std::mem::take(&mut state.idle), state.shared.clone())
+        };
+        self.gauges().idle.fetch_sub(idle.len() as u64, Relaxed);
+        for idle in idle {
+            idle.conn.wire.hang_up();
+        }
+        for conn in shared {
+            conn.retire();
+        }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.state.borrow().closed
+    }
+
+    /// An HTTP/2 connection has no streams: it will have to be closed some time.
+    pub(super) fn shared_idled(&self) {
+        self.idled.notify_one();
+    }
+
+    fn start_reaper(&self) {
+        if std::mem::replace(&mut self.state.borrow_mut().reaping, true) {
+            return;
+        }
+        let (pool, idled) = (self.me.clone(), Rc::clone(&self.idled));
+        spawn_local(async move {
+            loop {
+                let next = match pool.upgrade() {
+                    Some(pool) => pool.reap(),
+                    None => return,
+                };
+                match next {
+                    Some(next) => sleep_until(next).await,
+                    None => idled.notified().await,
+                }
+            }
+        });
+    }
+
+    /// Closes what has been idle for too long. When to look again; never, if nothing is idle.
+    fn reap(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let timeout = self.limits.idle_timeout;
+        let mut next: Option<Instant> = None;
+        loop {
+            let mut state = self.state.borrow_mut();
+            let Some(oldest) = state.idle.front() else { break };
+            if oldest.since + timeout > now {
+                next = Some(oldest.since + timeout);
+                break;
+            }
+            let expired = state.idle.pop_front();
+            drop(state);
+            if let Some(expired) = expired {
+                self.gauges().idle.fetch_sub(1, Relaxed);
+                expired.conn.wire.hang_up();
+            }
+        }
+        let shared = self.state.borrow().shared.clone();
+        for conn in shared {
+            match conn.idle_since() {
+                Some(since) if since + timeout <= now => conn.retire(),
+                Some(since) => next = Some(next.map_or(since + timeout, |next| next.min(since + timeout))),
+                None => {}
+            }
+        }
+        next
+    }
+}
+
+/// A dial that panics fails all the same: whoever waits for it would take its silence for the backend's.
+struct Crash<'a> {
+    pool: &'a Pool,
+    waiter: &'a Rc<Waiter>,
+}
+
+impl Drop for Crash<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let failure = Failure::new(Cause::Internal, "a defect while connecting, caught".to_owned());
+            self.pool.fail(self.waiter, failure);
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let idle = self.state.get_mut().idle.len();
+        self.gauges().idle.fetch_sub(idle as u64, Relaxed);
+        self.idled.notify_one();
+    }
+}

@@ -1,0 +1,167 @@
+//! The line before a pool's connections: who waits, and what is given to whom.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Poll, Waker};
+
+use super::{Attempt, Lent, Place, Pool};
+use crate::transport::dial::{Ticket, Watch};
+use crate::transport::{Failure, Progress};
+
+/// Who waits, in the order of arrival. When a backend hangs there are tens of thousands, and all leave at once:
+/// no step here looks at more of the line than the way to one waiter.
+#[derive(Default)]
+pub(super) struct Line {
+    arrivals: u64,
+    waiters: BTreeMap<u64, Rc<Waiter>>,
+    /// Those who have had no place to make a connection of their own.
+    placeless: BTreeSet<u64>,
+    /// Those who take a connection that was used before.
+    content: BTreeSet<u64>,
+}
+
+/// One in line.
+pub(super) struct Waiter {
+    number: u64,
+    pub(super) fresh: bool,
+    inbox: RefCell<Option<Grant>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+pub(super) enum Grant {
+    Place(Place, Attempt),
+    Lent(Lent),
+    Failed(Failure),
+}
+
+impl Line {
+    fn join(&mut self, fresh: bool) -> Rc<Waiter> {
+        let number = self.arrivals;
+        self.arrivals += 1;
+        let waiter = Rc::new(Waiter { number, fresh, inbox: RefCell::default(), waker: RefCell::default() });
+        self.waiters.insert(number, Rc::clone(&waiter));
+        self.placeless.insert(number);
+        if !fresh {
+            self.content.insert(number);
+        }
+        waiter
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiters.is_empty()
+    }
+
+    /// The first who has had no place.
+    pub(super) fn placeless(&self) -> Option<Rc<Waiter>> {
+        self.placeless.first().map(|number| Rc::clone(&self.waiters[number]))
+    }
+
+    pub(super) fn has_place(&mut self, waiter: &Waiter) {
+        self.placeless.remove(&waiter.number);
+    }
+
+    /// None: has left, or was served.
+    pub(super) fn take(&mut self, waiter: &Waiter) -> Option<Rc<Waiter>> {
+        self.remove(waiter.number)
+    }
+
+    /// The first of all; or of those who take a used connection.
+    pub(super) fn take_first(&mut self, used: bool) -> Option<Rc<Waiter>> {
+        let number = if used {
+            self.content.first().copied()
+        } else {
+            self.waiters.first_key_value().map(|(number, _)| *number)
+        };
+        self.remove(number?)
+    }
+
+    pub(super) fn take_all(&mut self) -> impl Iterator<Item = Rc<Waiter>> + use<> {
+        self.placeless.clear();
+        self.content.clear();
+        std::mem::take(&mut self.waiters).into_values()
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Rc<Waiter>> {
+        self.placeless.remove(&number);
+        self.content.remove(&number);
+        self.waiters.remove(&number)
+    }
+}
+
+impl Waiter {
+    pub(super) fn give(&self, grant: Grant) {
+        // A place that was not used yet goes on to the next in line.
+        let unused = self.inbox.replace(Some(grant));
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+        drop(unused);
+    }
+}
+
+/// A place in line; leaves it, and passes on what it was just given, when dropped.
+pub(super) struct Queued<'a> {
+    pool: &'a Pool,
+    pub(super) waiter: Rc<Waiter>,
+}
+
+impl<'a> Queued<'a> {
+    pub(super) fn join(pool: &'a Pool, fresh: bool) -> Self {
+        let waiter = pool.state.borrow_mut().line.join(fresh);
+        waiting(pool).fetch_add(1, Relaxed);
+        Self { pool, waiter }
+    }
+
+    pub(super) async fn granted(&self) -> Grant {
+        poll_fn(|cx| {
+            let grant = self.waiter.inbox.take();
+            if grant.is_none() {
+                self.waiter.waker.replace(Some(cx.waker().clone()));
+            }
+            grant.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        waiting(self.pool).fetch_sub(1, Relaxed);
+        let _ = self.pool.state.borrow_mut().line.take(&self.waiter);
+        let unused = self.waiter.inbox.take();
+        drop(unused);
+    }
+}
+
+fn waiting(pool: &Pool) -> &AtomicU64 {
+    &pool.gauges().waiting
+}
+
+/// Lets a dial go when its exchange does.
+pub(super) struct Watching<'a> {
+    watch: Rc<Watch>,
+    ticket: Ticket,
+    progress: &'a Rc<Progress>,
+}
+
+impl<'a> Watching<'a> {
+    pub(super) fn new(watch: Rc<Watch>, progress: &'a Rc<Progress>) -> Self {
+        let ticket = watch.attach(progress);
+        Self { watch, ticket, progress }
+    }
+
+    pub(super) fn exchange(&mut self, watch: &Rc<Watch>) {
+        self.watch.detach(self.ticket);
+        self.watch = Rc::clone(watch);
+        self.ticket = watch.attach(self.progress);
+    }
+}
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        self.watch.detach(self.ticket);
+    }
+}

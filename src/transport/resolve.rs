@@ -1,0 +1,325 @@
+//! Names of backends, and their addresses.
+//!
+//! The system's resolver blocks for as long as it likes, so it has a thread of its own, `alta-dns`, started only
+//! if some URL has a name. I/O threads never wait for it but for the first answer: an answer older than
+//! `dns.refresh` is used as it is while a newer one is fetched, and a resolver that fails changes nothing. The
+//! thread is never joined: it ends by itself after its current lookup, once the engine is gone.
+//!
+//! At most 16 addresses of a name are used; the one that last worked is tried first.
+
+use std::io;
+use std::net::{IpAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::{Resolve, connect};
+use crate::decision::Cause;
+
+const MAX_ADDRESSES: usize = 16;
+
+/// The names of one engine's URLs.
+pub(super) struct Names {
+    table: Arc<[Name]>,
+    refresh: Duration,
+    /// Lookups to do, by index in `table`. At most one a name is on its way, so this never fills.
+    wanted: Sender<usize>,
+}
+
+struct Name {
+    host: String,
+    state: Mutex<State>,
+    answer: watch::Sender<Answer>,
+}
+
+#[derive(Default)]
+struct State {
+    /// A lookup is on its way.
+    asked: bool,
+    /// The answer in use is older than this: ask again.
+    stale_at: Option<Instant>,
+    /// Connected last.
+    worked: Option<IpAddr>,
+}
+
+#[derive(Clone, Default)]
+enum Answer {
+    #[default]
+    None,
+    /// The resolver's words; nothing has ever been found.
+    Failed(Cause, String),
+    Found(Arc<[IpAddr]>),
+}
+
+/// `getaddrinfo`, through std.
+pub(super) fn system(host: &str) -> io::Result<Vec<IpAddr>> {
+    Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
+}
+
+impl Names {
+    /// None: nothing to resolve, no thread.
+    pub(super) fn new(
+        mut hosts: Vec<String>,
+        refresh: Duration,
+        resolve: Arc<Resolve>,
+    ) -> io::Result<Option<Self>> {
+        hosts.sort();
+        hosts.dedup();
+        if hosts.is_empty() {
+            return Ok(None);
+        }
+        let table: Arc<[Name]> = hosts
+            .into_iter()
+            .map(|host| Name { host, state: Mutex::default(), answer: watch::Sender::default() })
+            .collect();
+        let (wanted, lookups) = crossbeam_channel::bounded(table.len());
+        let answered = Arc::clone(&table);
+        let thread = crate::sys::spawn("alta-dns".to_owned(), move || {
+            for index in lookups {
+                let name: &Name = &answered[index];
+                // Probed here and now: a moment later there may be descriptors again.
+                name.settle(resolve(&name.host).map_err(|error| connect::shortage().unwrap_or(error)));
+            }
+        })?;
+        // Detached: it may hang in the resolver when the engine is freed.
+        drop(thread);
+        Ok(Some(Self { table, refresh, wanted }))
+    }
+
+    /// The addresses to try, in order of preference.
+    pub(super) async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, (Cause, String)> {
+        let failed = |why: &str| (Cause::Resolve, why.to_owned());
+        let Some(index) = self.index(host) else { return Err(failed("not a name of this engine")) };
+        let name = &self.table[index];
+        let mut answer = name.answer.subscribe();
+        // A failure that was there before is not an answer to this question; a new one is. So what is there is
+        // looked at before the question: the answer may come at once, and would be taken for an old one.
+        let mut current = answer.borrow_and_update().clone();
+        self.want(index);
+        while !matches!(current, Answer::Found(_)) {
+            if answer.changed().await.is_err() {
+                return Err(failed("the resolver is gone"));
+            }
+            current = answer.borrow_and_update().clone();
+            if let Answer::Failed(cause, why) = current {
+                return Err((cause, why));
+            }
+        }
+        let Answer::Found(found) = current else { return Err(failed("no address")) };
+        let mut found = found.to_vec();
+        if let Some(worked) = name.state.lock().worked
+            && let Some(at) = found.iter().position(|address| *address == worked)
+        {
+            found[..=at].rotate_right(1);
+        }
+        Ok(found)
+    }
+
+    /// Whether the name still stands for `address`. Asks the resolver again when it is time.
+    pub(super) fn is_current(&self, host: &str, address: IpAddr) -> bool {
+        let Some(index) = self.index(host) else { return true };
+        self.want(index);
+        match &*self.table[index].answer.borrow() {
+            Answer::Found(found) => found.contains(&address),
+            Answer::None | Answer::Failed(..) => true,
+        }
+    }
+
+    pub(super) fn worked(&self, host: &str, address: IpAddr) {
+        if let Some(index) = self.index(host) {
+            self.table[index].state.lock().worked = Some(address);
+        }
+    }
+
+    fn index(&self, host: &str) -> Option<usize> {
+        self.table.iter().position(|name| name.host == host)
+    }
+
+    /// Sees to it that a lookup is on its way, if one is due.
+    fn want(&self, index: usize) {
+        let mut state = self.table[index].state.lock();
+        let now = Instant::now();
+        if state.asked || state.stale_at.is_some_and(|at| now < at) {
+            return;
+        }
+        state.asked = true;
+        state.stale_at = Some(now + self.refresh);
+        drop(state);
+        // Full or closed cannot be: there is room for each name, and the thread lives as long as `self`.
+        let _ = self.wanted.try_send(index);
+    }
+}
+
+impl Name {
+    /// Takes the resolver's answer. Runs on `alta-dns`.
+    fn settle(&self, outcome: io::Result<Vec<IpAddr>>) {
+        let failed = |error: io::Error| {
+            let cause = if connect::is_local(&error) { Cause::Overload } else { Cause::Resolve };
+            (cause, error.to_string())
+        };
+        let found = outcome.map_err(failed).and_then(|found| {
+            let mut kept: Vec<IpAddr> = Vec::with_capacity(MAX_ADDRESSES);
+            for address in found {
+                if kept.len() < MAX_ADDRESSES && !kept.contains(&address) {
+                    kept.push(address);
+                }
+            }
+            if kept.is_empty() {
+                Err((Cause::Resolve, "the name has no address".to_owned()))
+            } else {
+                Ok(kept)
+            }
+        });
+        // The lock is held while the answer changes, so that who is told to ask again finds `asked` cleared.
+        let mut state = self.state.lock();
+        state.asked = false;
+        match found {
+            Ok(found) => {
+                self.answer.send_replace(Answer::Found(found.into()));
+            }
+            Err((cause, why)) => {
+                // What was found before still stands. Without anything, the next use asks at once.
+                if matches!(&*self.answer.borrow(), Answer::Found(_)) {
+                    return;
+                }
+                state.stale_at = None;
+                self.answer.send_replace(Answer::Failed(cause, why));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use crossbeam_channel::{bounded, unbounded};
+
+    use super::*;
+
+    fn address(last: u8) -> IpAddr {
+        Ipv4Addr::new(192, 0, 2, last).into()
+    }
+
+    fn names(
+        refresh: Duration,
+        resolve: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static,
+    ) -> Names {
+        Names::new(vec!["backend.test".into()], refresh, Arc::new(resolve)).unwrap().unwrap()
+    }
+
+    #[test]
+    fn without_names_there_is_no_thread() {
+        assert!(Names::new(vec![], Duration::ZERO, Arc::new(system)).unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_thousand_addresses_are_cut_to_sixteen() {
+        let names = names(Duration::from_mins(1), |_| {
+            Ok((0..1000u32).map(|n| Ipv4Addr::from(0x0a00_0000 + n).into()).collect())
+        });
+        assert_eq!(names.addresses("backend.test").await.unwrap().len(), MAX_ADDRESSES);
+    }
+
+    #[tokio::test]
+    async fn many_who_ask_at_once_make_one_lookup() {
+        let (go, wait) = bounded::<()>(0);
+        let lookups = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&lookups);
+        let names = names(Duration::from_mins(1), move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let _ = wait.recv();
+            Ok(vec![address(1)])
+        });
+        let ask = || names.addresses("backend.test");
+        let release = async { drop(go) };
+        let (a, b, c, ()) = tokio::join!(ask(), ask(), ask(), release);
+        assert!([a, b, c].iter().all(|found| *found == Ok(vec![address(1)])));
+        assert_eq!(lookups.load(Ordering::Relaxed), 1);
+    }
+
+    /// A resolver that answers what it is sent, and says when it has been asked.
+    fn scripted() -> (Names, Sender<io::Result<Vec<IpAddr>>>, crossbeam_channel::Receiver<()>) {
+        let (script, answers) = unbounded::<io::Result<Vec<IpAddr>>>();
+        let (asked, was_asked) = unbounded();
+        let names = names(Duration::ZERO, move |_| {
+            let _ = asked.send(());
+            answers.recv().unwrap_or_else(|_| Err(io::Error::other("end of the script")))
+        });
+        (names, script, was_asked)
+    }
+
+    #[tokio::test]
+    async fn what_was_found_stands_when_the_resolver_fails() {
+        let (names, script, was_asked) = scripted();
+        script.send(Err(io::Error::other("no such host"))).unwrap();
+        assert_eq!(names.addresses("backend.test").await, Err((Cause::Resolve, "no such host".to_owned())));
+        script.send(Ok(vec![address(1), address(2)])).unwrap();
+        assert_eq!(names.addresses("backend.test").await.unwrap(), [address(1), address(2)]);
+        names.worked("backend.test", address(2));
+        // Each use asks again, and each of these lookups fails.
+        for _ in 0..3 {
+            settled(&names);
+            script.send(Err(io::Error::other("down"))).unwrap();
+            assert_eq!(names.addresses("backend.test").await.unwrap(), [address(2), address(1)]);
+        }
+        settled(&names);
+        assert_eq!(was_asked.try_iter().count(), 5);
+    }
+
+    /// Waits until no lookup is on its way.
+    fn settled(names: &Names) {
+        let began = Instant::now();
+        while names.table[0].state.lock().asked {
+            assert!(began.elapsed() < Duration::from_secs(10), "the lookup does not end");
+            std::thread::yield_now();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_moved_name_is_noticed_by_use() {
+        let (names, script, was_asked) = scripted();
+        script.send(Ok(vec![address(1)])).unwrap();
+        names.addresses("backend.test").await.unwrap();
+        was_asked.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert!(names.is_current("backend.test", address(1)), "stale, but the only answer there is");
+        let mut news = names.table[0].answer.subscribe();
+        news.mark_unchanged();
+        script.send(Ok(vec![address(2)])).unwrap();
+        news.changed().await.unwrap();
+        assert!(!names.is_current("backend.test", address(1)));
+        assert!(names.is_current("backend.test", address(2)));
+    }
+
+    #[tokio::test]
+    async fn dropping_it_does_not_wait_for_a_hanging_resolver() {
+        let (hang, never) = bounded::<()>(0);
+        let (asked, was_asked) = bounded(1);
+        let names = names(Duration::ZERO, move |_| {
+            let _ = asked.send(());
+            let _ = never.recv();
+            Ok(vec![])
+        });
+        names.want(0);
+        was_asked.recv_timeout(Duration::from_secs(10)).unwrap();
+        let before = Instant::now();
+        drop(names);
+        assert!(before.elapsed() < Duration::from_millis(100));
+        drop(hang);
+    }
+
+    #[tokio::test]
+    async fn a_lookup_that_fails_at_once_is_not_missed() {
+        let names = names(Duration::from_mins(1), |_| Err(io::Error::other("no such host")));
+        // Some of so many lookups end before who asked for them looks for the answer.
+        for _ in 0..20_000 {
+            let asked = tokio::time::timeout(Duration::from_secs(5), names.addresses("backend.test")).await;
+            assert!(asked.expect("nobody will answer this any more").is_err());
+        }
+    }
+}
