@@ -8,6 +8,7 @@ mod check;
 mod config;
 mod decision;
 mod engine;
+mod ffi;
 mod observe;
 mod probe;
 mod sys;

@@ -1,0 +1,53 @@
+//! The C ABI. `include/alta_auth.h` is generated from here: the documentation of each item is the manual.
+//!
+//! Every function checks its pointers, tells a forked child from its parent before it touches anything, and
+//! catches panics. What a pointer needs is done in `pointers.rs` and nowhere else.
+
+#![allow(unsafe_code, reason = "a C ABI is made of pointers")]
+#![allow(non_camel_case_types, reason = "the names are those of the header")]
+#![allow(unreachable_pub, reason = "what is not named in Rust is called from C")]
+#![allow(clippy::wildcard_imports, reason = "the numbers and structs are the vocabulary of these files")]
+#![allow(clippy::doc_markdown, reason = "the documentation is read in C, where there are no backticks")]
+#![allow(clippy::missing_safety_doc, reason = "the header's contract block says what holds for every call")]
+
+mod call;
+mod config;
+mod engine;
+mod names;
+mod pointers;
+mod queue;
+mod stats;
+mod submit;
+mod types;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::engine::{StartError, SubmitError};
+use crate::sys::Inside;
+use types::*;
+
+/// Runs the inside of a function of the ABI: no panic leaves it, and none prints.
+fn guarded<T>(defect: T, inside: impl FnOnce() -> T) -> T {
+    let _inside = Inside::enter();
+    catch_unwind(AssertUnwindSafe(inside)).unwrap_or(defect)
+}
+
+/// For functions that return a status.
+fn status(inside: impl FnOnce() -> Result<(), i32>) -> i32 {
+    guarded(ALTA_AUTH_ERR_INTERNAL, || inside().err().unwrap_or(ALTA_AUTH_OK))
+}
+
+fn submit_status(error: SubmitError) -> i32 {
+    match error {
+        SubmitError::Invalid(_) => ALTA_AUTH_ERR_INVALID,
+        SubmitError::Full => ALTA_AUTH_ERR_FULL,
+        SubmitError::Closed => ALTA_AUTH_ERR_CLOSED,
+    }
+}
+
+fn start_status(error: &StartError) -> i32 {
+    match error {
+        StartError::Config(_) => ALTA_AUTH_ERR_CONFIG,
+        StartError::System(_) => ALTA_AUTH_ERR_SYSTEM,
+    }
+}

@@ -1,0 +1,116 @@
+//! Configurations: keys and values as text.
+
+use std::ffi::{CStr, OsStr, c_char, c_void};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::call::{HostHook, HostLog};
+use super::pointers::{c_text, hand_out, object_mut, take_back, write_error};
+use super::types::*;
+use super::{guarded, status};
+use crate::config::{Config, ConfigError};
+
+/// A configuration. One thread uses it at a time.
+pub struct alta_auth_config {
+    pub(super) config: Config,
+}
+
+/// A new, empty configuration; NULL only for want of memory. Free it with alta_auth_config_free, unless
+/// alta_auth_engine_new or alta_auth_engine_reload took it.
+#[unsafe(no_mangle)]
+pub extern "C" fn alta_auth_config_new() -> *mut alta_auth_config {
+    guarded(std::ptr::null_mut(), || hand_out(alta_auth_config { config: Config::new() }))
+}
+
+/// Sets one key; the last value counts. Durations are 500ms, 2s, 10m; sizes 64KiB; lists are comma-separated. On
+/// ALTA_AUTH_ERR_CONFIG nothing has changed and error (which may be NULL) says which key, why, and what to do.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn alta_auth_config_set(
+    config: *mut alta_auth_config,
+    key: *const c_char,
+    value: *const c_char,
+    error: *mut c_char,
+    error_len: usize,
+) -> i32 {
+    status(|| {
+        // SAFETY: the contract of the header.
+        let (config, key, value) = unsafe { (object_mut(config)?, c_text(key)?, c_text(value)?) };
+        let set = utf8(key, "a key").and_then(|key| config.config.set(key, utf8(value, key)?));
+        // SAFETY: the contract of the header.
+        set.map_err(|why| unsafe { refuse(&why, error, error_len) })
+    })
+}
+
+/// Sets every key of a TOML file. On ALTA_AUTH_ERR_CONFIG nothing has changed and error says why.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn alta_auth_config_load(
+    config: *mut alta_auth_config,
+    toml_path: *const c_char,
+    error: *mut c_char,
+    error_len: usize,
+) -> i32 {
+    status(|| {
+        // SAFETY: the contract of the header.
+        let (config, path) = unsafe { (object_mut(config)?, c_text(toml_path)?) };
+        let loaded = config.config.load(Path::new(OsStr::from_bytes(path.to_bytes())));
+        // SAFETY: the contract of the header.
+        loaded.map_err(|why| unsafe { refuse(&why, error, error_len) })
+    })
+}
+
+/// Where lines of the log go, up to log.level; NULL: nowhere. No line comes after alta_auth_engine_free has returned.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn alta_auth_config_set_log(
+    config: *mut alta_auth_config,
+    log: alta_auth_log,
+    user_data: *mut c_void,
+) -> i32 {
+    status(|| {
+        // SAFETY: the contract of the header.
+        let config = unsafe { object_mut(config)? };
+        match log {
+            Some(function) => config.config.set_log(Arc::new(HostLog::new(function, user_data))),
+            None => config.config.unset_log(),
+        }
+        Ok(())
+    })
+}
+
+/// Run start and stop on each thread of an engine, before its first and after its last callback; either may be NULL.
+/// For hosts whose threads must be registered or pinned. A reload does not change them.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn alta_auth_config_set_thread_hooks(
+    config: *mut alta_auth_config,
+    start: alta_auth_thread_hook,
+    stop: alta_auth_thread_hook,
+    user_data: *mut c_void,
+) -> i32 {
+    status(|| {
+        // SAFETY: the contract of the header.
+        let config = unsafe { object_mut(config)? };
+        let hook = |hook: alta_auth_thread_hook| {
+            let hook = HostHook::new(hook?, user_data);
+            Some(Arc::new(move || hook.call()) as Arc<dyn Fn() + Send + Sync>)
+        };
+        config.config.set_thread_hooks(hook(start), hook(stop));
+        Ok(())
+    })
+}
+
+/// Frees a configuration that no engine took. NULL is accepted.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn alta_auth_config_free(config: *mut alta_auth_config) {
+    // SAFETY: the contract of the header.
+    guarded((), || drop(unsafe { take_back(config) }));
+}
+
+fn utf8<'a>(text: &'a CStr, what: &str) -> Result<&'a str, ConfigError> {
+    text.to_str().map_err(|_| ConfigError::without_key(format!("{what}: not UTF-8; write plain text")))
+}
+
+unsafe fn refuse(why: &ConfigError, error: *mut c_char, error_len: usize) -> i32 {
+    // SAFETY: the contract of the header.
+    unsafe { write_error(error, error_len, &why.to_string()) };
+    ALTA_AUTH_ERR_CONFIG
+}

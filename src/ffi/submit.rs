@@ -1,0 +1,197 @@
+//! Checks: submit, check, lookup, cancel, revoke.
+
+use std::cell::RefCell;
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use super::engine::{alta_auth_engine, engine};
+use super::pointers::{
+    element, item, read, request, room, set_item, stride, text, view, write, write_struct,
+};
+use super::types::*;
+use super::{guarded, status, submit_status};
+use crate::check::limits;
+use crate::decision::Decision;
+use crate::engine::{Batch, Receiver, Tag};
+
+thread_local! {
+    /// The texts of the last decision that check or lookup gave on this thread.
+    static LAST: RefCell<Option<Decision>> = const { RefCell::new(None) };
+}
+
+/// Accepts a check; never blocks. On ALTA_AUTH_OK the callback is called exactly once with user_data, on a thread of the
+/// library and never from inside this call, unless the check is cancelled first. *ticket (may be NULL) names the check
+/// for alta_auth_cancel; it is never 0, and written before the callback can run. Otherwise nothing is retained.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn alta_auth_submit(
+    handle: *mut alta_auth_engine,
+    check: *const alta_auth_request,
+    callback: alta_auth_callback,
+    user_data: *mut c_void,
+    ticket: *mut u64,
+) -> i32 {
+    status(|| {
+        // SAFETY: the contract of the header.
+        let handle = unsafe { engine(handle)? };
+        let receiver = handle.receiver(callback.ok_or(ALTA_AUTH_ERR_INVALID)?);
+        let tag = Tag { user_data: user_data.expose_provenance(), owner: 0 };
+        // SAFETY: the contract of the header.
+        unsafe { submit(&mut handle.engine.batch(), check, &receiver, tag, ticket) }
+    })
+}
+
+pub(super) unsafe fn submit(
+    batch: &mut Batch<'_>,
+    check: *const alta_auth_request,
+    receiver: &Arc<dyn Receiver>,
+    tag: Tag,
+    ticket: *mut u64,
+) -> Result<(), i32> {
+    // SAFETY: the contract of the header.
+    let (check, before) = unsafe { (request(check, None)?, read(ticket.cast_const()).ok()) };
+    // SAFETY: the contract of the header.
+    let announce = |number| unsafe { write(ticket, number) };
+    let submitted = batch.submit(&check, receiver, tag, announce);
+    submitted.map(drop).map_err(|error| {
+        // An output is written on success only; this one had to be written first.
+        if let Some(before) = before {
+            // SAFETY: the contract of the header.
+            unsafe { write(ticket, before) };
+        }
+        submit_status(error)
+    })
+}
+
+/// Accepts many checks, with one wake-up. Returns how many were accepted; statuses (may be NULL) says which were not, and
+/// why. The stride is the first element's struct_size, which all must have; one bad item does not spoil the others.
+/// user_data may be NULL: then all are.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn alta_auth_submit_batch(
+    handle: *mut alta_auth_engine,
+    requests: *const alta_auth_request,
+    count: usize,
+    callback: alta_auth_callback,
+    user_data: *const *mut c_void,
+    statuses: *mut i32,
+) -> usize {
+    guarded(0, || {
+        // SAFETY: the contract of the header.
+        let ready = unsafe { engine(handle) }.and_then(|handle| {
+            let callback = callback.ok_or(ALTA_AUTH_ERR_INVALID)?;
+            Ok((handle.engine.batch(), handle.receiver(callback)))
+        });
+        // SAFETY: the contract of the header.
+        unsafe { submit_all(ready, 0, requests, count, user_data, statuses) }
+    })
+}
+
+pub(super) unsafe fn submit_all(
+    ready: Result<(Batch<'_>, Arc<dyn Receiver>), i32>,
+    owner: u32,
+    requests: *const alta_auth_request,
+    count: usize,
+    user_data: *const *mut c_void,
+    statuses: *mut i32,
+) -> usize {
+    if count == 0 {
+        return 0;
+    }
+    // SAFETY: the contract of the header.
+    let ready = ready.and_then(|ready| Ok((ready, unsafe { stride(requests, count)? })));
+    let ((mut batch, receiver), stride) = match ready {
+        Ok(ready) => ready,
+        Err(status) => {
+            // A count that no array can have is no bound to write to.
+            if count <= isize::MAX as usize / size_of::<alta_auth_request>() {
+                // SAFETY: the contract of the header.
+                (0..count).for_each(|index| unsafe { set_item(statuses, index, status) });
+            }
+            return 0;
+        }
+    };
+    let mut accepted = 0;
+    for index in 0..count {
+        // SAFETY: the contract of the header.
+        let submitted = unsafe {
+            let user_data = item(user_data, index).unwrap_or(std::ptr::null_mut());
+            request(element(requests, stride, index), Some(stride)).and_then(|check| {
+                let tag = Tag { user_data: user_data.expose_provenance(), owner };
+                batch.submit(&check, &receiver, tag, |_| ()).map_err(submit_status)
+            })
+        };
+        accepted += usize::from(submitted.is_ok());
+        // SAFETY: the contract of the header.
+        unsafe { set_item(statuses, index, submitted.err().unwrap_or(ALTA_AUTH_OK)) };
+    }
+    accepted
+}
+
+/// Asks and waits: blocks the calling thread until there is a decision, at most timeout. ALTA_AUTH_OK whenever there is
+/// one, a default action included. Its texts are valid until the next check or lookup on the same thread.
+/// ALTA_AUTH_ERR_THREAD from inside a callback of the same engine.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn alta_auth_check(
+    handle: *mut alta_auth_engine,
+    check: *const alta_auth_request,
+    out: *mut alta_auth_decision,
+) -> i32 {
+    status(|| {
+        // SAFETY: the contract of the header.
+        let (handle, size, check) =
+            unsafe { (engine(handle)?, room(out.cast_const())?, request(check, None)?) };
+        if handle.engine.is_calling() {
+            return Err(ALTA_AUTH_ERR_THREAD);
+        }
+        let decision = handle.engine.check_blocking(&check).map_err(submit_status)?;
+        LAST.with_borrow_mut(|last| {
+            let decision = last.insert(decision);
+            // SAFETY: the contract of the header.
+            unsafe { write_struct(out, size, view(decision, size)) };
+        });
+        Ok(())
+    })
+}
+
+/// What is remembered and has not expired; never blocks and asks nobody. ALTA_AUTH_ERR_NOT_FOUND: nothing. Its texts are
+/// valid until the next check or lookup on the same thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn alta_auth_lookup(
+    handle: *mut alta_auth_engine,
+    check: *const alta_auth_request,
+    out: *mut alta_auth_decision,
+) -> i32 {
+    status(|| {
+        // SAFETY: the contract of the header.
+        let (handle, _, check) = unsafe { (engine(handle)?, room(out.cast_const())?, request(check, None)?) };
+        handle.engine.judge(&check).map_err(submit_status)?;
+        // This version remembers nothing.
+        Err(ALTA_AUTH_ERR_NOT_FOUND)
+    })
+}
+
+/// Takes a check back; never waits. ALTA_AUTH_OK: it will never be delivered and its user_data never used again, even if
+/// its completion was in a queue already. ALTA_AUTH_ERR_NOT_FOUND: it was delivered, is being delivered or is about to
+/// be; only the receiver may free user_data.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn alta_auth_cancel(handle: *mut alta_auth_engine, ticket: u64) -> i32 {
+    status(|| {
+        // SAFETY: the contract of the header.
+        let handle = unsafe { engine(handle)? };
+        if handle.engine.cancel(ticket) { Ok(()) } else { Err(ALTA_AUTH_ERR_NOT_FOUND) }
+    })
+}
+
+/// Forgets what is known of a session at once; an answer in flight does not revive it. Until the backend has answered
+/// again, the session's default action is to deny. ALTA_AUTH_OK for any id that is not empty.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn alta_auth_revoke(handle: *mut alta_auth_engine, session_id: alta_auth_str) -> i32 {
+    status(|| {
+        // SAFETY: the contract of the header.
+        let (handle, session_id) = unsafe { (engine(handle)?, text(session_id, limits::SHORT_FIELD)?) };
+        if session_id.is_empty() {
+            return Err(ALTA_AUTH_ERR_INVALID);
+        }
+        handle.engine.revoke(session_id);
+        Ok(())
+    })
+}
