@@ -1,0 +1,44 @@
+# Everything a new machine needs: `make demo` to see it work, `make test` to know that it does.
+
+CARGO ?= cargo
+# Who links the library builds none of this; the command's tests need it.
+FEATURES = --features command
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test setup toolchain check unit memcheck sanitize
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: toolchain ## build the command and watch it decide 100,000 checks, an outage among them
+	$(CARGO) run --release --locked $(FEATURES) --bin alta-auth -- demo
+
+test: setup check unit ## all that must hold: set-up, format, lints, documentation, tests
+
+setup: ## install what the tests need and this machine lacks
+	@tests/setup
+
+toolchain:
+	@tests/setup toolchain
+
+check: ## format, lints and documentation, each without a warning
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets $(FEATURES) -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps $(FEATURES)
+
+# cargo-nextest gives each test its own process and does not run the examples in the documentation.
+unit: ## every test, with cargo-nextest if it is there
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		set -x; $(CARGO) test --locked $(FEATURES) --doc && $(CARGO) nextest run --locked $(FEATURES); \
+	else \
+		set -x; $(CARGO) test --locked $(FEATURES); \
+	fi
+
+memcheck: ## the C test of the contract under valgrind
+	@tests/sanitize memcheck
+
+sanitize: ## the same with AddressSanitizer and ThreadSanitizer; needs nightly Rust with rust-src
+	@status=0; for tool in address thread; do tests/sanitize $$tool || status=1; done; exit $$status
+
+# install, uninstall, deb
+include packaging/install.mk

@@ -1,0 +1,326 @@
+//! `alta-auth check`: what it shows, what it hides, and what it says with its exit status.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[cfg(not(feature = "command"))]
+compile_error!("run with --features command, as make test does");
+
+#[path = "command/support.rs"]
+mod support;
+
+use std::process::Output;
+
+use support::{Backend, hanging, refusing, run, scripted, text};
+
+const URL: &str = "https://live.example.com/ch/index.m3u8?token=123#t=10";
+
+fn check(url: &str, backend: &str, more: &[&str]) -> Output {
+    run(&[&["check", url, "--backend", backend], more].concat())
+}
+
+fn shown(output: &Output) -> String {
+    let errors = text(&output.stderr);
+    assert!(!errors.contains("panicked"), "{errors}");
+    text(&output.stdout)
+}
+
+#[track_caller]
+fn assert_shows(output: &Output, status: i32, lines: &[&str]) {
+    let shown = shown(output);
+    let said = format!("{shown}\n{}", text(&output.stderr));
+    assert_eq!(output.status.code(), Some(status), "{said}");
+    for line in lines {
+        assert!(shown.lines().any(|found| found.starts_with(line)), "{line} is not in\n{said}");
+    }
+}
+
+#[test]
+fn an_allow_is_status_0_and_shows_the_whole_exchange() {
+    let backend = Backend::start(&[]);
+    let output = check(
+        URL,
+        &format!("{}/auth", backend.url),
+        &["--ip", "192.0.2.7", "--session", "s1", "--user-agent", "VLC/3.0"],
+    );
+    assert_shows(
+        &output,
+        0,
+        &[
+            "* Check: https://live.example.com/ch/index.m3u8?token=…, session s1, ip 192.0.2.7",
+            &format!("* Connecting to {}", backend.url),
+            &format!("* Connected to {} in ", backend.address()),
+            "> GET /auth?token=… HTTP/1.1",
+            "> X-Session-Id: s1",
+            "> X-Real-Ip: 192.0.2.7",
+            "> X-Real-Path: /ch/index.m3u8",
+            "> X-Real-Origin: https://live.example.com",
+            "> X-Real-Ua: VLC/3.0",
+            "< HTTP/1.1 200 OK",
+            "< Content-Length: 0",
+            "* Timings: resolve ",
+            "* ALLOW: the backend allows with status 200",
+        ],
+    );
+    assert_eq!(backend.stats()["requests"], 1);
+    assert_eq!(shown(&output).matches("> GET ").count(), 1, "one request, shown once");
+}
+
+#[test]
+fn a_deny_is_status_1() {
+    let backend = Backend::start(&[]);
+    let output = check("https://live.example.com/ch/index.m3u8?token=9", &backend.url, &[]);
+    assert_shows(&output, 1, &["< HTTP/1.1 403 Forbidden", "* DENY: the backend refuses with status 403"]);
+}
+
+#[test]
+fn a_deny_says_which_rule_denied() {
+    let backend = Backend::start(&[]);
+    let ask = |key: &str| check(URL, &backend.url, &["--set", key]);
+    let status = "* DENY: the backend refuses with status 200: the status is not in allow_statuses";
+    assert_shows(&ask("allow_statuses=204"), 1, &[status]);
+    let body = "* DENY: the backend refuses with status 200: verdict.body does not hold";
+    assert_shows(&ask("verdict.body=json:error==0"), 1, &[body]);
+    let json = || b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n{\"error\":0}".to_vec();
+    let backend = format!("http://{}/", scripted(move |_| json()));
+    let long = ["--set", "verdict.body=json:error==0", "--set", "verdict.max_body=10"];
+    let body = "* DENY: the backend refuses with status 200: the body is longer than verdict.max_body";
+    assert_shows(&check(URL, &backend, &long), 1, &[body]);
+}
+
+#[test]
+fn a_redirect_is_a_deny_and_is_not_followed() {
+    let backend = scripted(|_| {
+        b"HTTP/1.1 302 Found\r\nLocation: http://login.example.com/?back=123\r\nContent-Length: 0\r\n\r\n"
+            .to_vec()
+    });
+    let output = check(URL, &format!("http://{backend}/auth"), &[]);
+    assert_shows(
+        &output,
+        1,
+        &["* DENY: ", "* A redirect is never followed", "* Location: http://login.example.com/?back=…"],
+    );
+}
+
+#[test]
+fn a_refused_connection_is_status_2_and_called_refused() {
+    let (_held, address) = refusing();
+    let output = check(URL, &format!("http://{address}/auth"), &[]);
+    assert_shows(&output, 2, &["* UNDETERMINED (connect): ", "* The connection is refused: "]);
+    assert!(!shown(&output).contains("hangs"));
+}
+
+#[test]
+fn the_backends_address_is_shown_though_a_token_looks_like_a_part_of_it() {
+    let (_held, address) = refusing();
+    let output = check(&format!("https://h/a?token={}", address.port()), &format!("http://{address}/"), &[]);
+    let failure = format!("* No answer while connecting: connection refused by http://{address} ({address})");
+    assert_shows(&output, 2, &[&failure]);
+}
+
+#[test]
+fn an_answer_that_is_cut_off_is_not_called_another_service() {
+    let backend = scripted(|_| b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Length: 1\r\n\r\n".to_vec());
+    let output = check(URL, &format!("http://{backend}/"), &[]);
+    let said = format!("* http://{backend} speaks HTTP, but its answer was cut off or breaks a rule of HTTP");
+    assert_shows(&output, 2, &["* UNDETERMINED (protocol): ", &said]);
+}
+
+#[test]
+fn a_hanging_response_is_status_2_and_said_to_hang() {
+    let (_listener, address) = hanging();
+    let output = check(URL, &format!("http://{address}/auth"), &["--set", "timeout=200ms"]);
+    assert_shows(
+        &output,
+        2,
+        &["> GET /auth?token=… HTTP/1.1", "* UNDETERMINED (timeout): ", "* The response hangs: "],
+    );
+    assert!(!shown(&output).contains("connection is refused"));
+}
+
+#[test]
+fn a_tls_handshake_that_goes_nowhere_is_told_from_a_hanging_response() {
+    let (_listener, address) = hanging();
+    let output = check(URL, &format!("https://{address}/auth"), &["--set", "timeout=200ms"]);
+    assert_shows(&output, 2, &["* UNDETERMINED (", "* The TLS handshake hangs: "]);
+}
+
+#[test]
+fn a_closed_connection_is_an_answer_of_neither_kind() {
+    let backend = scripted(|_| Vec::new());
+    let output = check(URL, &format!("http://{backend}/auth"), &[]);
+    assert_shows(&output, 2, &["* UNDETERMINED (reset): ", "* http://127.0.0.1:"]);
+}
+
+#[test]
+fn the_default_action_is_deny_unless_it_is_set() {
+    let (_held, address) = refusing();
+    let url = format!("http://{address}/");
+    assert_shows(
+        &check(URL, &url, &[]),
+        2,
+        &["* UNDETERMINED (connect): the backend gave no answer; the default action is deny"],
+    );
+    let output = check(URL, &url, &["--set", "default_action=allow"]);
+    assert_shows(
+        &output,
+        2,
+        &["* UNDETERMINED (connect): the backend gave no answer; the default action is allow"],
+    );
+}
+
+#[test]
+fn a_configuration_file_comes_before_the_options() {
+    let backend = Backend::start(&[]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let toml = format!("default_action = \"allow\"\n[backend]\nurl = \"{}/from-file\"\n", backend.url);
+    std::fs::write(file.path(), toml).unwrap();
+    let path = file.path().to_str().unwrap();
+    let output = run(&["check", URL, "--config", path]);
+    assert_shows(&output, 0, &["> GET /from-file?token=… HTTP/1.1"]);
+    let output = run(&["check", URL, "--config", path, "--backend", &format!("{}/option", backend.url)]);
+    assert_shows(&output, 0, &["> GET /option?token=… HTTP/1.1"]);
+}
+
+#[test]
+fn wrong_usage_is_status_64_and_help_is_0() {
+    for wrong in [
+        &["check"][..],
+        &["check", URL, "--nonsense"],
+        &["check", URL],
+        &["check", "live.example.com/a?token=canary", "--backend", "http://127.0.0.1:1/"],
+        &["check", URL, "--backend", "http://127.0.0.1:1/", "--set", "time_out=2s"],
+        &["check", URL, "--backend", "http://127.0.0.1:1/", "--set", "header.X-Key"],
+        &["check", URL, "--backend", "ftp://127.0.0.1:1/"],
+        &["check", URL, "--config", "/nonexistent/alta.toml"],
+        &["nonsense"],
+        &[],
+    ] {
+        let output = run(wrong);
+        assert_eq!(output.status.code(), Some(64), "{wrong:?}: {}", text(&output.stderr));
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{wrong:?}");
+        assert!(!text(&output.stderr).contains("canary"));
+    }
+    for right in [&["--help"][..], &["--version"], &["check", "--help"], &["verify", "--help"], &["config"]] {
+        let output = run(right);
+        assert_eq!(output.status.code(), Some(0), "{right:?}");
+        assert!(!output.stdout.is_empty(), "{right:?}");
+    }
+    assert_eq!(text(&run(&["--version"]).stdout), format!("alta-auth {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_check_that_no_engine_would_accept_is_a_deny() {
+    let backend = Backend::start(&[]);
+    let output = check("https://h/a/../b?token=123", &backend.url, &[]);
+    assert_shows(&output, 1, &["* DENY: the backend is not asked: path has "]);
+    assert_eq!(backend.stats()["requests"], 0);
+}
+
+/// Sends back whatever it was sent, in every place where a backend could.
+fn echo() -> String {
+    let address = scripted(|head| {
+        let target = head.split(' ').nth(1).unwrap();
+        let escaped = head.replace("\r\n", "\\n");
+        format!(
+            "HTTP/1.1 403 Forbidden\r\nLocation: http://login/{target}\r\nSet-Cookie: all={target}\r\n\
+             X-Echo: {escaped}\r\nX-UserId: u\r\n\r\n<p>{head}</p>"
+        )
+        .into_bytes()
+    });
+    format!("http://operator:canary-password@{address}/auth?key=canary-own")
+}
+
+const CANARIES: [&str; 5] =
+    ["--set", "header.X-Api-Key=canary-header", "--set", "param.extra=canary-param", "--probe"];
+
+#[test]
+fn no_secret_is_shown_wherever_it_turns_up() {
+    let output =
+        check("https://me:canary-user@h/a?token=canary-token&canary-bare&x=canary%2Denc", &echo(), &CANARIES);
+    let all = shown(&output) + &text(&output.stderr);
+    assert!(all.contains("> X-Api-Key: …"), "{all}");
+    assert!(all.contains("> Authorization: …"), "{all}");
+    assert!(!all.to_ascii_lowercase().contains("canary"), "{all}");
+    // "operator:canary-password", as it goes out.
+    assert!(!all.contains("b3BlcmF0b3I6Y2FuYXJ5LXBhc3N3b3Jk"), "{all}");
+}
+
+#[test]
+fn show_secrets_shows_them() {
+    let output =
+        check("https://h/a?token=canary-token", &echo(), &[&CANARIES[..4], &["--show-secrets"]].concat());
+    let all = shown(&output);
+    for secret in
+        ["canary-token", "canary-own", "canary-header", "canary-param", "b3BlcmF0b3I6Y2FuYXJ5LXBhc3N3b3Jk"]
+    {
+        assert!(all.contains(secret), "{secret} is not in\n{all}");
+    }
+}
+
+#[test]
+fn what_a_backend_sends_cannot_control_the_terminal() {
+    let backend =
+        scripted(|_| b"HTTP/1.1 403 Forbidden\r\nContent-Length: 9\r\n\r\n\x1b]0;x\x07\x9b1m".to_vec());
+    let output = check(URL, &format!("http://{backend}/"), &[]);
+    assert_shows(&output, 1, &["  \\u{1b}]0;x\\u{7}\\x9b1m"]);
+}
+
+#[test]
+fn probe_is_content_with_a_backend_that_refuses() {
+    let backend = Backend::start(&[]);
+    let output = check(URL, &backend.url, &["--probe"]);
+    assert_shows(
+        &output,
+        0,
+        &[
+            "* ALLOW",
+            "*   without a token: refused (403)",
+            "*   with token[]=x: refused (403)",
+            "*   with a random token: refused (403)",
+            "* Probe: all refused",
+        ],
+    );
+    assert_eq!(backend.stats()["requests"], 4);
+}
+
+#[test]
+fn probe_says_loudly_when_a_backend_allows_without_a_token() {
+    for (allows, line) in [
+        (
+            &["?"][..],
+            "* WARNING: THE BACKEND ALLOWS WITHOUT A VALID TOKEN (without a token, with token[]=x, with a random token)",
+        ),
+        (
+            &["token[]=", "token%5B%5D="],
+            "* WARNING: THE BACKEND ALLOWS WITHOUT A VALID TOKEN (with token[]=x)",
+        ),
+    ] {
+        let everyone = allows == ["?"];
+        let backend = scripted(move |head| {
+            let allowed =
+                everyone || head.contains("token=123") || allows.iter().any(|sign| head.contains(sign));
+            let status = if allowed { "200 OK" } else { "403 Forbidden" };
+            format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").into_bytes()
+        });
+        let output = check(URL, &format!("http://{backend}/auth"), &["--probe"]);
+        assert_shows(&output, 3, &["* ALLOW", line]);
+        assert!(shown(&output).contains("display_errors=0"));
+    }
+}
+
+#[test]
+fn probe_proves_nothing_when_it_is_not_answered() {
+    let backend = scripted(|head| {
+        if head.contains("token=123") {
+            b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec()
+        } else {
+            Vec::new()
+        }
+    });
+    let output = check(URL, &format!("http://{backend}/auth"), &["--probe"]);
+    assert_shows(
+        &output,
+        2,
+        &["* ALLOW", "*   without a token: no answer (reset)", "* Probe: not every question"],
+    );
+}

@@ -1,0 +1,105 @@
+//! Where secrets may come from, and where they never go.
+
+use std::fs;
+
+use alta_auth::Config;
+
+use super::{Files, error, warnings, with};
+
+#[test]
+fn a_header_is_read_from_its_file_when_it_is_needed() {
+    let files = Files::new();
+    let key = files.write("key", "hunter2\n", 0o600);
+    let value = format!("@{}", key.display());
+    let config = with(&[("header.X-Key", &value)]).unwrap();
+    assert_eq!(config.validate(), Ok(Vec::new()));
+
+    files.write("key", "hunter2", 0o644);
+    let warnings = config.validate().unwrap();
+    assert_eq!(
+        warnings,
+        [format!(
+            "{} holds a secret (header.X-Key) and every user can read it; run chmod o-r on it",
+            key.display()
+        )]
+    );
+    files.write("key", "\n", 0o600);
+    assert_eq!(
+        config.validate().unwrap_err().to_string(),
+        format!("header.X-Key: {} is empty; write the header's value into it", key.display())
+    );
+    files.write("key", "hunter2\nhunter3\n", 0o600);
+    let error = config.validate().unwrap_err().to_string();
+    assert!(error.starts_with("header.X-Key: ") && !error.contains("hunter"), "{error}");
+    fs::remove_file(&key).unwrap();
+    assert!(config.validate().unwrap_err().to_string().contains("cannot be read"));
+}
+
+#[test]
+fn a_file_of_secrets_that_everybody_can_read_is_warned_about() {
+    let files = Files::new();
+    let base = "default_action = \"deny\"\n";
+    let load = |text: &str, mode| {
+        let mut config = Config::new();
+        config.set("backend.url", "http://127.0.0.1/").unwrap();
+        let path = files.write("auth.toml", &format!("{base}{text}"), mode);
+        config.load(&path).unwrap();
+        config.load(&path).unwrap();
+        config.validate().unwrap().len()
+    };
+    for secret in
+        ["header.X-Key = \"k\"", "backend.url = \"http://u:p@a/\"", "backend.url = \"http://a/?key=k\""]
+    {
+        assert_eq!(load(secret, 0o644), 1, "{secret}");
+        assert_eq!(load(secret, 0o640), 0, "{secret}");
+    }
+    assert_eq!(load("timeout = \"1s\"\nbackend.url = \"http://a/x\"", 0o644), 0);
+
+    let key = files.write("key.pem", "", 0o604);
+    let keys = [("tls.client_cert", "/cert.pem"), ("tls.client_key", key.to_str().unwrap())];
+    assert!(warnings(&keys)[0].contains("holds a secret (tls.client_key)"));
+}
+
+#[test]
+fn secrets_are_never_repeated() {
+    const SECRET: &str = "c4n4ry";
+    let bad = [
+        ("backend.url", "https://u:c4n4ry@a b/"),
+        ("backend.url", "http://u:c4n4ry/x"),
+        ("backend.url", "http://a/?k=c4n4ry#x"),
+        ("backend.url", "http://a/c4n4ry x"),
+        ("backend.url", "c4n4ry@a/"),
+        ("backend.url", "https://a.example/,http://b.example/?k=c4n4ry"),
+        ("header.Host", "c4n4ry"),
+        ("header.X-Key", "c4n4ry\r\nX: y"),
+        ("header.X-Key", "Bearer {c4n4ry}"),
+        ("header.X-Key", "Bearer {c4n4ry"),
+        ("header.X-Key", "@c4n4ry"),
+        ("param.key", "{c4n4ry}"),
+    ];
+    let files = Files::new();
+    for (key, value) in bad {
+        let error = error(&[(key, value)]);
+        assert!(!error.contains(SECRET), "{key} = {value:?}: {error}");
+    }
+    for text in [
+        "header.X-Key = \"c4n4ry\" x",
+        "header.X-Key = c4n4ry",
+        "header.X-Key = \"c4n4ry",
+        "header.X-Key = \"c4n4ry\\z\"",
+        "header.X-Key = [\"c4n4ry\"]",
+        "header.X-Key = \"Bearer {c4n4ry}\"",
+        "backend.url = \"http://a/?k=c4n4ry#x\"",
+    ] {
+        let error = files.load(text).expect_err(text).to_string();
+        assert!(!error.contains(SECRET), "{text}: {error}");
+    }
+    let config = with(&[
+        ("backend.url", "https://u:c4n4ry@a/c4n4ry?k=c4n4ry"),
+        ("header.X-Key", SECRET),
+        ("param.key", SECRET),
+    ])
+    .unwrap();
+    let debug = format!("{config:?}");
+    assert!(debug.contains("header.x-key") && !debug.contains(SECRET), "{debug}");
+}

@@ -1,0 +1,84 @@
+//! The C ABI against its contract: a C program that was written from the contract alone, before the library's side
+//! existed (`tests/contract/`, a table from clause to case in `CLAUSES.md`).
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod toolchain;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use toolchain::{ROOT, library_directory, succeed};
+
+/// Cases of what the library does not have yet. Each must fail: one that passes is to be taken off this list.
+const NOT_YET: [&str; 19] = [
+    // Remembered decisions, last known ones, and keys that only those need.
+    "config_keys",
+    "decision_struct_size",
+    "fresh_asks_the_backend_and_replaces",
+    "last_known_answers_an_outage_but_not_a_lookup",
+    "lifetimes",
+    "lookup_answers_from_memory_only",
+    "memory_hit_goes_straight_into_the_queue",
+    "never_from_inside_submit",
+    "never_from_inside_submit_without_callback_threads",
+    "reload_keeps_memory_only_under_the_same_rules",
+    "revoke_forgets_at_once",
+    "scope_replaces_the_path",
+    "stats_count_each_way_to_end",
+    "submit_is_answered_from_memory",
+    "text_of_a_check_lives_until_the_threads_next",
+    "what_is_remembered_expires",
+    "written_exchange_without_waiters_is_remembered",
+    // The breaker, and answering overload by the default action.
+    "outage_breaker_open",
+    "overload_default_answers_as_many_again",
+];
+
+/// The program, built against the header and linked with the shared library of this build.
+fn program(directory: &Path) -> Command {
+    // The loader looks for the SONAME, cargo makes only the plain name.
+    for name in ["libalta_auth.so", "libalta_auth.so.0"] {
+        std::os::unix::fs::symlink(library_directory().join("libalta_auth.so"), directory.join(name))
+            .unwrap();
+    }
+    let (lib, out) = (directory.display(), directory.join("out"));
+    let mut make = Command::new("make");
+    make.args(["--no-print-directory", "-C"]).arg(Path::new(ROOT).join("tests/contract"));
+    make.arg(format!("LIB_DIR={lib}")).arg(format!("OUT={}", out.display())).arg("build");
+    succeed(&mut make);
+    let mut program = Command::new(out.join("contract"));
+    // Enough to race; the large figures are for `make -C tests/contract run`.
+    program.env("CONTRACT_ENGINES", "100").env("CONTRACT_CHECKS", "20000");
+    program
+}
+
+#[test]
+fn every_clause_holds_but_those_that_are_not_there_yet() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = program(directory.path()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let named = |word: &str| -> BTreeSet<String> {
+        let lines = text.lines().filter_map(|line| line.strip_prefix(word));
+        lines.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+    };
+    let (passed, failed) = (named("ok "), named("FAIL "));
+    assert!(passed.len() + failed.len() > 130, "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let expected: BTreeSet<String> = NOT_YET.map(str::to_owned).into();
+    let broken: Vec<_> = failed.difference(&expected).collect();
+    assert!(broken.is_empty(), "{broken:?}\n{text}");
+    let mended: Vec<_> = expected.difference(&failed).collect();
+    assert!(mended.is_empty(), "these pass now, take them off NOT_YET: {mended:?}");
+}
+
+#[test]
+fn every_case_is_in_the_table_of_clauses() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(program(directory.path()));
+    let mut make = Command::new("make");
+    make.args(["--no-print-directory", "-C"]).arg(Path::new(ROOT).join("tests/contract"));
+    make.arg(format!("LIB_DIR={}", directory.path().display()));
+    make.arg(format!("OUT={}", directory.path().join("out").display())).arg("clauses");
+    succeed(&mut make);
+}

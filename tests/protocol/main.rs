@@ -1,0 +1,9 @@
+//! The backend protocol, row by row: what goes to the backend, and what each of its answers means.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod preset;
+mod reply;
+mod request;
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,127 @@
+//! A secret is looked for in everything that leaves the library but the wire.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use alta_auth::{Check, Config, Decision, Engine, LogLevel};
+use support::{Lines, Reply, Scripted, ask, engine, good, started};
+
+/// Stands for a token, a key, a password, wherever one may be given.
+const CANARY: &str = "kanarienvogel";
+
+/// What may be shown of a configuration that is full of secrets.
+fn config(url: &str, action: &str, lines: &std::sync::Arc<Lines>) -> Config {
+    let mut config = support::config(
+        url,
+        &[
+            ("default_action", action),
+            ("log.level", "debug"),
+            ("timeout", "300ms"),
+            ("header.X-Api-Key", CANARY),
+            ("param.key", CANARY),
+            ("tls.verify", "off"),
+        ],
+    );
+    config.set_log(lines.clone());
+    config
+}
+
+fn check(fields: &[u8]) -> Check<'_> {
+    Check { query: fields, user_agent: b"VLC/3.0", ..good() }
+}
+
+#[test]
+fn no_secret_is_in_a_log_line_or_a_decision_whatever_happens() {
+    let query = format!("token={CANARY}&x={CANARY}");
+    let location = format!("Location: /login?next={CANARY}\r\n");
+    let replies = [
+        Reply::allow(),
+        Reply::deny(),
+        Reply::status(302, &location),
+        Reply::status(503, &format!("X-Echo: {CANARY}\r\n")),
+        Reply::close(),
+        Reply::reset(),
+        Reply::silence(),
+        Reply::raw(format!("{CANARY}\r\n\r\n")),
+        Reply::raw(format!("HTTP/1.1 200 {CANARY}\r\n{CANARY}\r\n\r\n")),
+        Reply::raw(format!("HTTP/1.1 200 OK\r\nContent-Length: {CANARY}\r\n\r\n")),
+    ];
+    for (number, reply) in replies.into_iter().enumerate() {
+        let backend = Scripted::always(reply);
+        let url = format!("http://user:{CANARY}@{}/{CANARY}?key2={CANARY}", backend.address());
+        let lines = Lines::new();
+        let mut config = config(&url, "deny", &lines);
+        config.set("unavailable_statuses", "503").unwrap();
+        let engine = started(Engine::new(&config));
+        let decision = ask(&engine, &check(query.as_bytes()));
+        let sent = backend.requests().remove(0).head;
+        assert!(contains(&sent, CANARY), "{number}: nothing was at stake");
+        assert!(!decision.detail().contains(CANARY), "{number}: {}", decision.detail());
+        shows_nothing(&engine, &config, &lines, &format!("reply {number}"));
+    }
+}
+
+#[test]
+fn no_secret_is_in_a_log_line_when_there_is_no_backend() {
+    for url in [
+        format!("http://user:{CANARY}@127.0.0.1:1/{CANARY}?key2={CANARY}"),
+        format!("https://user:{CANARY}@127.0.0.1:1/{CANARY}?key2={CANARY}"),
+        format!("http://user:{CANARY}@backend.invalid/{CANARY}?key2={CANARY}"),
+        format!("unix:/nonexistent.sock:/{CANARY}?key2={CANARY}"),
+    ] {
+        let lines = Lines::new();
+        let config = config(&url, "allow", &lines);
+        let engine = started(Engine::new(&config));
+        let decision: Decision = ask(&engine, &check(format!("token={CANARY}").as_bytes()));
+        assert!(!decision.detail().contains(CANARY), "{}", decision.detail());
+        // An outage is logged at debug, at the end of the exchange; the check may have ended before.
+        support::until(|| lines.all().iter().any(|(level, _)| *level == LogLevel::Debug));
+        shows_nothing(&engine, &config, &lines, &url);
+    }
+}
+
+#[track_caller]
+fn shows_nothing(engine: &Engine, config: &Config, lines: &Lines, what: &str) {
+    assert!(engine.shutdown(support::PATIENCE));
+    for (level, line) in lines.all() {
+        assert!(!line.contains(CANARY), "{what}: {level:?}: {line}");
+        assert!(!line.contains("a2FuYXJpZW52b2dlb"), "{what}: the password in Basic: {line}");
+    }
+    let shown = format!("{:?} {config:?}", engine.stats());
+    assert!(!shown.contains(CANARY), "{what}: {shown}");
+}
+
+#[test]
+fn errors_about_a_check_and_a_configuration_do_not_repeat_it() {
+    let backend = Scripted::always(Reply::allow());
+    let engine = engine(&backend.url(), &[]);
+    for query in [format!("{CANARY}\r\n"), CANARY.repeat(2_000), format!("{CANARY}&").repeat(300)] {
+        let error = engine.check_blocking(&check(query.as_bytes())).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains(CANARY), "{error}");
+    }
+    let mut config = Config::new();
+    for (key, value) in [
+        ("backend.url", format!("ftp://user:{CANARY}@127.0.0.1/")),
+        ("backend.url", format!("http://user:{CANARY}@127.0.0.1/#fragment")),
+        ("header.Host", CANARY.to_owned()),
+        ("header.X-Api-Key", format!("{CANARY}\r\n")),
+        ("header.X-Api-Key", format!("{CANARY}{{unknown}}")),
+    ] {
+        // Some of it is noticed only when an engine is made of it.
+        let error = match config.set(key, &value) {
+            Err(error) => error.to_string(),
+            Ok(()) => match Engine::new(&config) {
+                Err(error) => error.to_string(),
+                Ok(_) => panic!("{key} is accepted"),
+            },
+        };
+        assert!(!error.contains(CANARY), "{key}: {error}");
+        assert!(error.contains(key.split('.').next().unwrap()), "{key}: the error names no key: {error}");
+        config = Config::new();
+    }
+}
+
+fn contains(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}

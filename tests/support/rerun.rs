@@ -1,0 +1,77 @@
+//! A test that changes or counts what belongs to a whole process runs itself again in one of its own.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+const MARK: &str = "ALTA_AUTH_TEST_RERUN";
+
+/// The child: this test program, told to run one test only.
+pub(crate) struct Rerun {
+    test: &'static str,
+    command: Command,
+}
+
+impl Rerun {
+    /// `None` in the child, where the test itself goes on.
+    pub(crate) fn of(test: &'static str) -> Option<Self> {
+        if std::env::var_os(MARK).is_some() {
+            return None;
+        }
+        Some(Self { test, command: Command::new(std::env::current_exe().unwrap()) })
+    }
+
+    /// The child may open no more than this many files.
+    pub(crate) fn with_open_files(self, limit: u32) -> Self {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "ulimit -n \"$0\" && exec \"$@\""])
+            .arg(limit.to_string())
+            .arg(self.command.get_program());
+        Self { command, ..self }
+    }
+
+    /// The child has a network of its own: a loopback, and these ports for its connections. `None`, which a
+    /// person is told and which fails where `CI` is set, if this system lets nobody make one.
+    pub(crate) fn with_ports(self, first: u16, last: u16) -> Option<Self> {
+        // Root may in most places; anyone may, as root of a user namespace, in many.
+        for unshare in [&["--net"][..], &["--net", "--map-root-user"]] {
+            const ENTER: &str = "ip link set lo up && echo \"$0\" >/proc/sys/net/ipv4/ip_local_port_range";
+            let ports = format!("{first} {last}");
+            let entered = |then: &str| {
+                let mut command = Command::new("unshare");
+                command.args(unshare).args(["--", "sh", "-c", &format!("{ENTER} && {then}"), &ports]);
+                command
+            };
+            let tried = entered("true").stdin(Stdio::null()).stderr(Stdio::null()).status();
+            if tried.is_ok_and(|status| status.success()) {
+                let mut command = entered("exec \"$@\"");
+                command.arg(self.command.get_program());
+                return Some(Self { command, ..self });
+            }
+        }
+        not_possible_here(self.test, "a network of its own (`unshare --net`, `ip link`) is not allowed");
+        None
+    }
+
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Runs the child, and fails as it failed.
+    #[track_caller]
+    pub(crate) fn run(mut self) {
+        self.command.args(["--exact", self.test, "--nocapture", "--test-threads=1"]).env(MARK, "1");
+        let output = self.command.stdin(Stdio::null()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "in a process of its own: {text}");
+        assert!(text.contains("1 passed"), "{} is not the name of one test: {text}", self.test);
+    }
+}
+
+/// What this system does not let a test do is said past the capture of its output; where `CI` is set, it fails.
+#[track_caller]
+pub(crate) fn not_possible_here(test: &str, why: &str) {
+    assert!(std::env::var_os("CI").is_none_or(|value| value.is_empty()), "{test}: {why}");
+    let _ = writeln!(std::io::stderr(), "NOT TESTED: {test}: {why}");
+}
