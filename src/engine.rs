@@ -19,13 +19,18 @@ mod core;
 mod flights;
 mod inbox;
 mod ledger;
+#[cfg(test)]
+mod model;
 mod outages;
 mod outbox;
+mod parked;
 mod policy;
 mod queue;
 mod retries;
 mod revocations;
 mod shard;
+mod shelf;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod transports;

@@ -3,20 +3,11 @@
 //! The channel has room for `inbox.capacity` messages, as many as may be pending: a send never waits. It can be
 //! full only of checks that were cancelled before their thread saw them. Cancels travel apart, one a slot at most.
 //!
-//! Wake-ups cost a system call and, when the core sleeps, 13 us, so there is one a batch, and none while the
-//! thread is busy: it looks at the inbox itself each time before it parks. The two sides meet at `parked`:
-//!
-//! ```text
-//! submit:      send; fence;  parked? ── yes ──▶ parked = false; notify
-//! I/O thread:  parked = true; fence; inbox empty? ── no ──▶ notify itself ── yes ──▶ park
-//! ```
-//!
-//! Each writes before it reads what the other writes, with a `SeqCst` fence between: at least one of them sees
-//! the other, so no message is left while the thread sleeps.
+//! Wake-ups are saved where they can be: see `parked.rs`.
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use crossbeam_queue::SegQueue;
@@ -24,6 +15,7 @@ use tokio::sync::Notify;
 
 use super::completion::Completion;
 use super::ledger::Ticket;
+use super::parked::Parked;
 use super::policy::Policy;
 use super::revocations::Mark;
 use crate::check::Question;
@@ -53,7 +45,7 @@ pub(crate) struct Outlet {
 
 struct Shared {
     cancels: SegQueue<Ticket>,
-    parked: AtomicBool,
+    parked: Parked,
     stop: AtomicBool,
     notify: Notify,
 }
@@ -62,7 +54,7 @@ pub(crate) fn inbox(capacity: usize) -> (Inbox, Outlet) {
     let (sender, receiver) = bounded(capacity);
     let shared = Arc::new(Shared {
         cancels: SegQueue::new(),
-        parked: AtomicBool::new(true),
+        parked: Parked::new(),
         stop: AtomicBool::new(false),
         notify: Notify::new(),
     });
@@ -85,10 +77,7 @@ impl Inbox {
     }
 
     pub(crate) fn wake(&self) {
-        fence(Ordering::SeqCst);
-        if self.shared.parked.load(Ordering::Relaxed) && self.shared.parked.swap(false, Ordering::Relaxed) {
-            self.shared.notify.notify_one();
-        }
+        self.shared.parked.wake(|| self.shared.notify.notify_one());
     }
 
     /// Another turn is wanted, whatever the thread is doing.
@@ -148,18 +137,12 @@ struct Parking {
 }
 
 impl Parking {
-    /// The thread has nothing left to run and is about to wait for the system.
     fn before_park(&self) {
-        self.shared.parked.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        if !self.messages.is_empty() || !self.shared.cancels.is_empty() {
-            self.shared.parked.store(false, Ordering::Relaxed);
-            self.shared.notify.notify_one();
-        }
+        let is_empty = || self.messages.is_empty() && self.shared.cancels.is_empty();
+        self.shared.parked.before_park(is_empty, || self.shared.notify.notify_one());
     }
 
-    /// The thread runs again.
     fn after_park(&self) {
-        self.shared.parked.store(false, Ordering::Relaxed);
+        self.shared.parked.after_park();
     }
 }

@@ -23,12 +23,12 @@
 //! Free slots are a stack (Treiber, with a tag against ABA): the slot freed last is used next, so that the
 //! tables of the I/O threads stay as small as the number of checks that were ever pending at once.
 
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
 use tokio::time::Instant;
 
+use super::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use super::sync::{Condvar, Mutex};
 use crate::decision::{Cause, Decision, Verdict};
 
 const FREE: u64 = 0;
@@ -116,7 +116,7 @@ pub(crate) struct Ledger {
     free: AtomicU64,
     counters: Counters,
     /// Drains that wait; whoever ends a check looks here before it takes the lock.
-    drainers: AtomicUsize,
+    pub(super) drainers: AtomicUsize,
     gate: Mutex<()>,
     ended: Condvar,
 }
@@ -351,6 +351,3 @@ impl Ledger {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,10 +1,11 @@
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
-use super::*;
-use crate::decision::Origin;
+use crate::decision::{Cause, Decision, Origin, Verdict};
+use crate::engine::ledger::{Ledger, Ticket};
 
 fn ledger(capacity: usize) -> Ledger {
     Ledger::new(capacity, 0x1234_5678_9ABC_DEF0).expect("memory for a test")

@@ -1,0 +1,314 @@
+//! The protocols between threads, in every order of their steps that loom can make: nothing is handed over
+//! twice, nobody sleeps through a wake-up (loom fails a model in which every thread waits).
+//!
+//! The files below are the engine's own, compiled a second time: what they import from `super::sync` is loom's
+//! here. What is not ours is taken for right: channels and queues stand in as counters with the weakest order
+//! that theirs allow, a descriptor and a runtime's notification as a flag under a lock, as the system keeps them.
+//!
+//! `SWITCHES` bounds how often a thread is interrupted where it could go on, which keeps the run to seconds;
+//! `LOOM_MAX_PREEMPTIONS` overrides it, `LOOM_LOG=trace` and `LOOM_LOCATION=1` tell the steps of a failure.
+
+#![allow(clippy::duplicate_mod, dead_code, reason = "the same files on other types, and not all of each")]
+
+#[path = "ledger.rs"]
+mod ledger;
+#[path = "parked.rs"]
+mod parked;
+#[path = "shelf.rs"]
+mod shelf;
+mod sync;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use loom::thread;
+
+use self::ledger::{Ledger, Ticket};
+use self::parked::Parked;
+use self::shelf::{Shelf, Signal};
+use self::sync::atomic::{AtomicUsize, Ordering};
+use self::sync::{Condvar, Mutex};
+use crate::decision::{Cause, Decision, Origin, Verdict};
+
+const SWITCHES: usize = 3;
+
+fn model(run: impl Fn() + Send + Sync + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = model.preemption_bound.or(Some(SWITCHES));
+    model.check(run);
+}
+
+fn ledger(capacity: usize) -> Arc<Ledger> {
+    Arc::new(Ledger::new(capacity, 1 << 40).expect("memory for a test"))
+}
+
+fn allowed() -> Decision {
+    Decision::new(Verdict::Allow, Origin::Backend, Cause::None, "")
+}
+
+/// What an I/O thread does with a check that is called back.
+fn deliver(ledger: &Ledger, ticket: Ticket) -> bool {
+    let delivered = ledger.decide(ticket) && ledger.claim(ticket, &allowed());
+    ledger.release(ticket);
+    delivered
+}
+
+/// A wake-up that is kept until somebody waits for it, and a level that stands until it is cleared.
+struct Event {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    news: bool,
+    level: bool,
+}
+
+impl Event {
+    fn new() -> Self {
+        Self { state: Mutex::new(State::default()), changed: Condvar::new() }
+    }
+    fn wait(&self, ready: impl Fn(&State) -> bool) {
+        let mut state = self.state.lock();
+        while !ready(&state) {
+            self.changed.wait(&mut state);
+        }
+        state.news = false;
+    }
+}
+
+impl Signal for Event {
+    fn signal(&self) {
+        *self.state.lock() = State { news: true, level: true };
+        self.changed.notify_all();
+    }
+    fn clear(&self) {
+        self.state.lock().level = false;
+    }
+}
+
+#[test]
+fn a_check_is_delivered_or_cancelled_once_and_never_both() {
+    model(|| {
+        let ledger = ledger(1);
+        let ticket = ledger.reserve(0, 0).unwrap();
+        let cancels = [0, 1].map(|_| {
+            let ledger = Arc::clone(&ledger);
+            thread::spawn(move || ledger.cancel(ticket).is_some())
+        });
+        let delivered = deliver(&ledger, ticket);
+        let cancelled = cancels.map(|cancel| usize::from(cancel.join().unwrap()));
+        assert_eq!(usize::from(delivered) + cancelled[0] + cancelled[1], 1);
+        let counts = ledger.counts();
+        assert_eq!((counts.submitted, counts.completed), (1, u64::from(delivered)));
+        assert_eq!(counts.cancelled, u64::from(!delivered));
+        assert!(ledger.reserve(0, 0).is_some(), "pending no more");
+    });
+}
+
+#[test]
+fn a_check_on_its_shelf_is_handed_over_once_and_never_after_its_cancel() {
+    model(|| {
+        let ledger = ledger(1);
+        let ticket = ledger.reserve(0, 0).unwrap();
+        assert!(ledger.decide(ticket));
+        let claim = |ledger: &Arc<Ledger>| {
+            let ledger = Arc::clone(ledger);
+            thread::spawn(move || ledger.claim(ticket, &allowed()))
+        };
+        let shelve = {
+            let ledger = Arc::clone(&ledger);
+            thread::spawn(move || ledger.shelve(ticket))
+        };
+        let claims = claim(&ledger);
+        let cancelled = ledger.cancel(ticket).is_some();
+        shelve.join().unwrap();
+        let claimed = claims.join().unwrap();
+        assert!(!(claimed && cancelled), "both");
+        ledger.release(ticket);
+        let counts = ledger.counts();
+        assert_eq!((counts.completed, counts.cancelled), (u64::from(claimed), u64::from(!claimed)));
+    });
+}
+
+#[test]
+fn a_reading_of_the_counters_never_has_more_ended_than_submitted() {
+    model(|| {
+        let ledger = ledger(1);
+        let host = {
+            let ledger = Arc::clone(&ledger);
+            thread::spawn(move || {
+                let ticket = ledger.reserve(0, 0).unwrap();
+                deliver(&ledger, ticket);
+                let ticket = ledger.reserve(0, 0).unwrap();
+                ledger.cancel(ticket);
+                ledger.release(ticket);
+            })
+        };
+        let counts = ledger.counts();
+        assert!(counts.completed + counts.cancelled <= counts.submitted);
+        assert!(counts.completed <= counts.allowed);
+        host.join().unwrap();
+    });
+}
+
+/// `end` on one thread, a drain without a limit on the other.
+fn drain_returns_after(end: fn(&Ledger, Ticket)) {
+    model(move || {
+        let ledger = ledger(1);
+        let ticket = ledger.reserve(0, 0).unwrap();
+        let other = {
+            let ledger = Arc::clone(&ledger);
+            thread::spawn(move || end(&ledger, ticket))
+        };
+        assert!(ledger.drain(Duration::MAX));
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn drain_does_not_sleep_through_the_end_of_the_last_check() {
+    drain_returns_after(|ledger, ticket| assert!(deliver(ledger, ticket)));
+    drain_returns_after(|ledger, ticket| assert!(ledger.cancel(ticket).is_some()));
+    drain_returns_after(Ledger::unreserve);
+    drain_returns_after(|ledger, ticket| {
+        assert!(ledger.decide(ticket));
+        ledger.shelve(ticket);
+    });
+}
+
+/// One thread takes two slots and gives the first back, which is on top again while another reads what is below.
+#[test]
+fn a_free_slot_is_given_to_one() {
+    model(|| {
+        let ledger = ledger(3);
+        let other = {
+            let ledger = Arc::clone(&ledger);
+            thread::spawn(move || {
+                let (first, second) = (ledger.reserve(0, 0).unwrap(), ledger.reserve(0, 0).unwrap());
+                ledger.unreserve(first);
+                second
+            })
+        };
+        let mut held = vec![ledger.reserve(0, 0).unwrap()];
+        held.push(other.join().unwrap());
+        held.extend(ledger.reserve(0, 0));
+        let slots: HashSet<_> = held.iter().map(|ticket| ticket.slot()).collect();
+        assert_eq!((slots.len(), held.len()), (3, 3), "one slot for two checks");
+    });
+}
+
+#[test]
+fn the_end_of_a_queue_cancels_no_check_of_another() {
+    model(|| {
+        let ledger = ledger(1);
+        let host = {
+            let ledger = Arc::clone(&ledger);
+            thread::spawn(move || {
+                let first = ledger.reserve(0, 1).unwrap();
+                ledger.release(first);
+                let second = ledger.reserve(0, 2).unwrap();
+                assert!(deliver(&ledger, second), "of queue 2, which has not ended");
+            })
+        };
+        let of_the_first: Vec<_> = ledger.of(1).collect();
+        for ticket in of_the_first {
+            ledger.cancel(ticket);
+        }
+        host.join().unwrap();
+    });
+}
+
+/// `hooked`: the runtime says when the I/O thread parks and when it runs again; otherwise it never says the latter.
+fn the_io_thread_gets_every_message(hooked: bool) {
+    const SENDERS: usize = 2;
+    model(move || {
+        let parked = Arc::new(Parked::new());
+        let messages = Arc::new(AtomicUsize::new(0));
+        let notify = Arc::new(Event::new());
+        let senders = [0; SENDERS].map(|_| {
+            let (parked, messages, notify) =
+                (Arc::clone(&parked), Arc::clone(&messages), Arc::clone(&notify));
+            thread::spawn(move || {
+                messages.fetch_add(1, Ordering::Release);
+                parked.wake(|| notify.signal());
+            })
+        });
+        let mut received = 0;
+        loop {
+            received += messages.swap(0, Ordering::Acquire);
+            if received == SENDERS {
+                break;
+            }
+            parked.before_park(|| messages.load(Ordering::Relaxed) == 0, || notify.signal());
+            notify.wait(|state| state.news);
+            if hooked {
+                parked.after_park();
+            }
+        }
+        for sender in senders {
+            sender.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn an_io_thread_does_not_sleep_while_a_message_waits() {
+    the_io_thread_gets_every_message(true);
+    the_io_thread_gets_every_message(false);
+}
+
+/// A host that polls and fetches one at a time; `ready` is its way of polling.
+fn the_host_fetches_everything(ready: fn(&State) -> bool) {
+    const THINGS: usize = 3;
+    model(move || {
+        let shelf = Arc::new(Shelf::new(Event::new()));
+        let io = [vec![0, 1], vec![2]].map(|things| {
+            let shelf = Arc::clone(&shelf);
+            thread::spawn(move || shelf.put(things.into_iter()))
+        });
+        let mut seen = HashSet::new();
+        while seen.len() < THINGS {
+            shelf.signal().wait(ready);
+            shelf.take(1, |thing| {
+                assert!(seen.insert(thing), "twice");
+                true
+            });
+        }
+        for io in io {
+            io.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_descriptor_is_not_silent_while_decisions_wait() {
+    the_host_fetches_everything(|state| state.level);
+    the_host_fetches_everything(|state| state.level && state.news);
+}
+
+#[test]
+fn a_descriptor_that_two_threads_reap_from_is_not_silent_while_decisions_wait() {
+    model(|| {
+        let shelf = Arc::new(Shelf::new(Event::new()));
+        shelf.put([0].into_iter());
+        let io = {
+            let shelf = Arc::clone(&shelf);
+            thread::spawn(move || shelf.put([1, 2].into_iter()))
+        };
+        let other = {
+            let shelf = Arc::clone(&shelf);
+            thread::spawn(move || shelf.take(1, |_| true))
+        };
+        let mut taken = shelf.take(1, |_| true);
+        taken += other.join().unwrap();
+        io.join().unwrap();
+        while taken < 3 {
+            shelf.signal().wait(|state| state.level);
+            taken += shelf.take(1, |_| true);
+        }
+        assert_eq!(taken, 3);
+    });
+}
