@@ -79,7 +79,7 @@ impl Event {
     }
 }
 
-impl Signal for Event {
+impl Signal for Arc<Event> {
     fn signal(&self) {
         *self.state.lock() = State { news: true, level: true };
         self.changed.notify_all();
@@ -265,14 +265,15 @@ fn an_io_thread_does_not_sleep_while_a_message_waits() {
 fn the_host_fetches_everything(ready: fn(&State) -> bool) {
     const THINGS: usize = 3;
     model(move || {
-        let shelf = Arc::new(Shelf::new(Event::new()));
+        let event = Arc::new(Event::new());
+        let shelf = Arc::new(Shelf::new(Arc::clone(&event)));
         let io = [vec![0, 1], vec![2]].map(|things| {
             let shelf = Arc::clone(&shelf);
             thread::spawn(move || shelf.put(things.into_iter()))
         });
         let mut seen = HashSet::new();
         while seen.len() < THINGS {
-            shelf.signal().wait(ready);
+            event.wait(ready);
             shelf.take(1, |thing| {
                 assert!(seen.insert(thing), "twice");
                 true
@@ -293,7 +294,8 @@ fn a_descriptor_is_not_silent_while_decisions_wait() {
 #[test]
 fn a_descriptor_that_two_threads_reap_from_is_not_silent_while_decisions_wait() {
     model(|| {
-        let shelf = Arc::new(Shelf::new(Event::new()));
+        let event = Arc::new(Event::new());
+        let shelf = Arc::new(Shelf::new(Arc::clone(&event)));
         shelf.put([0].into_iter());
         let io = {
             let shelf = Arc::clone(&shelf);
@@ -307,7 +309,7 @@ fn a_descriptor_that_two_threads_reap_from_is_not_silent_while_decisions_wait() 
         taken += other.join().unwrap();
         io.join().unwrap();
         while taken < 3 {
-            shelf.signal().wait(|state| state.level);
+            event.wait(|state| state.level);
             taken += shelf.take(1, |_| true);
         }
         assert_eq!(taken, 3);

@@ -28,7 +28,7 @@ pub struct Queue {
     fd: RawFd,
 }
 
-/// What waits to be fetched.
+/// What waits to be fetched. Checks that an I/O thread has not let go of yet keep it alive after the queue.
 type Waiting = Shelf<Completed, EventFd>;
 
 impl Signal for EventFd {
@@ -49,12 +49,14 @@ impl Receiver for Waiting {
 
 impl Queue {
     pub(crate) fn new(core: Arc<Core>, owner: u32) -> io::Result<Self> {
-        Ok(Self { core, waiting: Arc::new(Shelf::new(EventFd::new()?)), owner })
+        let event = EventFd::new()?;
+        let fd = event.raw();
+        Ok(Self { core, waiting: Arc::new(Shelf::new(event)), owner, fd })
     }
 
     /// Readable while decisions wait. Only the queue itself may read it.
     pub fn fd(&self) -> RawFd {
-        self.waiting.signal().raw()
+        self.fd
     }
 
     /// As [`crate::Engine::submit`]; the decision comes out of [`Queue::reap`].
@@ -75,7 +77,7 @@ impl Queue {
 
     /// For a forked child, where nothing else of a queue may be touched.
     pub(crate) fn close_descriptor(&self) {
-        self.waiting.signal().close();
+        EventFd::close_copy(self.fd);
     }
 
     pub(crate) fn is_forked(&self) -> bool {
@@ -96,6 +98,6 @@ impl Drop for Queue {
     fn drop(&mut self) {
         self.core.cancel_of(self.owner);
         // Dropped outside the lock; each counts as cancelled.
-        drop(self.waiting.take_all());
+        drop(self.waiting.close());
     }
 }
