@@ -12,6 +12,7 @@
 
 mod path;
 
+use std::cell::Cell;
 use std::fmt;
 use std::time::Duration;
 
@@ -53,6 +54,9 @@ pub struct Check<'a> {
     pub scope: &'a [u8],
     /// The longest this check may take, from submit to decision; clamped to the configured `timeout`.
     pub timeout: Option<Duration>,
+    /// Not to be answered from memory: the backend is asked, and its answer replaces what was remembered. An
+    /// exchange that is under way is joined all the same; its answer is at most `timeout` old.
+    pub fresh: bool,
 }
 
 /// A field of a check, as named in errors.
@@ -168,56 +172,69 @@ const KIND_WITH_PATH: u8 = 0x80;
 const FIELDS: usize = 7;
 const HEADER: usize = 1 + 2 * FIELDS;
 
-/// A validated check. One allocation: kind of scope, seven lengths, session id, ip, query, origin, user
-/// agent, scope, path. The key is all of it, or all but the path where the scope stands in its place.
-pub(crate) struct Question {
-    bytes: Box<[u8]>,
+/// A validated check: kind of scope, seven lengths, session id, ip, query, origin, user agent, scope, path. The
+/// key is all of it, or all but the path where the scope stands in its place.
+///
+/// In one allocation of its own, or, as a [`Draft`], in a buffer that its thread uses again and again.
+pub(crate) struct Question<B = Box<[u8]>> {
+    bytes: B,
     key_len: usize,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) fresh: bool,
 }
 
-impl Question {
-    /// Validates and copies. What the whole request may not be (its length, its parameters) is judged by
-    /// [`crate::backend::RequestPlan::admit`], which knows the endpoints.
-    pub(crate) fn new(check: &Check<'_>, rules: Rules) -> Result<Self, Invalid> {
-        let capacity = HEADER
-            + check.session_id.len().min(limits::SHORT_FIELD)
-            + check.ip.len().min(limits::SHORT_FIELD)
-            + check.query.len().min(limits::QUERY)
-            + check.origin.len().min(limits::SHORT_FIELD)
-            + check.user_agent.len().min(limits::USER_AGENT)
-            + check.scope.len().min(limits::SHORT_FIELD)
-            + 2 * check.path.len().min(limits::PATH);
-        let mut layout = Layout { bytes: Vec::with_capacity(capacity), field: 0 };
-        layout.bytes.resize(HEADER, 0);
+/// A question that may be answered at once and then needs no allocation.
+pub(crate) type Draft<'a> = Question<&'a [u8]>;
 
-        if layout.value(Field::SessionId, check.session_id, limits::SHORT_FIELD)? == 0 {
-            return Err(Invalid::new(Field::SessionId, Why::Empty));
-        }
-        layout.value(Field::Ip, check.ip, limits::SHORT_FIELD)?;
-        layout.query(check.query)?;
-        layout.value(Field::Origin, check.origin, limits::SHORT_FIELD)?;
-        layout.user_agent(check.user_agent)?;
-        layout.scope_and_path(check, rules)?;
+thread_local! {
+    /// Where this thread's drafts are written. As long as the longest so far, which the limits bound.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
-        let mut key_len = layout.bytes.len();
-        if layout.bytes[0] & KIND_WITH_PATH == 0 {
-            // The path goes last and its length is known from the buffer's end: under a scope, neither is
-            // part of the key.
-            key_len -= layout.len_of(FIELDS - 1);
-        }
-        Ok(Self { bytes: layout.bytes.into_boxed_slice(), key_len, timeout: check.timeout })
+impl Draft<'_> {
+    /// Validates `check` and hands it to `then`. What the whole request may not be (its length, its parameters)
+    /// is judged by [`crate::backend::RequestPlan::admit`], which knows the endpoints.
+    pub(crate) fn of<T>(
+        check: &Check<'_>,
+        rules: Rules,
+        then: impl FnOnce(Draft<'_>) -> T,
+    ) -> Result<T, Invalid> {
+        let mut bytes = BUFFER.take();
+        bytes.clear();
+        let mut layout = Layout { bytes, field: 0 };
+        let result = layout.check(check, rules).map(|key_len| {
+            let bytes = layout.bytes.as_slice();
+            then(Question { bytes, key_len, timeout: check.timeout, fresh: check.fresh })
+        });
+        BUFFER.set(layout.bytes);
+        result
     }
 
+    /// The same in memory of its own.
+    pub(crate) fn keep(&self) -> Question {
+        Question { bytes: self.bytes.into(), key_len: self.key_len, timeout: self.timeout, fresh: self.fresh }
+    }
+}
+
+#[cfg(test)]
+impl Question {
+    /// Validates and copies.
+    pub(crate) fn new(check: &Check<'_>, rules: Rules) -> Result<Self, Invalid> {
+        Draft::of(check, rules, |draft| draft.keep())
+    }
+}
+
+impl<B: AsRef<[u8]>> Question<B> {
     /// What makes two checks the same question. Compared in full, always.
     pub(crate) fn key(&self) -> &[u8] {
-        &self.bytes[..self.key_len]
+        &self.bytes.as_ref()[..self.key_len]
     }
 
     fn field(&self, index: usize) -> &[u8] {
-        let start = HEADER + (0..index).map(|field| len_at(&self.bytes, field)).sum::<usize>();
-        let end = if index == FIELDS - 1 { self.bytes.len() } else { start + len_at(&self.bytes, index) };
-        &self.bytes[start..end]
+        let bytes = self.bytes.as_ref();
+        let start = HEADER + (0..index).map(|field| len_at(bytes, field)).sum::<usize>();
+        let end = if index == FIELDS - 1 { bytes.len() } else { start + len_at(bytes, index) };
+        &bytes[start..end]
     }
 
     pub(crate) fn session_id(&self) -> &[u8] {
@@ -237,7 +254,7 @@ impl Question {
     }
     /// The scope the host named, or what the configuration makes of the path; empty for `session`.
     pub(crate) fn scope(&self) -> &[u8] {
-        if self.bytes[0] & !KIND_WITH_PATH == KIND_PATH { self.path() } else { self.field(5) }
+        if self.bytes.as_ref()[0] & !KIND_WITH_PATH == KIND_PATH { self.path() } else { self.field(5) }
     }
     pub(crate) fn path(&self) -> &[u8] {
         self.field(6)
@@ -255,6 +272,24 @@ struct Layout {
 }
 
 impl Layout {
+    /// Writes every field; how much of it is the key.
+    fn check(&mut self, check: &Check<'_>, rules: Rules) -> Result<usize, Invalid> {
+        self.bytes.resize(HEADER, 0);
+        if self.value(Field::SessionId, check.session_id, limits::SHORT_FIELD)? == 0 {
+            return Err(Invalid::new(Field::SessionId, Why::Empty));
+        }
+        self.value(Field::Ip, check.ip, limits::SHORT_FIELD)?;
+        self.query(check.query)?;
+        self.value(Field::Origin, check.origin, limits::SHORT_FIELD)?;
+        self.user_agent(check.user_agent)?;
+        self.scope_and_path(check, rules)?;
+
+        // The path goes last and its length is known from the buffer's end: under a scope, neither is part of
+        // the key.
+        let path = if self.bytes[0] & KIND_WITH_PATH == 0 { self.len_of(FIELDS - 1) } else { 0 };
+        Ok(self.bytes.len() - path)
+    }
+
     fn len_of(&self, field: usize) -> usize {
         if field == FIELDS - 1 {
             let before = (0..field).map(|field| len_at(&self.bytes, field)).sum::<usize>();

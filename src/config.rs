@@ -23,7 +23,7 @@ use std::sync::Arc;
 pub use document::KeyDoc;
 pub(crate) use hooks::ThreadHooks;
 pub use preset::PresetDoc;
-pub(crate) use settings::{HttpVersion, ScopeRule, Settings, TlsSettings, TtlHeader, TtlRules};
+pub(crate) use settings::{HttpVersion, MemoryBounds, ScopeRule, Settings, TlsSettings, TtlHeader, TtlRules};
 pub(crate) use url::{Address, BackendUrl, Scheme};
 
 use crate::observe::Log;
@@ -220,6 +220,13 @@ impl Config {
                 (Some(value), _) => value,
             };
             row.kind.put("", value, &mut settings).map_err(|why| ConfigError::of(row.name, &why))?;
+            if row.reload == table::Reload::Forgets {
+                settings.shape.push(row.name, value);
+                if matches!(row.kind, Kind::File(_)) {
+                    // One that cannot be read is an error where it is used.
+                    settings.shape.push("", &file::read(Path::new(value.trim())).unwrap_or_default());
+                }
+            }
         }
 
         let mut named = self.values.clone();
@@ -247,9 +254,13 @@ impl Config {
                         )));
                     }
                     row.kind.put(name, secret, &mut settings).map_err(fail)?;
+                    settings.shape.push(&key, secret);
                     warnings.extend(rules::world_readable(&path, &key));
                 }
-                _ => row.kind.put(name, value, &mut settings).map_err(fail)?,
+                _ => {
+                    row.kind.put(name, value, &mut settings).map_err(fail)?;
+                    settings.shape.push(&key, value);
+                }
             }
         }
 
@@ -326,6 +337,9 @@ mod tests {
             jitter: true,
         };
         assert_eq!(s.ttl, ttl);
+        assert_eq!((s.last_known, s.refresh, s.refresh_ahead), (Duration::ZERO, true, 0));
+        assert_eq!((s.expired_keep, s.expired_idle), (false, Duration::from_mins(2)));
+        assert_eq!(s.memory, MemoryBounds { decisions: 1_000_000, bytes: 512 << 20 });
         let pool = settings::PoolSettings {
             max_connections: 256,
             idle_timeout: Duration::from_millis(1500),
@@ -359,6 +373,12 @@ mod tests {
             ("ttl.max", "3s"),
             ("ttl.max_deny", "4s"),
             ("ttl.jitter", "0"),
+            ("last_known", "5s"),
+            ("refresh.ahead", "10%"),
+            ("expired", "keep"),
+            ("expired.idle", "6s"),
+            ("memory.max_decisions", "8"),
+            ("memory.max_bytes", "2MiB"),
             ("pool.max_connections", "9"),
             ("pool.idle_timeout", "10ms"),
             ("pool.max_age", "10s"),
@@ -393,6 +413,9 @@ mod tests {
             jitter: false,
         };
         assert_eq!(s.ttl, ttl);
+        assert_eq!((s.last_known, s.refresh_ahead), (Duration::from_secs(5), 10));
+        assert_eq!((s.expired_keep, s.expired_idle), (true, Duration::from_secs(6)));
+        assert_eq!(s.memory, MemoryBounds { decisions: 8, bytes: 2 << 20 });
         let pool = settings::PoolSettings {
             max_connections: 9,
             idle_timeout: Duration::from_millis(10),

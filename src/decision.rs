@@ -82,16 +82,51 @@ pub struct Decision {
     pub latency: Duration,
     /// Names the check that this answers.
     pub ticket: u64,
-    pub(crate) texts: Option<Arc<Texts>>,
+    pub(crate) texts: Option<Texts>,
     pub(crate) reason: &'static str,
 }
 
-/// What a decision says in words; shared by all checks that one exchange answered.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What a decision says in words. The bytes are shared by all checks that one exchange answered, and with what
+/// is remembered of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Texts {
-    pub(crate) user_id: Box<str>,
-    pub(crate) location: Box<str>,
-    pub(crate) detail: Box<str>,
+    /// User id, location, detail; what follows them is somebody else's.
+    bytes: Arc<[u8]>,
+    user_id: u16,
+    location: u16,
+    detail: u16,
+}
+
+impl Texts {
+    /// Views of `bytes`, which begin with a user id and a location of these lengths.
+    pub(crate) fn answered(bytes: &Arc<[u8]>, user_id: u16, location: u16) -> Option<Self> {
+        (user_id > 0 || location > 0).then(|| Self { bytes: Arc::clone(bytes), user_id, location, detail: 0 })
+    }
+
+    /// Each is cut at 65,535 bytes.
+    pub(crate) fn new(user_id: &str, location: &str, detail: &str) -> Self {
+        let cut = |text: &str| text.floor_char_boundary(usize::from(u16::MAX));
+        let [user_id, location, detail] = [user_id, location, detail].map(|text| &text[..cut(text)]);
+        Self {
+            bytes: [user_id, location, detail].concat().into_bytes().into(),
+            user_id: user_id.len() as u16,
+            location: location.len() as u16,
+            detail: detail.len() as u16,
+        }
+    }
+
+    fn user_id(&self) -> &str {
+        self.text(0, self.user_id)
+    }
+    fn location(&self) -> &str {
+        self.text(usize::from(self.user_id), self.location)
+    }
+    fn detail(&self) -> &str {
+        self.text(usize::from(self.user_id) + usize::from(self.location), self.detail)
+    }
+    fn text(&self, from: usize, len: u16) -> &str {
+        std::str::from_utf8(&self.bytes[from..][..usize::from(len)]).expect("made of whole texts")
+    }
 }
 
 impl Decision {
@@ -120,19 +155,19 @@ impl Decision {
 
     /// `X-UserId`; empty if absent or not fit to print.
     pub fn user_id(&self) -> &str {
-        self.texts.as_deref().map_or("", |texts| &texts.user_id)
+        self.texts.as_ref().map_or("", Texts::user_id)
     }
 
     /// Where the backend would send the client (`X-Location`, else `Location`); empty if absent or not fit.
     pub fn location(&self) -> &str {
-        self.texts.as_deref().map_or("", |texts| &texts.location)
+        self.texts.as_ref().map_or("", Texts::location)
     }
 
     /// One line for a log. Never holds the query or the value of a header.
     pub fn detail(&self) -> &str {
-        match self.texts.as_deref() {
-            Some(texts) if !texts.detail.is_empty() => &texts.detail,
-            _ => self.reason,
+        match self.texts.as_ref().map_or("", Texts::detail) {
+            "" => self.reason,
+            detail => detail,
         }
     }
 }
@@ -177,6 +212,21 @@ impl Cause {
         Self::Shutdown,
         Self::Internal,
     ];
+
+    /// Whether the backend could not be asked, or did not answer as it should: not our own shortage, nor our end.
+    pub fn is_outage(self) -> bool {
+        match self {
+            Self::Resolve
+            | Self::Connect
+            | Self::Tls
+            | Self::Timeout
+            | Self::Reset
+            | Self::Protocol
+            | Self::Status
+            | Self::BreakerOpen => true,
+            Self::None | Self::Overload | Self::Shutdown | Self::Internal => false,
+        }
+    }
 
     /// As in logs, metrics and JSON.
     pub fn name(self) -> &'static str {

@@ -26,10 +26,13 @@ mod outbox;
 mod parked;
 mod policy;
 mod queue;
+mod recall;
+mod remembering;
 mod retries;
 mod revocations;
 mod shard;
 mod shelf;
+mod sweeping;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -44,14 +47,17 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::task::LocalSet;
+use tokio::time::Instant;
 
-pub(crate) use self::asking::{Asking, Attempt, ask, backend_decision, doing, outage_decision};
+pub(crate) use self::asking::{Asking, Attempt, ask, backend_decision, doing, explained, outage_decision};
 pub(crate) use self::completion::Tag;
 pub use self::completion::{Completed, Receiver};
 pub(crate) use self::core::Batch;
 pub(crate) use self::policy::Policy;
 pub use self::queue::Queue;
 pub(crate) use self::retries::RetryBudget;
+#[cfg(test)]
+pub(crate) use self::sweeping::Sweeping;
 
 use self::awaiting::{Awaiting, One};
 use self::callbacks::{Callback, Callbacks};
@@ -206,20 +212,53 @@ impl Engine {
                 return Err(StartError::Config(ConfigError::of(key, &why)));
             }
         }
-        let policy = policy(Arc::clone(&settings))?;
+        let policy = policy(Arc::clone(&settings), Some(&now))?;
         self.core.log.turn_to(settings.log_level, config.log().cloned());
         for warning in &settings.warnings {
             self.core.log.log(LogLevel::Warn, || warning.clone());
         }
+        let forgets = !Arc::ptr_eq(&policy.memory, &now.memory);
         self.core.set_policy(policy);
+        if forgets {
+            // Here, and not on an I/O thread that happens to be the last to let go of it.
+            now.memory.clear();
+        }
         Ok(())
     }
 
-    /// Forgets what is known of a session. A check that is submitted after this is asked anew, and until the
-    /// backend has answered, for `ttl.max` at most, the session's default is to deny. The waiters of an
-    /// exchange in progress get its answer.
+    /// What is remembered for this check and has not expired, as [`Engine::submit`] would deliver it. Never blocks and
+    /// asks nobody: not a check that counts, begins no refresh, and never repeats a last known decision.
+    pub fn lookup(&self, check: &Check<'_>) -> Result<Option<Decision>, SubmitError> {
+        let core = &self.core;
+        if core.is_closed() {
+            return Err(SubmitError::Closed);
+        }
+        let policy = core.policy();
+        let remembered = policy.draft(check, |draft| {
+            let found = core.look_up(&policy, &draft, core.session(draft.session_id()), Instant::now());
+            // What submit would refuse is refused here too, not called unknown.
+            if found.is_none() { policy.admit(&draft).map(|_| None) } else { Ok(found) }
+        });
+        remembered.flatten().map_err(SubmitError::Invalid)
+    }
+
+    /// Forgets what is known of a session, at once. A check that is submitted after this is asked anew, and until the
+    /// backend has answered, for `ttl.max` at most, the session gets neither a last known decision nor a default action
+    /// that lets it in. The waiters of an exchange in progress get its answer, which is not remembered.
     pub fn revoke(&self, session_id: &[u8]) {
         self.core.revoke(session_id);
+    }
+
+    /// Forgets all that the backend said of this user (`X-UserId`), in whatever session. As [`Engine::revoke`], but for
+    /// the default action: it denies where the engine still knows that the question was this user's.
+    pub fn revoke_user(&self, user_id: &[u8]) {
+        self.core.revoke_user(user_id);
+    }
+
+    /// Forgets everything. As [`Engine::revoke`] of every session; the default action denies until the backend has
+    /// answered any check that was submitted after this.
+    pub fn revoke_all(&self) {
+        self.core.revoke_all();
     }
 
     /// Waits until every check that was accepted before this call is decided; true when they are. Does not
@@ -250,14 +289,6 @@ impl Engine {
 
     pub(crate) fn log(&self) -> &Logger {
         &self.core.log
-    }
-
-    /// Whether a check would be accepted, as far as its content decides.
-    pub(crate) fn judge(&self, check: &Check<'_>) -> Result<(), SubmitError> {
-        if self.core.is_closed() {
-            return Err(SubmitError::Closed);
-        }
-        self.core.policy().accept(check).map(drop).map_err(SubmitError::Invalid)
     }
 
     /// The operator's `default_action`: what a host does where submit itself fails for want of room.
@@ -307,6 +338,8 @@ impl Engine {
                 let _ = thread.join();
             }
         }
+        drop(threads);
+        self.core.wait_for_hand_overs();
         self.callbacks.end();
     }
 }
@@ -322,14 +355,14 @@ impl Drop for Engine {
 
 fn core(settings: Arc<Settings>, log: Arc<Logger>) -> Result<(Arc<Core>, Vec<Outlet>), StartError> {
     let (threads, capacity) = (settings.threads_io, settings.inbox_capacity);
-    let policy = policy(settings)?;
+    let policy = policy(settings, None)?;
     let (inboxes, outlets): (Vec<_>, Vec<_>) = (0..threads).map(|_| inbox(capacity)).unzip();
     let core = Core::new(policy, log, inboxes.into_boxed_slice()).map_err(StartError::System)?;
     Ok((Arc::new(core), outlets))
 }
 
-fn policy(settings: Arc<Settings>) -> Result<Policy, StartError> {
-    Policy::new(settings).map_err(|error| StartError::Config(ConfigError::without_key(error)))
+fn policy(settings: Arc<Settings>, before: Option<&Policy>) -> Result<Policy, StartError> {
+    Policy::new(settings, before).map_err(|error| StartError::Config(ConfigError::without_key(error)))
 }
 
 impl fmt::Display for StartError {

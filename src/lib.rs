@@ -9,6 +9,7 @@ mod config;
 mod decision;
 mod engine;
 mod ffi;
+mod memory;
 mod observe;
 mod probe;
 mod sys;

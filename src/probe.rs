@@ -16,7 +16,7 @@ use crate::check::{Check, Question};
 use crate::config::{BackendUrl, Config, ConfigError};
 use crate::decision::Decision;
 use crate::engine::{
-    Asking, Attempt, Policy, RetryBudget, StartError, SubmitError, ask, backend_decision, doing,
+    Asking, Attempt, Policy, RetryBudget, StartError, SubmitError, ask, backend_decision, doing, explained,
     outage_decision,
 };
 use crate::transport::{Stage, Transport};
@@ -68,7 +68,7 @@ pub struct ProbeAttempt {
 /// Asks once; blocks until there is a decision.
 pub fn probe(config: &Config, check: &Check<'_>) -> Result<Result<ProbeReport, SubmitError>, StartError> {
     let settings = Arc::new(config.settings().map_err(StartError::Config)?);
-    let policy = Policy::new(Arc::clone(&settings))
+    let policy = Policy::new(Arc::clone(&settings), None)
         .map_err(|error| StartError::Config(ConfigError::without_key(error)))?;
     let policy = Arc::new(policy);
     let question = match policy.accept(check) {
@@ -92,7 +92,7 @@ pub fn probe(config: &Config, check: &Check<'_>) -> Result<Result<ProbeReport, S
             let ttl = answer.ttl;
             backend_decision(answer, ttl)
         }
-        Err(outage) => outage_decision(&policy, &outage),
+        Err(outage) => explained(outage_decision(&policy, &outage), "default action"),
     };
     decision.latency = began.elapsed();
     let attempts = asking

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::preset::PRESETS;
-use super::table::{Default, KEYS};
+use super::table::{Default, KEYS, Reload};
 
 /// A key as a person reads about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct KeyDoc {
     pub bounds: String,
     /// Whether a running engine can take over a new value.
     pub reload: bool,
+    /// Whether a new value makes a running engine forget what it remembers.
+    pub forgets: bool,
     /// What it does: one line of Markdown.
     pub text: &'static str,
 }
@@ -35,7 +37,8 @@ pub(super) fn docs() -> impl Iterator<Item = KeyDoc> {
         default: if let Default::Value(text) = key.default { text } else { "" },
         kind: key.kind.name(),
         bounds: key.kind.bounds(),
-        reload: key.reload,
+        reload: key.reload != Reload::Refused,
+        forgets: key.reload == Reload::Forgets,
         text: key.text,
     })
 }
@@ -64,6 +67,19 @@ pub(super) fn markdown() -> String {
         };
         line(&mut out, format_args!("| `{}` | {default} | {kind} | {} |", key.name, key.text));
     }
+    let names = |of: fn(&KeyDoc) -> bool| {
+        let names: Vec<_> = docs().filter(of).map(|key| format!("`{}`", key.name)).collect();
+        names.join(", ")
+    };
+    line(
+        &mut out,
+        format_args!(
+            "\n### Reload\n\nA running engine takes over every key but {}. It forgets what it remembers if one of \
+             these changes: {}.",
+            names(|key| !key.reload),
+            names(|key| key.forgets)
+        ),
+    );
     line(
         &mut out,
         format_args!("\n### Presets\n\n| `backend.preset` | sets the defaults | for |\n|---|---|---|"),

@@ -21,7 +21,7 @@ pub(super) const PRESETS: &[PresetDoc] = &[
         name: "ministra",
         // The token lives 5 s and a later check with it is refused: one answer, within the budget, decides for
         // the whole session.
-        defaults: &[("scope", "session"), ("timeout", "2s")],
+        defaults: &[("scope", "session"), ("refresh", "never"), ("timeout", "2s")],
         text: "Ministra (Stalker) portal, `http://HOST/stalker_portal/server/api/chk_flussonic_tmp_link.php`. \
                Pass, with every check of a session, the query that opened it.",
     },

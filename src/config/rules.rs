@@ -53,6 +53,15 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
                 .into(),
         );
     }
+    if !settings.refresh && settings.refresh_ahead > 0 {
+        return fail(
+            "refresh.ahead",
+            format!(
+                "{}% ahead, but refresh = never (backend.preset = ministra sets it); remove one of them",
+                settings.refresh_ahead
+            ),
+        );
+    }
     match (&settings.tls.client_cert, &settings.tls.client_key) {
         (Some(_), None) => {
             return fail("tls.client_cert", "set without tls.client_key; set both or neither".into());

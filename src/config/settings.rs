@@ -1,5 +1,6 @@
 //! The configuration, checked and typed: what the engine works with.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,6 +26,16 @@ pub(crate) struct Settings {
     /// `verdict.max_body`, bytes.
     pub(crate) verdict_max_body: usize,
     pub(crate) ttl: TtlRules,
+    /// `last_known`; zero: an outage gets the default action at once.
+    pub(crate) last_known: Duration,
+    /// `refresh`: whether a decision may be asked for again before it has expired.
+    pub(crate) refresh: bool,
+    /// `refresh.ahead`, percent.
+    pub(crate) refresh_ahead: u32,
+    /// `expired = keep`
+    pub(crate) expired_keep: bool,
+    pub(crate) expired_idle: Duration,
+    pub(crate) memory: MemoryBounds,
     /// `protect_params`: names a client may not send, besides those of the URL and of `param.*`.
     pub(crate) protect_params: Vec<String>,
     /// `param.NAME`, ordered by name.
@@ -45,6 +56,8 @@ pub(crate) struct Settings {
     /// `fail_open.overload`
     pub(crate) fail_open_overload: bool,
     pub(crate) log_level: LogLevel,
+    /// What decisions depend on: what is remembered under one shape means nothing under another.
+    pub(crate) shape: Shape,
     /// For the log, once at each start: what is allowed and yet worth a second look. No secrets.
     pub(crate) warnings: Vec<String>,
 }
@@ -71,6 +84,12 @@ impl Settings {
                 headers: Vec::new(),
                 jitter: true,
             },
+            last_known: Duration::ZERO,
+            refresh: true,
+            refresh_ahead: 0,
+            expired_keep: false,
+            expired_idle: Duration::ZERO,
+            memory: MemoryBounds { decisions: 0, bytes: 0 },
             protect_params: Vec::new(),
             params: Vec::new(),
             headers: Vec::new(),
@@ -85,6 +104,7 @@ impl Settings {
             threads_callback: 0,
             fail_open_overload: false,
             log_level: LogLevel::Warn,
+            shape: Shape::default(),
             warnings: Vec::new(),
         }
     }
@@ -115,6 +135,30 @@ pub(crate) struct TtlRules {
 pub(crate) enum TtlHeader {
     XAuthDuration,
     CacheControl,
+}
+
+/// `memory.max_decisions`, `memory.max_bytes`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MemoryBounds {
+    pub(crate) decisions: usize,
+    pub(crate) bytes: usize,
+}
+
+/// The keys that a reload may not change without forgetting what is remembered, as text with what the files named
+/// hold. Some are secrets, so it is not shown.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct Shape(Vec<(String, String)>);
+
+impl Shape {
+    pub(super) fn push(&mut self, key: &str, value: &str) {
+        self.0.push((key.to_owned(), value.trim().to_owned()));
+    }
+}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shape")
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

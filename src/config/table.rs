@@ -15,10 +15,21 @@ pub(super) struct Key {
     pub(super) section: &'static str,
     pub(super) kind: Kind,
     pub(super) default: Default,
-    /// Whether a running engine can take over a new value.
-    pub(super) reload: bool,
+    pub(super) reload: Reload,
     /// One line, Markdown.
     pub(super) text: &'static str,
+}
+
+/// What becomes of a new value when a running engine is turned to another configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reload {
+    /// It is refused: threads and tables would have to be made anew.
+    Refused,
+    /// It is taken over.
+    Keeps,
+    /// It is taken over, and what is remembered is forgotten: it was learned by other questions, judged by other
+    /// rules, or from somebody else.
+    Forgets,
 }
 
 pub(super) enum Default {
@@ -30,6 +41,7 @@ pub(super) enum Default {
 }
 
 use Default::{Required, Unset, Value};
+use Reload::{Forgets, Keeps, Refused};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -41,20 +53,20 @@ const KIB: usize = 1024;
 #[rustfmt::skip] // One paragraph a key, one column a property.
 pub(super) const KEYS: &[Key] = &[
     Key {
-        name: "backend.url", section: "Backend", reload: true,
+        name: "backend.url", section: "Backend", reload: Forgets,
         kind: Kind::Urls,
         default: Required("write one, e.g. http://127.0.0.1:6000/auth"),
         text: "Who is asked: `http://`, `https://` or `unix:/path/to.sock:/request/path`. Several are tried in order; \
                an outage, never a refusal, moves a check to the next.",
     },
     Key {
-        name: "backend.preset", section: "Backend", reload: true,
+        name: "backend.preset", section: "Backend", reload: Keeps,
         kind: Kind::Preset,
         default: Value("custom"),
         text: "Sets defaults of other keys for a known backend; what is set by hand stays.",
     },
     Key {
-        name: "default_action", section: "Verdict", reload: true,
+        name: "default_action", section: "Verdict", reload: Keeps,
         kind: Kind::Choice(&[
             ("allow", |s| s.default_action = Verdict::Allow),
             ("deny", |s| s.default_action = Verdict::Deny),
@@ -64,49 +76,49 @@ pub(super) const KEYS: &[Key] = &[
                backend lets everyone in.",
     },
     Key {
-        name: "fail_open.overload", section: "Verdict", reload: true,
+        name: "fail_open.overload", section: "Verdict", reload: Keeps,
         kind: Kind::Switch(|s, on| s.fail_open_overload = on),
         default: Value("off"),
         text: "Whether `default_action` also answers a local overload or a defect of the library; off: they deny.",
     },
     Key {
-        name: "allow_statuses", section: "Verdict", reload: true,
+        name: "allow_statuses", section: "Verdict", reload: Forgets,
         kind: Kind::Statuses { first: 200, last: 599, put: |s, set| s.allow_statuses = set },
         default: Value("200"),
         text: "The statuses that allow, e.g. `200,204`. Any other final status denies.",
     },
     Key {
-        name: "unavailable_statuses", section: "Verdict", reload: true,
+        name: "unavailable_statuses", section: "Verdict", reload: Forgets,
         kind: Kind::Statuses { first: 500, last: 599, put: |s, set| s.unavailable_statuses = set },
         default: Unset,
         text: "The statuses that count as an outage, e.g. `502,503,504` or `5xx`.",
     },
     Key {
-        name: "verdict.body", section: "Verdict", reload: true,
+        name: "verdict.body", section: "Verdict", reload: Forgets,
         kind: Kind::BodyRule,
         default: Unset,
         text: "An allowing status allows only if the body, one JSON document, says so too, e.g. `json:error==0`.",
     },
     Key {
-        name: "verdict.max_body", section: "Verdict", reload: true,
+        name: "verdict.max_body", section: "Verdict", reload: Forgets,
         kind: Kind::Size { min: 1, max: 64 * KIB, put: |s, n| s.verdict_max_body = n },
         default: Value("64KiB"),
         text: "The longest body that `verdict.body` reads; a longer one denies.",
     },
     Key {
-        name: "timeout", section: "Time", reload: true,
+        name: "timeout", section: "Time", reload: Keeps,
         kind: Kind::Duration { min: MS, max: MINUTE, put: |s, d| s.timeout = d },
         default: Value("2s"),
         text: "The whole budget of a check, from submit to decision.",
     },
     Key {
-        name: "connect_timeout", section: "Time", reload: true,
+        name: "connect_timeout", section: "Time", reload: Keeps,
         kind: Kind::Duration { min: MS, max: MINUTE, put: |s, d| s.connect_timeout = d },
         default: Value("500ms"),
         text: "The longest that one connection attempt may take; never beyond what is left of `timeout`.",
     },
     Key {
-        name: "scope", section: "Request", reload: true,
+        name: "scope", section: "Request", reload: Forgets,
         kind: Kind::Choice(&[
             ("path", |s| s.scope = ScopeRule::Path),
             ("directory", |s| s.scope = ScopeRule::Directory),
@@ -117,63 +129,63 @@ pub(super) const KEYS: &[Key] = &[
                HLS), or all that a session plays.",
     },
     Key {
-        name: "path.check", section: "Request", reload: true,
+        name: "path.check", section: "Request", reload: Forgets,
         kind: Kind::Switch(|s, on| s.path_check = on),
         default: Value("on"),
         text: "Refuse paths that host and backend could read differently: `?`, `#`, `\\` or a dot segment, plain or encoded.",
     },
     Key {
-        name: "protect_params", section: "Request", reload: true,
+        name: "protect_params", section: "Request", reload: Forgets,
         kind: Kind::Names(|s, names| s.protect_params = names),
         default: Unset,
         text: "Query parameters that a client may not send, besides those of the URL and of `param.NAME`.",
     },
     Key {
-        name: "param.NAME", section: "Request", reload: true,
+        name: "param.NAME", section: "Request", reload: Forgets,
         kind: Kind::Param,
         default: Unset,
         text: "Adds a query parameter that no client can override. `{ip}`, `{path}`, `{path.N}`, `{session_id}`, \
                `{origin}`, `{user_agent}`, `{scope}` and `{query.X}` are filled in.",
     },
     Key {
-        name: "header.NAME", section: "Request", reload: true,
+        name: "header.NAME", section: "Request", reload: Forgets,
         kind: Kind::Header,
         default: Unset,
         text: "Adds a header, e.g. an API key, filled in like `param.NAME`. `@/path` reads the value from a file at start.",
     },
     Key {
-        name: "ttl.headers", section: "Reuse", reload: true,
+        name: "ttl.headers", section: "Reuse", reload: Forgets,
         kind: Kind::TtlHeaders,
         default: Value("x-authduration,cache-control"),
         text: "The reply's headers that say for how long a decision may be reused; the first that is present decides \
                alone. Empty: none is listened to.",
     },
     Key {
-        name: "ttl.allow", section: "Reuse", reload: true,
+        name: "ttl.allow", section: "Reuse", reload: Forgets,
         kind: Kind::Duration { min: Duration::ZERO, max: LONGEST_TTL, put: |s, d| s.ttl.allow = d },
         default: Value("0"),
         text: "For how long an allow may be reused when the backend does not say.",
     },
     Key {
-        name: "ttl.deny", section: "Reuse", reload: true,
+        name: "ttl.deny", section: "Reuse", reload: Forgets,
         kind: Kind::Duration { min: Duration::ZERO, max: DAY, put: |s, d| s.ttl.deny = d },
         default: Value("0"),
         text: "For how long a refusal may be reused when the backend does not say.",
     },
     Key {
-        name: "ttl.max", section: "Reuse", reload: true,
+        name: "ttl.max", section: "Reuse", reload: Keeps,
         kind: Kind::Duration { min: Duration::ZERO, max: LONGEST_TTL, put: |s, d| s.ttl.max = d },
         default: Value("24h"),
         text: "Upper bound on every reuse, whoever asked for it.",
     },
     Key {
-        name: "ttl.max_deny", section: "Reuse", reload: true,
+        name: "ttl.max_deny", section: "Reuse", reload: Forgets,
         kind: Kind::Duration { min: Duration::ZERO, max: DAY, put: |s, d| s.ttl.max_deny = d },
         default: Value("1m"),
         text: "Upper bound on the reuse of a refusal.",
     },
     Key {
-        name: "ttl.jitter", section: "Reuse", reload: true,
+        name: "ttl.jitter", section: "Reuse", reload: Forgets,
         kind: Kind::Choice(&[
             ("on", |s| s.ttl.jitter = true),
             ("off", |s| s.ttl.jitter = false),
@@ -183,25 +195,71 @@ pub(super) const KEYS: &[Key] = &[
         text: "Shorten reuse at random, by up to 5 % and 30 s, so that sessions that began together do not expire together.",
     },
     Key {
-        name: "pool.max_connections", section: "Connections", reload: true,
+        name: "last_known", section: "Reuse", reload: Keeps,
+        kind: Kind::Duration { min: Duration::ZERO, max: LONGEST_TTL, put: |s, d| s.last_known = d },
+        default: Value("0"),
+        text: "For how long, after its reuse has ended, what the backend last said is repeated when it gives no answer; \
+               it comes before `default_action`. 0: not at all.",
+    },
+    Key {
+        name: "refresh", section: "Reuse", reload: Keeps,
+        kind: Kind::Choice(&[("auto", |s| s.refresh = true), ("never", |s| s.refresh = false)]),
+        default: Value("auto"),
+        text: "`never`: a decision is not asked for again before it has expired, for backends that refuse the same token \
+               later.",
+    },
+    Key {
+        name: "refresh.ahead", section: "Reuse", reload: Keeps,
+        kind: Kind::Percent { max: 50, put: |s, n| s.refresh_ahead = n },
+        default: Value("0%"),
+        text: "An allow that is in use is asked for again, once and in the background, when less than this part of its \
+               time is left; it serves until the answer. 0: not at all.",
+    },
+    Key {
+        name: "expired", section: "Reuse", reload: Forgets,
+        kind: Kind::Choice(&[("ask", |s| s.expired_keep = false), ("keep", |s| s.expired_keep = true)]),
+        default: Value("ask"),
+        text: "What happens when an allow of a session that is in use expires: the backend is asked, or the allow is kept \
+               for another such time, because the backend would refuse its old token.",
+    },
+    Key {
+        name: "expired.idle", section: "Reuse", reload: Forgets,
+        kind: Kind::Duration { min: SECOND, max: DAY, put: |s, d| s.expired_idle = d },
+        default: Value("2m"),
+        text: "With `expired = keep`: a session that was not asked about for longer is not in use.",
+    },
+    Key {
+        name: "memory.max_decisions", section: "Reuse", reload: Forgets,
+        kind: Kind::Count { min: 0, max: 100_000_000, put: |s, n| s.memory.decisions = n },
+        default: Value("1000000"),
+        text: "The most decisions that are remembered; of one session at most 64. 0: none, each check asks.",
+    },
+    Key {
+        name: "memory.max_bytes", section: "Reuse", reload: Forgets,
+        kind: Kind::Size { min: 1024 * KIB, max: 64 * 1024 * 1024 * KIB, put: |s, n| s.memory.bytes = n },
+        default: Value("512MiB"),
+        text: "The most memory that remembered decisions may take; it is taken as they come.",
+    },
+    Key {
+        name: "pool.max_connections", section: "Connections", reload: Keeps,
         kind: Kind::Count { min: 1, max: 65536, put: |s, n| s.pool.max_connections = n },
         default: Value("256"),
         text: "The most connections per URL, divided among the I/O threads.",
     },
     Key {
-        name: "pool.idle_timeout", section: "Connections", reload: true,
+        name: "pool.idle_timeout", section: "Connections", reload: Keeps,
         kind: Kind::Duration { min: MS, max: HOUR, put: |s, d| s.pool.idle_timeout = d },
         default: Value("1500ms"),
         text: "How long a connection is kept without an exchange. Keep it below the backend's own: some close after 2 s.",
     },
     Key {
-        name: "pool.max_age", section: "Connections", reload: true,
+        name: "pool.max_age", section: "Connections", reload: Keeps,
         kind: Kind::Duration { min: SECOND, max: DAY, put: |s, d| s.pool.max_age = d },
         default: Value("5m"),
         text: "How long a connection is used at all, so that a backend that moved is followed.",
     },
     Key {
-        name: "http.version", section: "Connections", reload: true,
+        name: "http.version", section: "Connections", reload: Keeps,
         kind: Kind::Choice(&[
             ("auto", |s| s.http_version = HttpVersion::Auto),
             ("1.1", |s| s.http_version = HttpVersion::Http11),
@@ -212,81 +270,81 @@ pub(super) const KEYS: &[Key] = &[
         text: "`auto`: what https agrees on, 1.1 otherwise. `2` needs https; `h2c` is HTTP/2 without TLS.",
     },
     Key {
-        name: "http.lane", section: "Connections", reload: true,
+        name: "http.lane", section: "Connections", reload: Keeps,
         // One lane: both words name it, and the choice leaves nothing to remember.
         kind: Kind::Choice(&[("auto", |_| ()), ("hyper", |_| ())]),
         default: Value("auto"),
         text: "Which HTTP implementation is used; `auto` is `hyper`.",
     },
     Key {
-        name: "dns.refresh", section: "Connections", reload: true,
+        name: "dns.refresh", section: "Connections", reload: Keeps,
         kind: Kind::Duration { min: SECOND, max: DAY, put: |s, d| s.dns_refresh = d },
         default: Value("30s"),
         text: "How often names are resolved again. Addresses that last worked are kept when the resolver fails.",
     },
     Key {
-        name: "unix.peer_uid", section: "Connections", reload: true,
+        name: "unix.peer_uid", section: "Connections", reload: Forgets,
         // The last number means "no user" to the system.
         kind: Kind::Count { min: 0, max: u32::MAX as usize - 1, put: |s, n| s.unix_peer_uid = Some(n as u32) },
         default: Unset,
         text: "The numeric user that must own the other end of a Unix socket.",
     },
     Key {
-        name: "tls.ca_file", section: "TLS", reload: true,
+        name: "tls.ca_file", section: "TLS", reload: Forgets,
         kind: Kind::File(|s, path| s.tls.ca_file = Some(path)),
         default: Unset,
         text: "Trust these authorities in place of the system's.",
     },
     Key {
-        name: "tls.client_cert", section: "TLS", reload: true,
+        name: "tls.client_cert", section: "TLS", reload: Forgets,
         kind: Kind::File(|s, path| s.tls.client_cert = Some(path)),
         default: Unset,
         text: "The certificate chain that we show, with `tls.client_key`.",
     },
     Key {
-        name: "tls.client_key", section: "TLS", reload: true,
+        name: "tls.client_key", section: "TLS", reload: Forgets,
         kind: Kind::File(|s, path| s.tls.client_key = Some(path)),
         default: Unset,
         text: "Its private key.",
     },
     Key {
-        name: "tls.server_name", section: "TLS", reload: true,
+        name: "tls.server_name", section: "TLS", reload: Forgets,
         kind: Kind::Host(|s, name| s.tls.server_name = Some(name)),
         default: Unset,
         text: "The name sent (SNI) and expected in the certificate, where it is not the URL's host.",
     },
     Key {
-        name: "tls.verify", section: "TLS", reload: true,
+        name: "tls.verify", section: "TLS", reload: Forgets,
         kind: Kind::Switch(|s, on| s.tls.verify = on),
         default: Value("on"),
         text: "Whether the certificate is verified. `off` trusts anyone in between, and logs a warning at each start.",
     },
     Key {
-        name: "tls.mixed", section: "TLS", reload: true,
+        name: "tls.mixed", section: "TLS", reload: Forgets,
         kind: Kind::Switch(|s, on| s.tls_mixed = on),
         default: Value("off"),
         text: "Accept https and http URLs in one list: whoever blocks https then gets the checks in clear text.",
     },
     Key {
-        name: "inbox.capacity", section: "Engine", reload: false,
+        name: "inbox.capacity", section: "Engine", reload: Refused,
         kind: Kind::Count { min: 1, max: 1 << 20, put: |s, n| s.inbox_capacity = n },
         default: Value("65536"),
         text: "The most checks that may be pending; one more is not accepted.",
     },
     Key {
-        name: "threads.io", section: "Engine", reload: false,
+        name: "threads.io", section: "Engine", reload: Refused,
         kind: Kind::Count { min: 1, max: 64, put: |s, n| s.threads_io = n },
         default: Value("1"),
         text: "I/O threads. One does well over 100,000 exchanges a second.",
     },
     Key {
-        name: "threads.callback", section: "Engine", reload: false,
+        name: "threads.callback", section: "Engine", reload: Refused,
         kind: Kind::Count { min: 0, max: 64, put: |s, n| s.threads_callback = n },
         default: Value("1"),
         text: "Threads that run the host's callbacks. 0: they run on the I/O thread, and a slow one delays every check.",
     },
     Key {
-        name: "log.level", section: "Engine", reload: true,
+        name: "log.level", section: "Engine", reload: Keeps,
         kind: Kind::Choice(&[
             ("off", |s| s.log_level = LogLevel::Off),
             ("error", |s| s.log_level = LogLevel::Error),

@@ -21,6 +21,7 @@ pub(super) enum Kind {
     Duration { min: Duration, max: Duration, put: fn(&mut Settings, Duration) },
     Size { min: usize, max: usize, put: fn(&mut Settings, usize) },
     Count { min: usize, max: usize, put: fn(&mut Settings, usize) },
+    Percent { max: u32, put: fn(&mut Settings, u32) },
     Statuses { first: u16, last: u16, put: fn(&mut Settings, StatusSet) },
     BodyRule,
     TtlHeaders,
@@ -67,6 +68,13 @@ impl Kind {
                 let count = digits(trimmed)
                     .ok_or_else(|| format!("{} is not a whole number; write e.g. {min}", quoted(trimmed)))?;
                 put(settings, bounded(count, *min, *max, |n| n.to_string())?);
+            }
+            Self::Percent { max, put } => {
+                let number = trimmed.strip_suffix('%').or((trimmed == "0").then_some(trimmed));
+                let percent = number
+                    .and_then(digits)
+                    .ok_or_else(|| format!("{} is not a percentage; write e.g. 10%", quoted(trimmed)))?;
+                put(settings, bounded(percent, 0, *max as usize, |n| format!("{n}%"))? as u32);
             }
             Self::Statuses { first, last, put } => {
                 let set = StatusSet::parse(trimmed)?;
@@ -115,6 +123,7 @@ impl Kind {
         match self {
             Self::Duration { .. } | Self::Size { .. } | Self::Count { .. } | Self::Statuses { .. } => true,
             Self::Choice(choices) => choices.iter().any(|(word, _)| *word == digits),
+            Self::Percent { .. } => digits == "0",
             _ => false,
         }
     }
@@ -138,6 +147,7 @@ impl Kind {
             Self::Duration { .. } => "duration",
             Self::Size { .. } => "size",
             Self::Count { .. } => "number",
+            Self::Percent { .. } => "percentage",
             Self::Statuses { .. } => "list of statuses",
             Self::BodyRule => "body rule",
             Self::TtlHeaders => "list of",
@@ -159,6 +169,7 @@ impl Kind {
             Self::Duration { min, max, .. } => range(&show_duration(*min), &show_duration(*max)),
             Self::Size { min, max, .. } => range(&show_size(*min), &show_size(*max)),
             Self::Count { min, max, .. } => range(&min.to_string(), &max.to_string()),
+            Self::Percent { max, .. } => range("0%", &format!("{max}%")),
             Self::Statuses { first, last, .. } => range(&first.to_string(), &last.to_string()),
             Self::TtlHeaders => TTL_HEADERS.map(|header| header.0).join(", "),
             Self::BodyRule | Self::Names(_) | Self::File(_) | Self::Host(_) | Self::Param | Self::Header => {

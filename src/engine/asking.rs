@@ -4,7 +4,6 @@
 //! tenth of the exchanges), failover (an outage moves on, a refusal never does), and three requests in all.
 
 use std::cell::{Cell, RefCell};
-use std::fmt::Write as _;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -198,9 +197,14 @@ impl Inquiry<'_> {
             }
             Judgement::NeedsBody(answer) => {
                 let body = reply.body.collect(self.policy.settings.verdict_max_body);
+                let head = Instant::now();
                 match timeout_at(self.deadline, body).await {
                     Err(_) => late(self.policy, self.endpoint, progress),
-                    Ok(Ok(body)) => Ok(judge_body(rules, answer, &body)),
+                    Ok(Ok(body)) => {
+                        let answer = judge_body(rules, answer, &body);
+                        // Reuse counts from the end of the header section.
+                        Ok(Answer { ttl: answer.ttl.saturating_sub(head.elapsed()), ..answer })
+                    }
                     // A body that is too long was not the one document the rule asks for: refused.
                     Ok(Err(BodyError::TooLong)) => {
                         Ok(refusal(reply.status, "the body is longer than verdict.max_body"))
@@ -302,21 +306,25 @@ pub(crate) fn backend_decision(answer: Answer, ttl: Duration) -> Decision {
     decision.max_sessions = answer.max_sessions;
     decision.unique = answer.unique;
     if answer.user_id.is_some() || answer.location.is_some() {
-        decision.texts = Some(Arc::new(Texts {
-            user_id: answer.user_id.unwrap_or_default(),
-            location: answer.location.unwrap_or_default(),
-            detail: Box::default(),
-        }));
+        let (user_id, location) = (answer.user_id.as_deref(), answer.location.as_deref());
+        decision.texts = Some(Texts::new(user_id.unwrap_or_default(), location.unwrap_or_default(), ""));
     }
     decision
 }
 
-/// What every waiter of a failed flight gets.
+/// What the waiters of a failed flight get, unless there is something better than the default action.
 pub(crate) fn outage_decision(policy: &Policy, outage: &Outage) -> Decision {
     let mut decision = policy.without_answer(outage.cause, "");
     decision.http_status = outage.http_status;
-    let mut detail = outage.detail.clone();
-    let _ = write!(detail, "; default action: {}", decision.verdict);
-    decision.texts = Some(Arc::new(Texts { detail: detail.into_boxed_str(), ..Texts::default() }));
+    decision.texts = Some(Texts::new("", "", &outage.detail));
+    decision
+}
+
+/// An outage's detail says what was done about it.
+pub(crate) fn explained(mut decision: Decision, what: &str) -> Decision {
+    if decision.texts.is_some() {
+        let detail = format!("{}; {what}: {}", decision.detail(), decision.verdict);
+        decision.texts = Some(Texts::new(decision.user_id(), decision.location(), &detail));
+    }
     decision
 }

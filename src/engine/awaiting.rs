@@ -37,6 +37,10 @@ impl Receiver for One {
             waker.wake();
         }
     }
+
+    fn only_puts_aside(&self) -> bool {
+        true
+    }
 }
 
 impl One {

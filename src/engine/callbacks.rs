@@ -27,6 +27,8 @@ pub(crate) struct Callbacks {
     /// `None`: there are no threads, or they have been ended.
     sender: Mutex<Option<Sender<Job>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Whether there are any, until the end.
+    threaded: bool,
     log: Arc<Logger>,
     /// Tells the callbacks of one engine from those of another.
     engine: usize,
@@ -54,6 +56,7 @@ impl Callbacks {
         let callbacks = Self {
             sender: Mutex::new((threads > 0).then_some(sender)),
             threads: Mutex::default(),
+            threaded: threads > 0,
             log: Arc::clone(&log),
             engine,
         };
@@ -103,6 +106,10 @@ impl Receiver for Callback {
             }
             None => run(callbacks.engine, &callbacks.log, &*self.function, batch),
         }
+    }
+
+    fn only_puts_aside(&self) -> bool {
+        self.callbacks.threaded
     }
 }
 

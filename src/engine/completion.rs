@@ -37,6 +37,12 @@ pub trait Receiver: Send + Sync + 'static {
     /// block, and the engine's `drain` and `shutdown` may not be called from it. What is left in `batch`
     /// counts as cancelled.
     fn receive(&self, batch: &mut Vec<Completed>);
+
+    /// Whether [`Receiver::receive`] may also be called on a thread that submits, before its submit returns, with what
+    /// is remembered: because it only puts aside what it gets. Otherwise that makes a detour over an I/O thread.
+    fn only_puts_aside(&self) -> bool {
+        false
+    }
 }
 
 /// What comes back with a decision.
@@ -120,6 +126,11 @@ impl Completion {
 
     pub(crate) fn ticket(&self) -> Ticket {
         self.owed.as_ref().expect(STILL_OWED).ticket
+    }
+
+    /// Its receiver takes what was decided on the calling thread.
+    pub(crate) fn can_be_put_aside(&self) -> bool {
+        self.owed.as_ref().expect(STILL_OWED).receiver.only_puts_aside()
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {

@@ -3,7 +3,8 @@
 use std::hash::Hasher as _;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crossbeam_channel::TrySendError;
 use parking_lot::{Mutex, RwLock};
@@ -12,12 +13,13 @@ use tokio::time::Instant;
 
 use super::SubmitError;
 use super::completion::{Completion, Receiver, Tag};
-use super::inbox::{Inbox, Message};
+use super::inbox::{Asked, Inbox, Message};
 use super::ledger::{Ledger, Ticket};
+use super::outbox::Outbox;
 use super::policy::Policy;
-use super::revocations::Revocations;
+use super::revocations::{ENTRIES, Mark, Revocations};
 use crate::backend::Answer;
-use crate::check::Check;
+use crate::check::{Check, Draft};
 use crate::decision::{Cause, Decision};
 use crate::observe::{Logger, Stats};
 use crate::sys::ForkMark;
@@ -35,12 +37,16 @@ pub(crate) struct Core {
     pub(crate) retries: Arc<AtomicU64>,
     pub(crate) inboxes: Box<[Inbox]>,
     pub(crate) closed: AtomicBool,
+    /// Submitting threads that hand over what is remembered. The end waits for them, once `closed` is set.
+    handing_over: AtomicUsize,
     /// The engine was freed: queues that are left give nothing any more.
     pub(crate) freed: AtomicBool,
     /// Drawn from the system for this engine: nobody outside can choose checks whose hashes collide.
     hash_key: [u8; 16],
     /// Spreads expiries.
     pub(crate) seed: u64,
+    /// Memory counts its time from here.
+    began: Instant,
     pub(crate) replies_from_cache: AtomicU64,
     pub(crate) texts_dropped: AtomicU64,
 }
@@ -88,11 +94,13 @@ impl Core {
             log,
             policy: RwLock::new(Arc::new(policy)),
             gauges: Mutex::new(gauges),
-            revocations: Revocations::new().ok_or_else(no_memory)?,
+            revocations: Revocations::new(ENTRIES).ok_or_else(no_memory)?,
             fork: ForkMark::new()?,
             retries: Arc::default(),
             inboxes,
             closed: AtomicBool::new(false),
+            handing_over: AtomicUsize::new(0),
+            began: Instant::now(),
             freed: AtomicBool::new(false),
             hash_key,
             seed: number(24),
@@ -115,37 +123,27 @@ impl Core {
         }
     }
 
-    /// Accepts one check without waking its I/O thread; returns which one is to be woken. `announce` gets the
-    /// ticket before the check can be decided.
-    fn accept(
-        self: &Arc<Self>,
-        check: &Check<'_>,
-        receiver: &Arc<dyn Receiver>,
-        tag: Tag,
-        now: Instant,
-        announce: impl FnOnce(u64),
-    ) -> Result<(Ticket, usize), SubmitError> {
-        if self.is_closed() {
-            return Err(SubmitError::Closed);
-        }
-        let policy = self.policy();
-        let question = policy.accept(check).map_err(SubmitError::Invalid)?;
-        let hash = self.hash(question.key());
-        // A key always goes to the same thread: coalescing needs no lock. The table of flights uses the low
-        // bits of the hash, this the high ones.
+    /// One question, about to be asked. A key always goes to the same thread: coalescing needs no lock. The table of
+    /// flights uses the low bits of the hash, this the high ones.
+    fn addressed(
+        &self,
+        policy: Arc<Policy>,
+        draft: &Draft<'_>,
+        mark: Mark,
+    ) -> Result<(Asked, usize), SubmitError> {
+        let question = policy.admit(draft).map_err(SubmitError::Invalid)?;
+        let hash = self.hash(Domain::Key, question.key());
         let thread = (hash >> 32) as usize % self.inboxes.len();
-        let mark = self.revocations.mark(self.hash(question.session_id()));
-        let ticket = self.ledger.reserve(thread as u16, tag.owner).ok_or(SubmitError::Full)?;
-        announce(ticket.number());
-        let completion = Completion::new(self, ticket, receiver, tag, now);
-        let message = Message { policy, question, hash, mark, completion };
-        let (message, error) = match self.inboxes[thread].send(message) {
-            Ok(()) => return Ok((ticket, thread)),
-            Err(TrySendError::Full(message)) => (message, SubmitError::Full),
-            Err(TrySendError::Disconnected(message)) => (message, SubmitError::Closed),
-        };
-        message.completion.withdraw();
-        Err(error)
+        Ok((Asked { policy, question, hash, mark }, thread))
+    }
+
+    /// A decision nears its end: asks again though nobody waits. Without room, it is asked for when it has expired.
+    fn refresh(&self, policy: Arc<Policy>, draft: &Draft<'_>, mark: Mark) {
+        if let Ok((asked, thread)) = self.addressed(policy, draft, mark)
+            && self.inboxes[thread].send(Message::Refresh(asked)).is_ok()
+        {
+            self.inboxes[thread].wake();
+        }
     }
 
     pub(crate) fn cancel(&self, ticket: Ticket) -> bool {
@@ -167,7 +165,48 @@ impl Core {
 
     /// Forgets what is known of a session.
     pub(crate) fn revoke(&self, session_id: &[u8]) {
-        self.revocations.revoke(self.hash(session_id));
+        let (session, policy) = (self.session(session_id), self.policy());
+        self.revocations.revoke(session, policy.settings.ttl.max);
+        // It is void already; this only gives back the memory.
+        policy.memory.forget(session);
+    }
+
+    /// Forgets what was said of a user, in whatever session.
+    pub(crate) fn revoke_user(&self, user_id: &[u8]) {
+        self.revocations.revoke_user(self.user(user_id));
+    }
+
+    /// Forgets everything.
+    pub(crate) fn revoke_all(&self) {
+        self.revocations.revoke_all();
+    }
+
+    /// By what sessions are found: a keyed hash of the id.
+    pub(crate) fn session(&self, id: &[u8]) -> u64 {
+        self.hash(Domain::Session, id)
+    }
+
+    /// The same for users.
+    pub(crate) fn user(&self, id: &[u8]) -> u64 {
+        self.hash(Domain::User, id)
+    }
+
+    /// Milliseconds of the engine's time.
+    pub(crate) fn milliseconds(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.began).as_millis() as u64
+    }
+
+    /// The time at which so many milliseconds had passed.
+    pub(crate) fn instant(&self, milliseconds: u64) -> Instant {
+        self.began + Duration::from_millis(milliseconds)
+    }
+
+    /// Waits for the submitting threads that deliver what is remembered. None begins to once `closed` is set, and
+    /// none of them waits for anything.
+    pub(crate) fn wait_for_hand_overs(&self) {
+        while self.handing_over.load(Ordering::SeqCst) > 0 {
+            std::thread::yield_now();
+        }
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -208,6 +247,7 @@ impl Core {
             coalesced: counts.coalesced,
             exchanges: gauges.exchanges + gauges.sum(|endpoint| &endpoint.exchanges),
             retries: read(&self.retries),
+            remembered: self.policy().memory.len() as u64,
             revoked: self.revocations.count(),
             replies_from_cache: read(&self.replies_from_cache),
             texts_dropped: read(&self.texts_dropped),
@@ -218,24 +258,38 @@ impl Core {
         }
     }
 
-    fn hash(&self, key: &[u8]) -> u64 {
+    fn hash(&self, domain: Domain, bytes: &[u8]) -> u64 {
         let mut hasher = SipHasher13::new_with_key(&self.hash_key);
-        hasher.write(key);
+        hasher.write_u8(domain as u8);
+        hasher.write(bytes);
         hasher.finish()
     }
 }
 
-/// Checks submitted together: each I/O thread concerned is woken once, when this is dropped.
+/// What is hashed, so that a session does not share the fate of a user with its name.
+#[derive(Clone, Copy)]
+enum Domain {
+    Key,
+    Session,
+    User,
+}
+
+/// Checks submitted together. Dropped, it delivers what was remembered, each receiver called once, and wakes each I/O
+/// thread concerned once.
 pub(crate) struct Batch<'a> {
     core: &'a Arc<Core>,
     now: Instant,
     /// One bit an I/O thread; the configuration allows 64.
     concerned: u64,
+    /// What was decided already.
+    remembered: Outbox,
+    /// Counted among those that the engine's end waits for.
+    handing_over: bool,
 }
 
 impl<'a> Batch<'a> {
     pub(crate) fn new(core: &'a Arc<Core>) -> Self {
-        Self { core, now: Instant::now(), concerned: 0 }
+        Self { core, now: Instant::now(), concerned: 0, remembered: Outbox::default(), handing_over: false }
     }
 
     /// `announce` gets the ticket before the check can be decided.
@@ -246,14 +300,83 @@ impl<'a> Batch<'a> {
         tag: Tag,
         announce: impl FnOnce(u64),
     ) -> Result<u64, SubmitError> {
-        let (ticket, thread) = self.core.accept(check, receiver, tag, self.now, announce)?;
-        self.concerned |= 1 << thread;
-        Ok(ticket.number())
+        if self.core.is_closed() {
+            return Err(SubmitError::Closed);
+        }
+        let policy = self.core.policy();
+        let submitted = policy.draft(check, |draft| {
+            let core = self.core;
+            let mark = core.revocations.mark(core.session(draft.session_id()));
+            let remembered =
+                if draft.fresh { None } else { core.recall(&policy, &draft, mark.session, self.now) };
+            let Some(remembered) = remembered else {
+                let (asked, thread) = core.addressed(Arc::clone(&policy), &draft, mark)?;
+                let completion = self.reserve(thread, receiver, tag, announce)?;
+                let ticket = completion.ticket();
+                return self.send(Message::Ask(asked, completion), thread).map(|()| ticket);
+            };
+            if remembered.refresh {
+                core.refresh(Arc::clone(&policy), &draft, mark);
+            }
+            let thread = (mark.session >> 32) as usize % core.inboxes.len();
+            let completion = self.reserve(thread, receiver, tag, announce)?;
+            let ticket = completion.ticket();
+            if !completion.can_be_put_aside() {
+                let decided = Message::Decided(completion, Box::new(remembered.decision));
+                return self.send(decided, thread).map(|()| ticket);
+            }
+            if !self.may_hand_over() {
+                completion.withdraw();
+                return Err(SubmitError::Closed);
+            }
+            self.remembered.decide(completion, remembered.decision);
+            Ok(ticket)
+        });
+        Ok(submitted.map_err(SubmitError::Invalid)??.number())
+    }
+
+    fn reserve(
+        &self,
+        thread: usize,
+        receiver: &Arc<dyn Receiver>,
+        tag: Tag,
+        announce: impl FnOnce(u64),
+    ) -> Result<Completion, SubmitError> {
+        let ticket = self.core.ledger.reserve(thread as u16, tag.owner).ok_or(SubmitError::Full)?;
+        announce(ticket.number());
+        Ok(Completion::new(self.core, ticket, receiver, tag, self.now))
+    }
+
+    fn send(&mut self, message: Message, thread: usize) -> Result<(), SubmitError> {
+        let (message, error) = match self.core.inboxes[thread].send(message) {
+            Ok(()) => {
+                self.concerned |= 1 << thread;
+                return Ok(());
+            }
+            Err(TrySendError::Full(message)) => (message, SubmitError::Full),
+            Err(TrySendError::Disconnected(message)) => (message, SubmitError::Closed),
+        };
+        if let Message::Ask(_, completion) | Message::Decided(completion, _) = message {
+            completion.withdraw();
+        }
+        Err(error)
+    }
+
+    /// From here on the engine's end waits for this batch.
+    fn may_hand_over(&mut self) -> bool {
+        if !std::mem::replace(&mut self.handing_over, true) {
+            self.core.handing_over.fetch_add(1, Ordering::SeqCst);
+        }
+        !self.core.is_closed()
     }
 }
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
+        self.remembered.take().deliver(&self.core.log);
+        if self.handing_over {
+            self.core.handing_over.fetch_sub(1, Ordering::SeqCst);
+        }
         let mut concerned = self.concerned;
         while concerned != 0 {
             self.core.inboxes[concerned.trailing_zeros() as usize].wake();

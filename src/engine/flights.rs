@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::asking::Asking;
 use super::completion::Completion;
+use super::inbox::Asked;
 use super::ledger::Ticket;
 use super::policy::Policy;
 use super::revocations::Mark;
@@ -35,6 +36,12 @@ pub(crate) struct Flight {
     pub(crate) landing: bool,
     hash: u64,
     pub(crate) mark: Mark,
+    /// Which flight of this thread it is.
+    number: u64,
+    /// One that began later has its answer already: what this one will hear is older.
+    pub(crate) overtaken: bool,
+    /// Begun for the sake of what is remembered: nobody waits for it, unless somebody joined.
+    pub(crate) refresh: bool,
     joinable: bool,
     first: u32,
     last: u32,
@@ -63,37 +70,70 @@ pub(crate) struct Flights {
     vacant: Vec<FlightId>,
     waiters: Vec<Option<Waiter>>,
     deadlines: BTreeSet<(Instant, u32)>,
+    /// Flights that there ever were.
+    begun: u64,
+    /// Those among the present ones that were begun to refresh.
+    refreshing: usize,
 }
 
 const LISTED: &str = "an id is given up when its flight is removed";
 const LINKED: &str = "links lead to waiters of the same flight";
 
 impl Flights {
-    /// A check waits for the flight of its key, until `deadline`.
+    /// A check waits for the flight of its key, until `deadline`. `is_joinable` says which marks were not revoked.
     pub(crate) fn board(
         &mut self,
-        policy: &Arc<Policy>,
-        question: Question,
-        hash: u64,
-        mark: Mark,
+        asked: Asked,
+        is_joinable: impl Fn(Mark) -> bool,
         mut completion: Completion,
         deadline: Instant,
     ) -> Boarding {
-        let same = |&id: &FlightId| {
-            let flight = self.all[id].as_ref().expect(LISTED);
-            // An exchange that began before a reload or a revocation is not joined after it.
-            flight.question.key() == question.key()
-                && flight.mark == mark
-                && Arc::ptr_eq(&flight.policy, policy)
-        };
-        if let Some(&id) = self.by_key.find(hash, same) {
+        if let Some(id) = self.joinable(&asked, is_joinable) {
             completion.joined = true;
             self.link(id, completion, deadline);
             return Boarding::Joined;
         }
-        let id = self.begin(policy, Rc::new(question), hash, mark);
+        let id = self.begin(&asked.policy, Rc::new(asked.question), asked.hash, asked.mark);
         self.link(id, completion, deadline);
         Boarding::Began(id)
+    }
+
+    /// A flight that nobody waits for, unless there is one for this key. At most `most` of these at a time.
+    pub(crate) fn refresh(
+        &mut self,
+        asked: Asked,
+        is_joinable: impl Fn(Mark) -> bool,
+        most: usize,
+    ) -> Option<FlightId> {
+        if self.refreshing >= most || self.joinable(&asked, is_joinable).is_some() {
+            return None;
+        }
+        let id = self.begin(&asked.policy, Rc::new(asked.question), asked.hash, asked.mark);
+        self.all[id].as_mut().expect(LISTED).refresh = true;
+        self.refreshing += 1;
+        Some(id)
+    }
+
+    /// The flight that a check may join: of the same key, under the same policy, begun after every reload and
+    /// revocation that came before the check.
+    fn joinable(&self, asked: &Asked, is_joinable: impl Fn(Mark) -> bool) -> Option<FlightId> {
+        let same = |&id: &FlightId| {
+            let flight = self.flight(id);
+            flight.question.key() == asked.question.key()
+                && Arc::ptr_eq(&flight.policy, &asked.policy)
+                && is_joinable(flight.mark)
+        };
+        self.by_key.find(asked.hash, same).copied()
+    }
+
+    /// The flight has its answer: those of its key that began earlier will have an older one.
+    pub(crate) fn overtake(&mut self, id: FlightId) {
+        let (hash, number) = (self.flight(id).hash, self.flight(id).number);
+        let question = Rc::clone(&self.flight(id).question);
+        for &other in self.by_key.iter_hash(hash) {
+            let other = self.all[other].as_mut().expect(LISTED);
+            other.overtaken |= other.number < number && other.question.key() == question.key();
+        }
     }
 
     pub(crate) fn flight(&self, id: FlightId) -> &Flight {
@@ -156,7 +196,9 @@ impl Flights {
         assert!(self.is_empty(id), "a flight with waiters would lose them");
         self.close(id);
         self.vacant.push(id);
-        self.all[id].take().expect(LISTED)
+        let flight = self.all[id].take().expect(LISTED);
+        self.refreshing -= usize::from(flight.refresh);
+        flight
     }
 
     /// The flight ran out of time: its waiters with time left move together into a new one, which is
@@ -188,6 +230,7 @@ impl Flights {
     }
 
     fn begin(&mut self, policy: &Arc<Policy>, question: Rc<Question>, hash: u64, mark: Mark) -> FlightId {
+        self.begun += 1;
         let flight = Flight {
             policy: Arc::clone(policy),
             question,
@@ -196,6 +239,9 @@ impl Flights {
             landing: false,
             hash,
             mark,
+            number: self.begun,
+            overtaken: false,
+            refresh: false,
             joinable: true,
             first: NONE,
             last: NONE,

@@ -19,14 +19,24 @@ use super::parked::Parked;
 use super::policy::Policy;
 use super::revocations::Mark;
 use crate::check::Question;
+use crate::decision::Decision;
 
-/// An accepted check on its way to its I/O thread.
-pub(crate) struct Message {
+/// What a submitting thread hands over.
+pub(crate) enum Message {
+    /// An accepted check, to be asked.
+    Ask(Asked, Completion),
+    /// A decision that is remembered nears its end: to be asked again, though nobody waits.
+    Refresh(Asked),
+    /// An accepted check that is decided already, for a receiver that is called on this thread only.
+    Decided(Completion, Box<Decision>),
+}
+
+/// What there is to be asked, and by which rules.
+pub(crate) struct Asked {
     pub(crate) policy: Arc<Policy>,
     pub(crate) question: Question,
     pub(crate) hash: u64,
     pub(crate) mark: Mark,
-    pub(crate) completion: Completion,
 }
 
 /// The side of the submitting threads.

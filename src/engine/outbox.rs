@@ -1,4 +1,5 @@
-//! What an I/O thread decided in one turn, by receiver: each is called once, at the end of the turn.
+//! What was decided in one turn of an I/O thread, or in one call of a host, by receiver: each is called once, at the
+//! end.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -18,7 +19,12 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     pub(crate) fn decide(&mut self, completion: Completion, decision: Decision) {
-        let Some((receiver, completed)) = completion.decide(decision) else { return };
+        if let Some((receiver, completed)) = completion.decide(decision) {
+            self.push(receiver, completed);
+        }
+    }
+
+    pub(crate) fn push(&mut self, receiver: Arc<dyn Receiver>, completed: Completed) {
         let recent = self.batches.iter_mut().rev().take(LOOK_BACK);
         for (known, batch) in recent {
             if Arc::ptr_eq(known, &receiver) {
@@ -29,7 +35,7 @@ impl Outbox {
         self.batches.push((receiver, vec![completed]));
     }
 
-    /// Takes the batches out, so that no part of the I/O thread is borrowed while receivers run.
+    /// Takes the batches out, so that nothing is borrowed while receivers run.
     pub(crate) fn take(&mut self) -> Self {
         std::mem::take(self)
     }

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use crate::backend::{ReplyRules, RequestPlan};
-use crate::check::{Check, Invalid, Question, Rules};
+use crate::check::{Check, Draft, Invalid, Question, Rules};
 use crate::config::Settings;
 use crate::decision::{Cause, Decision, Origin, Verdict};
+use crate::memory::Memory;
 use crate::transport::{PoolGauges, Shared};
 
 pub(crate) struct Policy {
@@ -17,12 +18,14 @@ pub(crate) struct Policy {
     pub(crate) shared: Arc<Shared>,
     /// One an endpoint.
     pub(crate) gauges: Arc<[PoolGauges]>,
+    /// What was learned under this policy, and under those before it that asked and judged alike.
+    pub(crate) memory: Arc<Memory>,
     rules: Rules,
 }
 
 impl Policy {
-    /// Reads certificates. The error says which key and file.
-    pub(crate) fn new(settings: Arc<Settings>) -> Result<Self, String> {
+    /// Reads certificates. The error says which key and file. `before`: the policy that this one replaces.
+    pub(crate) fn new(settings: Arc<Settings>, before: Option<&Self>) -> Result<Self, String> {
         let plans: Box<[_]> =
             settings.backends.iter().map(|url| Arc::new(RequestPlan::new(url, &settings))).collect();
         let rules = Rules {
@@ -30,7 +33,11 @@ impl Policy {
             path_check: settings.path_check,
             path_in_key: plans.iter().any(|plan| plan.uses_path()),
         };
+        let memory = before
+            .filter(|before| before.settings.shape == settings.shape)
+            .map_or_else(|| Arc::new(Memory::new(settings.memory)), |before| Arc::clone(&before.memory));
         Ok(Self {
+            memory,
             replies: ReplyRules::new(&settings),
             shared: Shared::new(Arc::clone(&settings))?,
             gauges: settings.backends.iter().map(|_| PoolGauges::default()).collect(),
@@ -40,13 +47,25 @@ impl Policy {
         })
     }
 
+    /// A check that is well formed, as `then` uses it. Whether it can be asked is for [`Policy::admit`] to say.
+    pub(crate) fn draft<T>(
+        &self,
+        check: &Check<'_>,
+        then: impl FnOnce(Draft<'_>) -> T,
+    ) -> Result<T, Invalid> {
+        Draft::of(check, self.rules, then)
+    }
+
     /// After this nothing about the check's content can fail.
-    pub(crate) fn accept(&self, check: &Check<'_>) -> Result<Question, Invalid> {
-        let question = Question::new(check, self.rules)?;
-        for plan in &self.plans {
-            plan.admit(&question)?;
-        }
+    pub(crate) fn admit(&self, draft: &Draft<'_>) -> Result<Question, Invalid> {
+        let question = draft.keep();
+        self.plans.iter().try_for_each(|plan| plan.admit(&question))?;
         Ok(question)
+    }
+
+    /// Both at once.
+    pub(crate) fn accept(&self, check: &Check<'_>) -> Result<Question, Invalid> {
+        self.draft(check, |draft| self.admit(&draft))?
     }
 
     /// The decision when the backend gave none. What fails for want of our own resources denies, unless the

@@ -45,6 +45,10 @@ impl Receiver for Waiting {
         // Shelved under the lock: whoever learns that it is ready finds it here.
         self.put(batch.drain(..).inspect(Completed::shelve));
     }
+
+    fn only_puts_aside(&self) -> bool {
+        true
+    }
 }
 
 impl Queue {

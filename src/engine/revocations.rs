@@ -1,84 +1,176 @@
-//! Revoked sessions: what was begun before a revocation serves nobody who asks after it.
+//! What was revoked, and when: what the backend said before that serves nobody who asks after it.
 //!
-//! A fixed table of generations, found by the keyed hash of the session id: revoking costs the same whatever the
-//! engine knows, and never allocates. Two sessions that share an entry are revoked together: a collision forgets
-//! too much, never too little.
+//! A clock counts revocations. Each check carries a [`Mark`]: what the clock said when it was submitted, and so does
+//! all that is learned by it. A fixed table says, by the keyed hash of a session's or a user's id, at which count it
+//! was revoked last. What has an earlier mark is void: an exchange is not joined any more, its answer not kept, what is
+//! remembered not served. Nothing is searched and nothing allocated, so revoking costs the same whatever the engine
+//! knows. Two ids that share an entry are revoked together: a collision forgets too much, never too little.
 //!
-//! An entry is `generation << 32 | second`. The generation goes up with each revocation; a check joins only flights
-//! of its own generation. The second (counted from the engine's start, plus 1) says since when the backend has
-//! not been heard about the session: until it is, for `ttl.max` at most, the session's default is to deny.
+//! The user of an exchange in progress is not known yet. After a user was revoked nobody joins an exchange that was
+//! in progress, whoever it is for.
+//!
+//! Until the backend is heard again about a revoked session, for a bound at most, the session's default is to deny.
+//! An entry remembers one such session; of two revoked ones that share it, only the bound ends that.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// 512 KiB; a collision needs about 256 revoked sessions at one time.
-const ENTRIES: usize = 1 << 16;
+use super::sync::Mutex;
+use super::sync::atomic::{AtomicU64, Ordering};
+
+/// 1 MiB; a collision needs about 256 revoked ids at one time. As many as the number of an entry can name.
+pub(crate) const ENTRIES: usize = 1 << 16;
+
+/// In the place of a session, where there are several.
+const SEVERAL: u64 = 0;
 
 pub(crate) struct Revocations {
-    entries: Box<[AtomicU64]>,
+    /// Moves on with each revocation.
+    clock: AtomicU64,
+    entries: Box<[Entry]>,
+    /// Of all sessions.
+    all: Entry,
+    /// When a user was revoked last, whoever it was.
+    last_user: AtomicU64,
+    /// Held by whoever changes what was not heard.
+    unheard: Mutex<()>,
     began: Instant,
-    revoked: AtomicU64,
+    count: AtomicU64,
 }
 
-/// An entry of the table.
+struct Entry {
+    /// What the clock said; 0: never.
+    revoked: AtomicU64,
+    /// `session << 32 | second`, counted from the engine's start, plus 1; 0: the backend was heard since.
+    unheard: AtomicU64,
+}
+
+impl Entry {
+    fn new() -> Self {
+        Self { revoked: AtomicU64::new(0), unheard: AtomicU64::new(0) }
+    }
+}
+
+/// When a check was submitted, and for which session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
-    entry: u32,
-    generation: u32,
+    /// The keyed hash of the session's id.
+    pub(crate) session: u64,
+    /// What the clock said.
+    pub(crate) at: u64,
 }
 
 impl Revocations {
-    /// `None`: the system has no memory for it.
-    pub(crate) fn new() -> Option<Self> {
+    /// A table of [`ENTRIES`], or less for a test. `None`: the system has no memory for it.
+    pub(crate) fn new(size: usize) -> Option<Self> {
         let mut entries = Vec::new();
-        entries.try_reserve_exact(ENTRIES).ok()?;
-        entries.resize_with(ENTRIES, AtomicU64::default);
-        Some(Self { entries: entries.into(), began: Instant::now(), revoked: AtomicU64::new(0) })
+        entries.try_reserve_exact(size).ok()?;
+        entries.resize_with(size, Entry::new);
+        Some(Self {
+            clock: AtomicU64::new(0),
+            entries: entries.into(),
+            all: Entry::new(),
+            last_user: AtomicU64::new(0),
+            unheard: Mutex::new(()),
+            began: Instant::now(),
+            count: AtomicU64::new(0),
+        })
     }
 
-    /// Where a session stands now, by the hash of its id.
-    pub(crate) fn mark(&self, hash: u64) -> Mark {
-        let entry = (hash % ENTRIES as u64) as u32;
-        let generation = (self.entries[entry as usize].load(Ordering::Acquire) >> 32) as u32;
-        Mark { entry, generation }
+    /// For a check of the session with this hash that is submitted now.
+    pub(crate) fn mark(&self, session: u64) -> Mark {
+        Mark { session, at: self.clock.load(Ordering::SeqCst) }
     }
 
-    pub(crate) fn revoke(&self, hash: u64) {
-        let second = self.second();
-        let next = |entry: u64| Some((entry >> 32).wrapping_add(1) << 32 | second);
-        let entry = &self.entries[(hash % ENTRIES as u64) as usize];
-        entry.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).expect("the closure always gives one");
-        self.revoked.fetch_add(1, Ordering::Relaxed);
+    /// Everything about the session is void. `bound`: for how long its default is to deny.
+    pub(crate) fn revoke(&self, session: u64, bound: Duration) {
+        self.void(self.of(session), tag(session), bound);
+    }
+
+    /// Everything that was said about sessions of the user is void.
+    pub(crate) fn revoke_user(&self, user: u64) {
+        // Its sessions are not known here: who denies them is `Memory`, where it knows them.
+        let now = self.tick();
+        self.of(user).revoked.fetch_max(now, Ordering::SeqCst);
+        self.last_user.fetch_max(now, Ordering::SeqCst);
+    }
+
+    /// Everything is void.
+    pub(crate) fn revoke_all(&self) {
+        self.void(&self.all, SEVERAL, Duration::ZERO);
+    }
+
+    fn void(&self, entry: &Entry, session: u64, bound: Duration) {
+        let _unheard = self.unheard.lock();
+        let before = entry.unheard.load(Ordering::Relaxed);
+        let alone = before >> 32 == session || !self.is_within(before, bound);
+        let session = if alone { session } else { SEVERAL };
+        // Before the other, so that who sees that it was revoked sees since when.
+        entry.unheard.store(session << 32 | self.second(), Ordering::SeqCst);
+        entry.revoked.fetch_max(self.tick(), Ordering::SeqCst);
     }
 
     /// The backend has answered a check that was submitted under `mark`.
-    pub(crate) fn answered(&self, mark: Mark) {
-        let entry = &self.entries[mark.entry as usize];
-        let now = entry.load(Ordering::Acquire);
-        if (now >> 32) as u32 == mark.generation && now & u64::from(u32::MAX) != 0 {
-            // Lost to another revocation, which is right.
-            let heard = now >> 32 << 32;
-            let _ = entry.compare_exchange(now, heard, Ordering::AcqRel, Ordering::Relaxed);
+    pub(crate) fn heard(&self, mark: Mark) {
+        let entry = self.of(mark.session);
+        for (entry, session) in [(entry, tag(mark.session)), (&self.all, SEVERAL)] {
+            if entry.unheard.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            let _unheard = self.unheard.lock();
+            let unheard = entry.unheard.load(Ordering::Relaxed);
+            if unheard >> 32 == session && entry.revoked.load(Ordering::Relaxed) <= mark.at {
+                entry.unheard.store(0, Ordering::Relaxed);
+            }
         }
     }
 
-    /// Whether the session was not revoked since `mark` was taken.
+    /// Whether neither the session nor all were revoked since `mark`.
     pub(crate) fn is_current(&self, mark: Mark) -> bool {
-        let entry = self.entries[mark.entry as usize].load(Ordering::Acquire);
-        (entry >> 32) as u32 == mark.generation
+        let revoked = |entry: &Entry| entry.revoked.load(Ordering::SeqCst);
+        revoked(self.of(mark.session)) <= mark.at && revoked(&self.all) <= mark.at
+    }
+
+    /// Whether a check may join the exchange that was begun under `mark`.
+    pub(crate) fn is_joinable(&self, mark: Mark) -> bool {
+        self.is_current(mark) && self.last_user.load(Ordering::SeqCst) <= mark.at
+    }
+
+    /// The number of the entry of an id with this hash, for [`Revocations::is_user_current`].
+    pub(crate) fn entry(&self, hash: u64) -> u16 {
+        (hash as usize % self.entries.len()) as u16
+    }
+
+    fn of(&self, hash: u64) -> &Entry {
+        &self.entries[usize::from(self.entry(hash))]
+    }
+
+    /// Whether the user with this entry was not revoked since the clock said `at`.
+    pub(crate) fn is_user_current(&self, user: u16, at: u64) -> bool {
+        self.entries[usize::from(user)].revoked.load(Ordering::SeqCst) <= at
     }
 
     /// Whether the session was revoked less than `bound` ago and the backend has not been heard since.
-    pub(crate) fn denies(&self, mark: Mark, bound: Duration) -> bool {
-        let since = self.entries[mark.entry as usize].load(Ordering::Acquire) & u64::from(u32::MAX);
+    pub(crate) fn denies(&self, session: u64, bound: Duration) -> bool {
+        [self.of(session), &self.all]
+            .into_iter()
+            .any(|entry| self.is_within(entry.unheard.load(Ordering::SeqCst), bound))
+    }
+
+    fn is_within(&self, unheard: u64, bound: Duration) -> bool {
+        let since = unheard & u64::from(u32::MAX);
         since != 0 && self.second() - since <= bound.as_secs()
     }
 
-    /// Calls of `revoke`.
+    /// How many were revoked: a session, a user, or all, each time.
     pub(crate) fn count(&self) -> u64 {
-        self.revoked.load(Ordering::Relaxed)
+        self.count.load(Ordering::Relaxed)
+    }
+
+    fn tick(&self) -> u64 {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.clock.fetch_add(1, Ordering::SeqCst) + 1
     }
 
     fn second(&self) -> u64 {
@@ -86,37 +178,84 @@ impl Revocations {
     }
 }
 
+/// Tells sessions of one entry from each other.
+fn tag(session: u64) -> u64 {
+    session >> 32 | 1
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const BOUND: Duration = Duration::from_mins(1);
+    /// Three sessions, two of which share an entry.
+    const ONE: u64 = 7 << 32 | 7;
+    const BESIDE: u64 = 9 << 32 | 7;
+    const OTHER: u64 = 7 << 32 | 8;
 
     #[tokio::test(start_paused = true)]
     async fn a_revoked_session_is_denied_until_the_backend_is_heard() {
-        let revocations = Revocations::new().unwrap();
-        let before = revocations.mark(7);
-        assert!(!revocations.denies(before, BOUND));
-        revocations.revoke(7);
-        let after = revocations.mark(7);
-        assert_ne!(before, after);
-        assert!(revocations.denies(after, BOUND));
+        let revocations = Revocations::new(ENTRIES).unwrap();
+        let before = revocations.mark(ONE);
+        assert!(!revocations.denies(ONE, BOUND));
+        revocations.revoke(ONE, BOUND);
+        let after = revocations.mark(ONE);
+        assert!(!revocations.is_current(before) && revocations.is_current(after));
+        assert!(revocations.denies(ONE, BOUND));
 
-        revocations.answered(before);
-        assert!(revocations.denies(after, BOUND), "an answer in flight does not revive it");
-        revocations.answered(after);
-        assert!(!revocations.denies(after, BOUND));
-        assert!(!revocations.denies(revocations.mark(8), BOUND), "another session");
+        revocations.heard(before);
+        assert!(revocations.denies(ONE, BOUND), "an answer in flight does not revive it");
+        revocations.heard(Mark { session: BESIDE, ..after });
+        assert!(revocations.denies(ONE, BOUND), "an answer about another session is none about this");
+        revocations.heard(after);
+        assert!(!revocations.denies(ONE, BOUND));
+        assert!(revocations.is_current(revocations.mark(OTHER)) && !revocations.denies(OTHER, BOUND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_two_revoked_sessions_that_share_an_entry_an_answer_lifts_neither() {
+        let revocations = Revocations::new(ENTRIES).unwrap();
+        revocations.revoke(ONE, BOUND);
+        revocations.revoke(BESIDE, BOUND);
+        revocations.heard(revocations.mark(ONE));
+        revocations.heard(revocations.mark(BESIDE));
+        assert!(revocations.denies(ONE, BOUND) && revocations.denies(BESIDE, BOUND));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_revocation_is_over_after_its_bound() {
-        let revocations = Revocations::new().unwrap();
+        let revocations = Revocations::new(ENTRIES).unwrap();
         tokio::time::advance(Duration::from_secs(1000)).await;
-        revocations.revoke(7);
+        revocations.revoke(ONE, BOUND);
         tokio::time::advance(BOUND).await;
-        assert!(revocations.denies(revocations.mark(7), BOUND));
+        assert!(revocations.denies(ONE, BOUND));
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(!revocations.denies(revocations.mark(7), BOUND));
+        assert!(!revocations.denies(ONE, BOUND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_all_were_told_is_void_until_the_backend_is_heard_about_anyone() {
+        let revocations = Revocations::new(ENTRIES).unwrap();
+        let before = revocations.mark(ONE);
+        revocations.revoke_all();
+        assert!(!revocations.is_current(before));
+        assert!(revocations.denies(ONE, BOUND) && revocations.denies(OTHER, BOUND));
+        revocations.heard(before);
+        assert!(revocations.denies(OTHER, BOUND), "that was asked earlier");
+        revocations.heard(revocations.mark(ONE));
+        assert!(!revocations.denies(OTHER, BOUND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_revoked_user_voids_what_was_said_of_it_and_closes_what_is_in_progress() {
+        let revocations = Revocations::new(ENTRIES).unwrap();
+        let before = revocations.mark(ONE);
+        let (user, stranger) = (revocations.entry(OTHER), revocations.entry(ONE + 5));
+        revocations.revoke_user(OTHER);
+        assert!(!revocations.is_user_current(user, before.at));
+        assert!(revocations.is_user_current(stranger, before.at));
+        assert!(revocations.is_current(before) && !revocations.is_joinable(before));
+        let after = revocations.mark(ONE);
+        assert!(revocations.is_joinable(after) && revocations.is_user_current(user, after.at));
     }
 }

@@ -14,32 +14,32 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::asking::{Outage, ask, backend_decision, outage_decision};
+use super::asking::{Outage, ask, outage_decision};
 use super::completion::Completion;
 use super::core::Core;
 use super::flights::{Boarding, FlightId, Flights};
 use super::inbox::{Message, Outlet};
 use super::outages::OutageLog;
 use super::outbox::Outbox;
-use super::policy::Policy;
 use super::retries::RetryBudget;
-use super::revocations::Mark;
+use super::sweeping::Sweeping;
 use super::transports::Transports;
-use crate::backend::{Answer, jittered};
-use crate::decision::{Cause, Decision, Origin, Verdict};
+use crate::decision::{Cause, Decision};
 
 /// When no waiter has a deadline.
 const FAR: Duration = Duration::from_hours(1);
 
 pub(crate) struct Shard {
-    core: Arc<Core>,
-    outlet: Outlet,
+    pub(super) core: Arc<Core>,
+    pub(super) outlet: Outlet,
     transports: Transports,
-    flights: RefCell<Flights>,
+    pub(super) flights: RefCell<Flights>,
     outbox: RefCell<Outbox>,
     retries: RetryBudget,
     outages: OutageLog,
-    random: Cell<u64>,
+    pub(super) sweeping: RefCell<Sweeping>,
+    /// See `remembering.rs`.
+    pub(super) random: Cell<u64>,
 }
 
 impl Shard {
@@ -53,6 +53,7 @@ impl Shard {
             transports,
             flights: RefCell::default(),
             outbox: RefCell::default(),
+            sweeping: RefCell::default(),
             random: Cell::new(seed),
         })
     }
@@ -64,11 +65,13 @@ impl Shard {
             self.transports.turn_to(self.core.policy());
             self.take_in();
             self.expire();
+            self.sweep();
             self.deliver();
             if self.outlet.stopped() {
                 break;
             }
-            let next = self.flights.borrow().next_deadline();
+            let swept = self.sweeping.borrow().next_at().map(|at| self.core.instant(at));
+            let next = self.flights.borrow().next_deadline().into_iter().chain(swept).min();
             // A timer that fires early only costs a turn; one that is late breaks a promise.
             if let Some(next) = next
                 && (next < timer.deadline() || timer.is_elapsed())
@@ -100,22 +103,31 @@ impl Shard {
     }
 
     fn board(self: &Rc<Self>, message: Message) {
-        let Message { policy, question, hash, mark, completion } = message;
-        if completion.is_cancelled() {
-            return;
-        }
-        let timeout = policy.settings.timeout;
-        let timeout = question.timeout.map_or(timeout, |wanted| wanted.min(timeout));
-        let deadline = completion.submitted + timeout;
-        if deadline <= Instant::now() {
-            // It waited in the inbox for all of its time: that is our load, not the backend's silence.
-            let why = "the deadline passed before the check could be sent";
-            let decision = policy.without_answer(Cause::Overload, why);
-            self.decide(completion, self.unless_revoked(decision, mark, &policy));
-            return;
-        }
-        let boarding = self.flights.borrow_mut().board(&policy, question, hash, mark, completion, deadline);
-        if let Boarding::Began(id) = boarding {
+        let is_joinable = |mark| self.core.revocations.is_joinable(mark);
+        let boarding = match message {
+            Message::Decided(completion, decision) => return self.decide(completion, *decision),
+            Message::Refresh(asked) => {
+                let most = (asked.policy.settings.pool.max_connections / self.core.inboxes.len()).max(1);
+                self.flights.borrow_mut().refresh(asked, is_joinable, most)
+            }
+            Message::Ask(_, completion) if completion.is_cancelled() => return,
+            Message::Ask(asked, completion) => {
+                let timeout = asked.policy.settings.timeout;
+                let timeout = asked.question.timeout.map_or(timeout, |wanted| wanted.min(timeout));
+                let deadline = completion.submitted + timeout;
+                if deadline <= Instant::now() {
+                    // It waited in the inbox for all of its time: that is our load, not the backend's silence.
+                    let why = "the deadline passed before the check could be sent";
+                    let decision = asked.policy.without_answer(Cause::Overload, why);
+                    return self.decide(completion, self.fallback(decision, asked.about()));
+                }
+                match self.flights.borrow_mut().board(asked, is_joinable, completion, deadline) {
+                    Boarding::Joined => None,
+                    Boarding::Began(id) => Some(id),
+                }
+            }
+        };
+        if let Some(id) = boarding {
             self.depart(id);
         }
     }
@@ -140,13 +152,8 @@ impl Shard {
         self.take_in();
         match result {
             Ok(answer) => {
-                let mark = self.flights.borrow().flight(id).mark;
-                self.core.revocations.answered(mark);
-                let mut decision = self.answered(answer, &policy);
-                if !self.core.revocations.is_current(mark) {
-                    // Those who asked before the revocation get its answer, but not for later.
-                    decision.ttl = Duration::ZERO;
-                }
+                self.flights.borrow_mut().overtake(id);
+                let decision = self.answered(id, answer);
                 self.land(id, &decision);
             }
             Err(outage) => self.failed(id, &outage, deadline),
@@ -154,20 +161,8 @@ impl Shard {
         std::mem::forget(crash);
     }
 
-    fn answered(&self, answer: Answer, policy: &Policy) -> Decision {
-        self.core.note(&answer);
-        let jitter = policy.settings.ttl.jitter;
-        let ttl = if jitter { jittered(answer.ttl, self.next_random()) } else { answer.ttl };
-        backend_decision(answer, ttl)
-    }
-
     fn failed(self: &Rc<Self>, id: FlightId, outage: &Outage, deadline: Instant) {
         self.outages.note(outage);
-        let (policy, mark) = {
-            let flights = self.flights.borrow();
-            let flight = flights.flight(id);
-            (Arc::clone(&flight.policy), flight.mark)
-        };
         let now = Instant::now();
         if now >= deadline {
             let later = self.flights.borrow_mut().rebook(id, now);
@@ -175,7 +170,12 @@ impl Shard {
                 self.depart(later);
             }
         }
-        self.land(id, &self.unless_revoked(outage_decision(&policy, outage), mark, &policy));
+        let decision = {
+            let flights = self.flights.borrow();
+            let flight = flights.flight(id);
+            self.fallback(outage_decision(&flight.policy, outage), flight.about())
+        };
+        self.land(id, &decision);
     }
 
     /// Every waiter of the flight gets the decision. Called between turns: another one is wanted.
@@ -198,7 +198,7 @@ impl Shard {
             let decision = {
                 let flights = self.flights.borrow();
                 let flight = flights.flight(id);
-                self.unless_revoked(flight.asking.overdue(&flight.policy), flight.mark, &flight.policy)
+                self.fallback(flight.asking.overdue(&flight.policy), flight.about())
             };
             self.decide(completion, decision);
             self.abandon_if_empty(id);
@@ -221,14 +221,6 @@ impl Shard {
         }
     }
 
-    /// A session that was revoked gets no default action that lets it in, until the backend is heard again.
-    fn unless_revoked(&self, mut decision: Decision, mark: Mark, policy: &Policy) -> Decision {
-        if decision.origin == Origin::Default && self.core.revocations.denies(mark, policy.settings.ttl.max) {
-            decision.verdict = Verdict::Deny;
-        }
-        decision
-    }
-
     /// Delivered at the end of the turn.
     fn decide(&self, completion: Completion, decision: Decision) {
         self.outbox.borrow_mut().decide(completion, decision);
@@ -246,28 +238,25 @@ impl Shard {
                 let flights = self.flights.borrow();
                 let flight = flights.flight(id);
                 let decision = flight.policy.without_answer(Cause::Shutdown, "the engine was shut down");
-                (flight.task.clone(), self.unless_revoked(decision, flight.mark, &flight.policy))
+                (flight.task.clone(), self.fallback(decision, flight.about()))
             };
             self.land(id, &decision);
             if let Some(task) = task {
                 task.abort();
             }
         }
-        while let Some(Message { policy, completion, mark, .. }) = self.outlet.next() {
-            let decision = policy.without_answer(Cause::Shutdown, "the engine was shut down");
-            self.decide(completion, self.unless_revoked(decision, mark, &policy));
+        while let Some(message) = self.outlet.next() {
+            match message {
+                Message::Ask(asked, completion) => {
+                    let decision = asked.policy.without_answer(Cause::Shutdown, "the engine was shut down");
+                    self.decide(completion, self.fallback(decision, asked.about()));
+                }
+                Message::Decided(completion, decision) => self.decide(completion, *decision),
+                Message::Refresh(_) => {}
+            }
         }
         self.deliver();
         self.transports.close();
-    }
-
-    /// splitmix64: spreads expiries, keeps no secret.
-    fn next_random(&self) -> u64 {
-        let state = self.random.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
-        self.random.set(state);
-        let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
     }
 }
 

@@ -191,6 +191,7 @@ pub(super) unsafe fn request<'a>(
             user_agent: text(user_agent, MAX_USER_AGENT)?,
             scope: text(request.scope, limits::SHORT_FIELD)?,
             timeout: (request.timeout_ms != 0).then(|| Duration::from_millis(u64::from(request.timeout_ms))),
+            fresh: request.flags & ALTA_AUTH_FRESH != 0,
         })
     }
 }

@@ -20,7 +20,7 @@ use crate::engine::{Batch, Queue, Receiver, Tag};
 pub struct alta_auth_queue {
     queue: Queue,
     /// The texts of what was reaped last.
-    texts: Mutex<Vec<Option<Arc<Texts>>>>,
+    texts: Mutex<Vec<Option<Texts>>>,
 }
 
 unsafe fn queue<'a>(handle: *const alta_auth_queue) -> Result<&'a alta_auth_queue, i32> {

@@ -39,7 +39,7 @@ pub unsafe extern "C" fn alta_auth_stats_read(
             connections_opened: stats.connections_opened,
             connections_open: stats.connections_open,
             connections_idle: stats.connections_idle,
-            remembered: 0,
+            remembered: stats.remembered,
             revoked: stats.revoked,
             causes: stats.causes,
         };

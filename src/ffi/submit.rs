@@ -143,11 +143,8 @@ pub unsafe extern "C" fn alta_auth_check(
             return Err(ALTA_AUTH_ERR_THREAD);
         }
         let decision = handle.engine.check_blocking(&check).map_err(submit_status)?;
-        LAST.with_borrow_mut(|last| {
-            let decision = last.insert(decision);
-            // SAFETY: the contract of the header.
-            unsafe { write_struct(out, size, view(decision, size)) };
-        });
+        // SAFETY: the contract of the header.
+        unsafe { give(decision, out, size) };
         Ok(())
     })
 }
@@ -162,11 +159,22 @@ pub unsafe extern "C" fn alta_auth_lookup(
 ) -> i32 {
     status(|| {
         // SAFETY: the contract of the header.
-        let (handle, _, check) = unsafe { (engine(handle)?, room(out.cast_const())?, request(check, None)?) };
-        handle.engine.judge(&check).map_err(submit_status)?;
-        // This version remembers nothing.
-        Err(ALTA_AUTH_ERR_NOT_FOUND)
+        let (handle, size, check) =
+            unsafe { (engine(handle)?, room(out.cast_const())?, request(check, None)?) };
+        let remembered = handle.engine.lookup(&check).map_err(submit_status)?;
+        // SAFETY: the contract of the header.
+        unsafe { give(remembered.ok_or(ALTA_AUTH_ERR_NOT_FOUND)?, out, size) };
+        Ok(())
     })
+}
+
+/// Its texts live until the next one is given on this thread.
+unsafe fn give(decision: Decision, out: *mut alta_auth_decision, size: usize) {
+    LAST.with_borrow_mut(|last| {
+        let decision = last.insert(decision);
+        // SAFETY: the contract of the header.
+        unsafe { write_struct(out, size, view(decision, size)) };
+    });
 }
 
 /// Takes a check back; never waits. ALTA_AUTH_OK: it will never be delivered and its user_data never used again, even if

@@ -37,7 +37,8 @@ impl Stats {
         page.many("decisions_by_cause_total", "Decisions by why the backend gave none.", "cause", causes);
         page.one("exchanges_total", "counter", "Requests begun.", self.exchanges);
         page.one("retries_total", "counter", "Safe retries among the requests.", self.retries);
-        page.one("sessions_revoked_total", "counter", "Sessions revoked.", self.revoked);
+        page.one("decisions_remembered", "gauge", "Decisions remembered.", self.remembered);
+        page.one("revocations_total", "counter", "Revocations: of a session, a user, or all.", self.revoked);
         page.one(
             "replies_from_cache_total",
             "counter",

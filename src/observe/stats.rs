@@ -28,7 +28,9 @@ pub struct Stats {
     pub exchanges: u64,
     /// Safe retries among them.
     pub retries: u64,
-    /// Sessions revoked.
+    /// Decisions remembered, now; expired ones that were not taken out yet included.
+    pub remembered: u64,
+    /// Revocations: of a session, a user, or all.
     pub revoked: u64,
     /// Replies that came out of a cache between us and the backend (`Age`, `X-Cache`); never reused.
     pub replies_from_cache: u64,

@@ -1,0 +1,114 @@
+//! What is remembered and holds: answers a check, or repeats itself in an outage.
+//!
+//! Nothing that is remembered is believed by being there. At each use it is held against the revocations since it was
+//! asked for, against its time, and against the configuration that judges the check.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::core::Core;
+use super::policy::Policy;
+use super::revocations::Mark;
+use crate::check::Question;
+use crate::decision::{Decision, Origin};
+use crate::memory::Record;
+
+/// A remembered decision that answers a check.
+pub(crate) struct Recalled {
+    pub(crate) decision: Decision,
+    /// It nears its end, and is to be asked for again; said once.
+    pub(crate) refresh: bool,
+}
+
+impl Core {
+    /// For a check: what is remembered and has not expired, or may be kept beyond that.
+    pub(crate) fn recall<B: AsRef<[u8]>>(
+        &self,
+        policy: &Policy,
+        question: &Question<B>,
+        session: u64,
+        now: Instant,
+    ) -> Option<Recalled> {
+        let settings = &policy.settings;
+        let now = self.milliseconds(now);
+        self.if_it_holds(policy, question, session, |record| {
+            let left = record.left(now, settings.ttl.max).or_else(|| {
+                let in_use = record.idle(now) <= settings.expired_idle;
+                if !settings.expired_keep || !record.allows() || !in_use {
+                    return None;
+                }
+                record.renew(now);
+                record.left(now, settings.ttl.max)
+            })?;
+            record.touch(now);
+            let refresh = record.allows() && record.is_due(left, settings.refresh_ahead);
+            Some(Recalled { decision: record.decision(Origin::Memory, left), refresh })
+        })
+    }
+
+    /// For a lookup: what is remembered and has not expired. It counts as use, and begins nothing.
+    pub(crate) fn look_up<B: AsRef<[u8]>>(
+        &self,
+        policy: &Policy,
+        question: &Question<B>,
+        session: u64,
+        now: Instant,
+    ) -> Option<Decision> {
+        let now = self.milliseconds(now);
+        self.if_it_holds(policy, question, session, |record| {
+            let left = record.left(now, policy.settings.ttl.max)?;
+            record.touch(now);
+            Some(record.decision(Origin::Memory, left))
+        })
+    }
+
+    /// In an outage: what the backend said last, if it may be repeated.
+    pub(crate) fn last_known<B: AsRef<[u8]>>(
+        &self,
+        policy: &Policy,
+        question: &Question<B>,
+        session: u64,
+        now: Instant,
+    ) -> Option<Decision> {
+        let settings = &policy.settings;
+        if settings.last_known == Duration::ZERO {
+            return None;
+        }
+        let now = self.milliseconds(now);
+        self.if_it_holds(policy, question, session, |record| {
+            let known = record.is_known(now, settings.ttl.max, settings.last_known);
+            known.then(|| record.decision(Origin::LastKnown, 0))
+        })
+    }
+
+    /// Whether the user that the backend named for this question was revoked since.
+    pub(crate) fn is_user_revoked<B: AsRef<[u8]>>(
+        &self,
+        policy: &Policy,
+        question: &Question<B>,
+        session: u64,
+    ) -> bool {
+        let revoked = |record: &Record| {
+            record.user().is_some_and(|user| !self.revocations.is_user_current(user, record.at()))
+        };
+        policy.memory.read(session, question.key(), revoked).unwrap_or(false)
+    }
+
+    /// Whether nobody has revoked it.
+    pub(crate) fn holds(&self, session: u64, record: &Record) -> bool {
+        self.revocations.is_current(Mark { session, at: record.at() })
+            && record.user().is_none_or(|user| self.revocations.is_user_current(user, record.at()))
+    }
+
+    fn if_it_holds<B: AsRef<[u8]>, T>(
+        &self,
+        policy: &Policy,
+        question: &Question<B>,
+        session: u64,
+        then: impl FnOnce(&Record) -> Option<T>,
+    ) -> Option<T> {
+        let holding = |record: &Record| if self.holds(session, record) { then(record) } else { None };
+        policy.memory.read(session, question.key(), holding).flatten()
+    }
+}

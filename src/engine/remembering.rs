@@ -1,0 +1,136 @@
+//! What an I/O thread puts into memory, takes out of it, and falls back on in an outage.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::asking::{backend_decision, explained};
+use super::flights::{Flight, FlightId};
+use super::inbox::Asked;
+use super::policy::Policy;
+use super::revocations::Mark;
+use super::shard::Shard;
+use crate::backend::{Answer, jittered};
+use crate::check::Question;
+use crate::decision::{Decision, Origin, Texts, Verdict};
+use crate::memory::{Facts, Record};
+
+/// Sessions looked into in one turn, so that the end of very many holds nobody up.
+const SWEEP: usize = 1024;
+
+/// What a decision is about.
+#[derive(Clone, Copy)]
+pub(super) struct About<'a> {
+    policy: &'a Arc<Policy>,
+    question: &'a Question,
+    mark: Mark,
+}
+
+impl Asked {
+    pub(super) fn about(&self) -> About<'_> {
+        About { policy: &self.policy, question: &self.question, mark: self.mark }
+    }
+}
+
+impl Flight {
+    pub(super) fn about(&self) -> About<'_> {
+        About { policy: &self.policy, question: &self.question, mark: self.mark }
+    }
+}
+
+impl Shard {
+    /// What the waiters of an answered flight get. The answer takes the place of all that was remembered for its
+    /// question, also if it may not be remembered itself, unless something newer is known.
+    pub(super) fn answered(&self, id: FlightId, answer: Answer) -> Decision {
+        let flights = self.flights.borrow();
+        let flight = flights.flight(id);
+        let (core, policy, mark) = (&self.core, &flight.policy, flight.mark);
+        core.note(&answer);
+        core.revocations.heard(mark);
+        let user = answer.user_id.as_deref().map(|id| core.revocations.entry(core.user(id.as_bytes())));
+        let revoked = !core.revocations.is_current(mark)
+            || user.is_some_and(|user| !core.revocations.is_user_current(user, mark.at));
+        if revoked || flight.overtaken {
+            // Those who asked before get its answer, but not for later.
+            return backend_decision(answer, Duration::ZERO);
+        }
+
+        let settings = &policy.settings;
+        let ttl = if settings.ttl.jitter { jittered(answer.ttl, self.next_random()) } else { answer.ttl };
+        let of_use =
+            ttl > Duration::ZERO || (settings.last_known > Duration::ZERO && !answer.must_revalidate);
+        if !answer.storable || !of_use || policy.memory.is_off() {
+            policy.memory.remove(mark.session, flight.question.key());
+            return backend_decision(answer, Duration::ZERO);
+        }
+        let now = core.milliseconds(Instant::now());
+        let facts =
+            Facts { key: flight.question.key(), now, ttl, at: mark.at, user: user.unwrap_or_default() };
+        let record = Record::new(&answer, &facts);
+        let mut decision = record.decision(Origin::Backend, ttl.as_millis() as u64);
+        decision.reason = answer.reason;
+        let until = record.known_until(settings.ttl.max, settings.last_known);
+        self.sweeping.borrow_mut().note(mark.session, until);
+        policy.memory.put(mark.session, record);
+        decision
+    }
+
+    /// Takes out of memory what has expired. A decision that was kept alive comes again later.
+    pub(super) fn sweep(&self) {
+        let now = self.core.milliseconds(Instant::now());
+        let policy = self.core.policy();
+        let settings = &policy.settings;
+        for _ in 0..SWEEP {
+            let session = self.sweeping.borrow_mut().next(now);
+            let Some(session) = session else { return };
+            let next = Cell::new(u64::MAX);
+            policy.memory.keep(session, |record| {
+                let until = record.known_until(settings.ttl.max, settings.last_known);
+                if until > now {
+                    next.set(next.get().min(until));
+                }
+                until > now
+            });
+            if next.get() < u64::MAX {
+                self.sweeping.borrow_mut().note(session, next.get());
+            }
+        }
+        self.outlet.poke();
+    }
+
+    /// What a check gets without an answer. In an outage: what the backend said last, if that may be repeated; else the
+    /// default action. A session that was revoked gets neither if they let it in, until the backend is heard again.
+    pub(super) fn fallback(&self, mut decision: Decision, about: About<'_>) -> Decision {
+        if decision.origin != Origin::Default {
+            return decision;
+        }
+        let About { policy, question, mark } = about;
+        let core = &self.core;
+        if core.revocations.denies(mark.session, policy.settings.ttl.max)
+            || core.is_user_revoked(policy, question, mark.session)
+        {
+            decision.verdict = Verdict::Deny;
+            return explained(decision, "revoked");
+        }
+        if decision.cause.is_outage()
+            && let Some(mut known) = core.last_known(policy, question, mark.session, Instant::now())
+        {
+            known.cause = decision.cause;
+            known.http_status = decision.http_status;
+            known.texts = Some(Texts::new(known.user_id(), known.location(), decision.detail()));
+            return explained(known, "last known");
+        }
+        explained(decision, "default action")
+    }
+
+    /// splitmix64: spreads expiries, keeps no secret.
+    fn next_random(&self) -> u64 {
+        let state = self.random.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
+        self.random.set(state);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+}

@@ -1,0 +1,193 @@
+use std::time::Duration;
+
+use super::*;
+use crate::backend::Answer;
+use crate::decision::{Origin, Verdict};
+
+const BOUNDS: MemoryBounds = MemoryBounds { decisions: 1_000_000, bytes: 512 << 20 };
+const MAX: Duration = Duration::from_hours(24);
+
+fn answer(user_id: &str) -> Answer {
+    Answer {
+        verdict: Verdict::Allow,
+        reason: "",
+        status: 200,
+        ttl: Duration::ZERO,
+        must_revalidate: false,
+        storable: true,
+        user_id: (!user_id.is_empty()).then(|| user_id.into()),
+        location: None,
+        max_sessions: 0,
+        unique: false,
+        dropped_text: false,
+        from_cache: false,
+        broken: false,
+    }
+}
+
+fn record(key: &[u8], user_id: &str, now: u64) -> Record {
+    let facts = Facts { key, now, ttl: Duration::from_mins(1), at: 0, user: 7 };
+    Record::new(&answer(user_id), &facts)
+}
+
+fn knows(memory: &Memory, session: u64, key: &[u8]) -> bool {
+    memory.read(session, key, |_| ()).is_some()
+}
+
+/// Numbers from an environment variable, for runs at the size that was promised; CONTRIBUTING.md has the command.
+fn size(variable: &str, usual: u64) -> u64 {
+    std::env::var(variable).map_or(usual, |size| size.parse().expect("a number"))
+}
+
+/// splitmix64, as keyed hashes are spread.
+fn hash(number: u64) -> u64 {
+    let mixed = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ (mixed >> 31)
+}
+
+#[test]
+fn whole_keys_are_compared_within_one_entry() {
+    let memory = Memory::new(BOUNDS);
+    memory.put(1, record(b"one", "u", 0));
+    memory.put(1, record(b"other", "", 0));
+    assert!(knows(&memory, 1, b"one") && knows(&memory, 1, b"other"));
+    assert!(!knows(&memory, 1, b"on") && !knows(&memory, 1, b"uone") && !knows(&memory, 2, b"one"));
+    assert_eq!(memory.len(), 2);
+    memory.remove(1, b"one");
+    assert!(!knows(&memory, 1, b"one") && knows(&memory, 1, b"other"));
+    memory.put(1, record(b"other", "", 5));
+    assert_eq!(memory.len(), 1, "in the place of what was there");
+    memory.forget(1);
+    assert_eq!((memory.len(), knows(&memory, 1, b"other")), (0, false));
+}
+
+#[test]
+fn a_session_holds_so_many_and_each_new_one_replaces_its_oldest() {
+    let memory = Memory::new(BOUNDS);
+    memory.put(2, record(b"beside", "", 0));
+    let key = |number: usize| format!("key {number}").into_bytes();
+    for number in 0..PER_SESSION + 10 {
+        memory.put(1, record(&key(number), "", 0));
+    }
+    assert_eq!(memory.len(), PER_SESSION + 1);
+    assert!((0..10).all(|number| !knows(&memory, 1, &key(number))));
+    assert!((10..PER_SESSION + 10).all(|number| knows(&memory, 1, &key(number))));
+    assert!(knows(&memory, 2, b"beside"));
+}
+
+#[test]
+fn reuse_ends_at_its_time_or_at_the_bound_and_may_be_told_in_an_outage_for_longer() {
+    let ms = Duration::from_millis;
+    let record = record(b"key", "u1", 5_000);
+    assert_eq!(record.left(5_000, MAX), Some(60_000));
+    assert_eq!(record.left(64_999, MAX), Some(1));
+    assert_eq!(record.left(65_000, MAX), None);
+    assert_eq!(record.left(6_000, ms(3_000)), Some(2_000), "a lower bound cuts at once");
+    assert_eq!(record.left(8_000, ms(3_000)), None);
+    assert!(record.is_known(65_000, MAX, ms(10)) && !record.is_known(65_010, MAX, ms(10)));
+
+    assert_eq!(record.idle(9_999), Duration::from_secs(4));
+    record.touch(9_999);
+    assert_eq!(record.idle(9_999), Duration::ZERO);
+    record.renew(65_000);
+    assert_eq!(record.left(65_000, MAX), Some(60_000));
+
+    let told = record.decision(Origin::Memory, 1_500);
+    assert_eq!((told.verdict, told.origin, told.user_id()), (Verdict::Allow, Origin::Memory, "u1"));
+    assert_eq!((told.ttl, told.http_status, told.location()), (ms(1_500), Some(200), ""));
+}
+
+#[test]
+fn what_must_be_revalidated_is_not_told_in_an_outage() {
+    let facts = Facts { key: b"key", now: 0, ttl: Duration::from_secs(1), at: 0, user: 0 };
+    let record = Record::new(&Answer { must_revalidate: true, ..answer("") }, &facts);
+    assert!(record.left(999, MAX).is_some());
+    assert!(!record.is_known(1_000, MAX, MAX));
+    assert_eq!(record.known_until(MAX, MAX), 1_000);
+}
+
+#[test]
+fn a_refresh_is_due_once_near_the_end() {
+    let record = record(b"key", "", 0);
+    assert!(!record.is_due(6_000, 10), "a tenth of 60 s is left");
+    assert!(!record.is_due(1, 0), "off");
+    assert!(record.is_due(5_999, 10));
+    assert!(!record.is_due(5_998, 10), "once");
+}
+
+#[test]
+fn both_bounds_hold_whatever_comes() {
+    for bounds in [
+        MemoryBounds { decisions: 2, bytes: 1 << 20 },
+        MemoryBounds { decisions: 100, bytes: 1 << 20 },
+        MemoryBounds { decisions: 5_000, bytes: 1 << 20 },
+        MemoryBounds { decisions: 1_000_000, bytes: 1 << 20 },
+    ] {
+        let memory = Memory::new(bounds);
+        for number in 0..20_000 {
+            let key = vec![b'k'; (hash(number) % 2_000) as usize];
+            memory
+                .put(hash(number % 7_000), record(&[key, number.to_le_bytes().to_vec()].concat(), "user", 0));
+        }
+        let counted: usize = memory.sessions.iter().map(|(_, list)| list.len()).sum();
+        let bytes: usize =
+            memory.sessions.iter().flat_map(|(_, list)| list.to_vec()).map(|r| r.weight()).sum();
+        assert_eq!(memory.len(), counted, "{bounds:?}");
+        assert!((1..=bounds.decisions).contains(&counted), "{bounds:?}: {counted}");
+        assert!(bytes <= bounds.bytes, "{bounds:?}: {bytes}");
+        memory.clear();
+        assert!(memory.is_empty() && !knows(&memory, hash(1), b""));
+    }
+}
+
+#[test]
+fn a_flood_of_new_sessions_does_not_push_out_those_that_watch() {
+    const WATCHING: u64 = 10_000;
+    let flood = size("ALTA_AUTH_FLOOD", 1_000_000);
+    let memory = Memory::new(MemoryBounds { decisions: 100_000, ..BOUNDS });
+    let watching = |number: u64| hash(u64::MAX - number);
+    for number in 0..WATCHING {
+        memory.put(watching(number), record(b"watching", "", 0));
+    }
+    let (mut asked, mut hits) = (0u64, 0u64);
+    for number in 0..flood {
+        memory.put(hash(number), record(b"flooding", "", 0));
+        // Each of them asks again while 100,000 others come and go.
+        if number % 10 == 0 {
+            let session = watching(number / 10 % WATCHING);
+            asked += 1;
+            if knows(&memory, session, b"watching") {
+                hits += 1;
+            } else {
+                memory.put(session, record(b"watching", "", 0));
+            }
+        }
+    }
+    println!("{flood} of a flood: {hits} of {asked} checks of those watching were remembered");
+    assert!(hits * 100 >= asked * 99, "{hits} of {asked}");
+}
+
+#[test]
+fn a_remembered_decision_takes_at_most_400_bytes() {
+    let count = size("ALTA_AUTH_REMEMBERED", 1_000_000);
+    let memory = Memory::new(BOUNDS);
+    let mut sweeping = crate::engine::Sweeping::default();
+    let resident = || {
+        let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+        let pages: usize = status.split(' ').nth(1).unwrap().parse().unwrap();
+        pages * 4096
+    };
+    let before = resident();
+    for number in 0..count {
+        // 200 bytes, as a session id, an address, a token, an origin and a user agent make.
+        let key = [&number.to_le_bytes()[..], &[b'k'; 192]].concat();
+        memory.put(hash(number), record(&key, "user-12345", 0));
+        sweeping.note(hash(number), number);
+    }
+    let each = (resident() - before) as u64 / count;
+    println!("{count} remembered decisions with keys of 200 bytes: {each} bytes each");
+    assert_eq!(memory.len() as u64, count);
+    assert!(each <= 400, "{each} bytes each");
+}
