@@ -14,6 +14,8 @@
 mod ledger;
 #[path = "parked.rs"]
 mod parked;
+#[path = "revocations.rs"]
+mod revocations;
 #[path = "shelf.rs"]
 mod shelf;
 mod sync;
@@ -26,8 +28,9 @@ use loom::thread;
 
 use self::ledger::{Ledger, Ticket};
 use self::parked::Parked;
+use self::revocations::{Mark, Revocations};
 use self::shelf::{Shelf, Signal};
-use self::sync::atomic::{AtomicUsize, Ordering};
+use self::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use self::sync::{Condvar, Mutex};
 use crate::decision::{Cause, Decision, Origin, Verdict};
 
@@ -313,5 +316,71 @@ fn a_descriptor_that_two_threads_reap_from_is_not_silent_while_decisions_wait() 
             taken += shelf.take(1, |_| true);
         }
         assert_eq!(taken, 3);
+    });
+}
+
+/// An answer to what was asked before lands while a host revokes and then looks. In memory's place: at which count of the
+/// clock the answer was asked for, plus 1.
+fn an_answer_in_flight_revives_nothing_that(revoke: fn(&Revocations)) {
+    const SESSION: u64 = 7 << 32;
+    const USER: u64 = 1;
+    model(move || {
+        let revocations = Arc::new(Revocations::new(2).unwrap());
+        let asked = revocations.mark(SESSION);
+        let memory = Arc::new(AtomicU64::new(0));
+        let io = {
+            let (revocations, memory) = (Arc::clone(&revocations), Arc::clone(&memory));
+            thread::spawn(move || {
+                revocations.heard(asked);
+                if revocations.is_current(asked)
+                    && revocations.is_user_current(revocations.entry(USER), asked.at)
+                {
+                    memory.store(asked.at + 1, Ordering::Release);
+                }
+            })
+        };
+        revoke(&revocations);
+        assert!(!revocations.is_joinable(asked));
+        let holds = |at| {
+            revocations.is_current(Mark { session: SESSION, at })
+                && revocations.is_user_current(revocations.entry(USER), at)
+        };
+        for finish in [None, Some(io)] {
+            if let Some(io) = finish {
+                io.join().unwrap();
+            }
+            let remembered = memory.load(Ordering::Acquire);
+            assert!(remembered == 0 || !holds(remembered - 1), "revived");
+        }
+        assert!(holds(revocations.mark(SESSION).at), "what is asked from now on holds");
+    });
+}
+
+#[test]
+fn an_answer_in_flight_revives_no_session_that_was_revoked() {
+    const BOUND: Duration = Duration::from_hours(1);
+    an_answer_in_flight_revives_nothing_that(|revocations| {
+        revocations.revoke(7 << 32, BOUND);
+        assert!(revocations.denies(7 << 32, BOUND), "an older answer lifts no denial");
+    });
+    an_answer_in_flight_revives_nothing_that(|revocations| revocations.revoke_user(1));
+    an_answer_in_flight_revives_nothing_that(Revocations::revoke_all);
+}
+
+#[test]
+fn a_denial_that_an_answer_lifts_comes_back_with_the_next_revocation() {
+    const SESSION: u64 = 7 << 32;
+    const BOUND: Duration = Duration::from_hours(1);
+    model(|| {
+        let revocations = Arc::new(Revocations::new(2).unwrap());
+        revocations.revoke(SESSION, BOUND);
+        let asked = revocations.mark(SESSION);
+        let io = {
+            let revocations = Arc::clone(&revocations);
+            thread::spawn(move || revocations.heard(asked))
+        };
+        revocations.revoke(SESSION, BOUND);
+        io.join().unwrap();
+        assert!(revocations.denies(SESSION, BOUND));
     });
 }

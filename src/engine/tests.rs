@@ -3,4 +3,5 @@
 mod deadlines;
 mod flights;
 mod ledger;
+mod revocations;
 mod support;
