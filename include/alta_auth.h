@@ -17,6 +17,8 @@
  *   delivered and its user_data is never used again. If cancel returned ALTA_AUTH_ERR_NOT_FOUND it was delivered, is
  *   being delivered or is about to be, and only the receiver may free user_data. If submit fails, nothing is kept and
  *   nothing is delivered. A completion is never delivered from inside the submit call.
+ *   A watch (alta_auth_watch) is told its first decision and then each change, until it is cancelled or is told the last
+ *   one, which has the flag ALTA_AUTH_LAST.
  *
  * THREADS
  *   Every function on an engine or a queue may be called from any thread, except the _free functions, which must be
@@ -238,6 +240,11 @@
 #define ALTA_AUTH_UNIQUE 2
 
 /**
+ * alta_auth_decision.flags: of a watch: it has ended, nothing more is delivered for its ticket.
+ */
+#define ALTA_AUTH_LAST 4
+
+/**
  * Levels of alta_auth_log: what keeps the engine from working.
  */
 #define ALTA_AUTH_LOG_ERROR 1
@@ -356,7 +363,7 @@ typedef struct alta_auth_decision {
      */
     int32_t cause;
     /**
-     * ALTA_AUTH_COALESCED, ALTA_AUTH_UNIQUE
+     * ALTA_AUTH_COALESCED, ALTA_AUTH_UNIQUE, ALTA_AUTH_LAST
      */
     uint32_t flags;
     /**
@@ -372,7 +379,7 @@ typedef struct alta_auth_decision {
      */
     uint32_t max_sessions;
     /**
-     * From submit to decision.
+     * From submit to decision; 0 for a later decision of a watch.
      */
     uint64_t latency_ns;
     /**
@@ -463,11 +470,11 @@ typedef struct alta_auth_stats {
     uint64_t connections_open;
     uint64_t connections_idle;
     /**
-     * Decisions remembered, now.
+     * Decisions remembered, now; expired ones that were not taken out yet included.
      */
     uint64_t remembered;
     /**
-     * Calls of alta_auth_revoke.
+     * Calls of alta_auth_revoke, alta_auth_revoke_user and alta_auth_revoke_all.
      */
     uint64_t revoked;
     /**
@@ -627,6 +634,15 @@ int32_t alta_auth_queue_submit(struct alta_auth_queue *handle,
                                uint64_t *ticket);
 
 /**
+ * As alta_auth_watch; the decisions come out of alta_auth_queue_reap, at most one at a time in the queue for each watch.
+ * alta_auth_cancel is ALTA_AUTH_ERR_NOT_FOUND only for a watch that has ended, or that another thread is just reaping.
+ */
+int32_t alta_auth_queue_watch(struct alta_auth_queue *handle,
+                              const struct alta_auth_request *check,
+                              void *user_data,
+                              uint64_t *ticket);
+
+/**
  * As alta_auth_submit_batch; the decisions come out of alta_auth_queue_reap.
  */
 size_t alta_auth_queue_submit_batch(struct alta_auth_queue *handle,
@@ -645,9 +661,30 @@ size_t alta_auth_queue_reap(struct alta_auth_queue *handle,
                             size_t max);
 
 /**
- * Cancels what is pending in the queue, drops what was not reaped (counted as cancelled), and frees. NULL is accepted.
+ * Cancels what is pending in the queue and its watches, drops what was not reaped (counted as cancelled), and frees. NULL is accepted.
  */
 void alta_auth_queue_free(struct alta_auth_queue *handle);
+
+/**
+ * Forgets what is known of a session at once; an answer in flight does not revive it, and its watches end. Until the
+ * backend has answered again, for ttl.max at most, the session gets neither a last known decision nor a default action
+ * that lets it in. Costs the same whatever is remembered. ALTA_AUTH_OK for any id that is not empty.
+ */
+int32_t alta_auth_revoke(struct alta_auth_engine *handle,
+                         struct alta_auth_str session_id);
+
+/**
+ * As alta_auth_revoke for all that the backend said of a user (X-UserId), in whatever session. The default action denies
+ * where the engine still knows that the question was this user's. ALTA_AUTH_OK for any id that is not empty.
+ */
+int32_t alta_auth_revoke_user(struct alta_auth_engine *handle,
+                              struct alta_auth_str user_id);
+
+/**
+ * As alta_auth_revoke for every session there is. The default action denies until the backend has answered any check that
+ * was submitted after this.
+ */
+int32_t alta_auth_revoke_all(struct alta_auth_engine *handle);
 
 /**
  * Reads the counters. submitted = completed + cancelled + pending holds at every reading.
@@ -672,6 +709,24 @@ int32_t alta_auth_submit(struct alta_auth_engine *handle,
                          alta_auth_callback callback,
                          void *user_data,
                          uint64_t *ticket);
+
+/**
+ * Watches a connection that stays open (RTMP, RTSP, SRT, MPEG-TS over HTTP); never blocks. On ALTA_AUTH_OK the callback is
+ * called with user_data for the first decision and then for each change of it, one call at a time, until the watch ends: by
+ * alta_auth_cancel of *ticket, or by itself with a decision that has ALTA_AUTH_LAST, after which user_data is not used any
+ * more. It ends by itself when its session, its user or all are revoked (at once, ALTA_AUTH_DENY), when a newer session takes
+ * its place (sessions.enforce, ALTA_AUTH_DENY), and at shutdown (ALTA_AUTH_CAUSE_SHUTDOWN, with the verdict that held).
+ * The backend is asked again when the time of a decision ends, or after watch.interval where it has none, at most
+ * watch.max_rate times a second for all watches. A change is another verdict, user_id, location, max_sessions or
+ * ALTA_AUTH_UNIQUE; changes that come while the host has not taken the one before are one. A watch is no check: it is not
+ * pending, drain does not wait for it, and it counts in none of alta_auth_stats' counters of checks. timeout_ms does not
+ * apply. ALTA_AUTH_ERR_FULL: watch.max are open.
+ */
+int32_t alta_auth_watch(struct alta_auth_engine *handle,
+                        const struct alta_auth_request *check,
+                        alta_auth_callback callback,
+                        void *user_data,
+                        uint64_t *ticket);
 
 /**
  * Accepts many checks, with one wake-up. Returns how many were accepted; statuses (may be NULL) says which were not, and
@@ -706,16 +761,12 @@ int32_t alta_auth_lookup(struct alta_auth_engine *handle,
  * Takes a check back; never waits. ALTA_AUTH_OK: it will never be delivered and its user_data never used again, even if
  * its completion was in a queue already. ALTA_AUTH_ERR_NOT_FOUND: it was delivered, is being delivered or is about to
  * be; only the receiver may free user_data.
+ * Of a watch: ALTA_AUTH_OK: nothing more is delivered, also from inside its own callback. ALTA_AUTH_ERR_NOT_FOUND: it has
+ * ended, or another thread is just inside its callback; then it ends all the same, and one more decision follows, with
+ * ALTA_AUTH_LAST, for the receiver to free user_data in.
  */
 int32_t alta_auth_cancel(struct alta_auth_engine *handle,
                          uint64_t ticket);
-
-/**
- * Forgets what is known of a session at once; an answer in flight does not revive it. Until the backend has answered
- * again, the session's default action is to deny. ALTA_AUTH_OK for any id that is not empty.
- */
-int32_t alta_auth_revoke(struct alta_auth_engine *handle,
-                         struct alta_auth_str session_id);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -252,6 +252,22 @@ impl<B: AsRef<[u8]>> Question<B> {
     pub(crate) fn user_agent(&self) -> &[u8] {
         self.field(4)
     }
+    /// As the host asked, cleaned: to be judged by other rules.
+    pub(crate) fn check(&self) -> Check<'_> {
+        let named = self.bytes.as_ref()[0] & !KIND_WITH_PATH == KIND_HOST;
+        Check {
+            session_id: self.session_id(),
+            ip: self.ip(),
+            path: self.path(),
+            query: self.query(),
+            origin: self.origin(),
+            user_agent: self.user_agent(),
+            scope: if named { self.field(5) } else { b"" },
+            timeout: self.timeout,
+            fresh: self.fresh,
+        }
+    }
+
     /// The scope the host named, or what the configuration makes of the path; empty for `session`.
     pub(crate) fn scope(&self) -> &[u8] {
         if self.bytes.as_ref()[0] & !KIND_WITH_PATH == KIND_PATH { self.path() } else { self.field(5) }

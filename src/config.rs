@@ -23,7 +23,9 @@ use std::sync::Arc;
 pub use document::KeyDoc;
 pub(crate) use hooks::ThreadHooks;
 pub use preset::PresetDoc;
-pub(crate) use settings::{HttpVersion, MemoryBounds, ScopeRule, Settings, TlsSettings, TtlHeader, TtlRules};
+pub(crate) use settings::{
+    Enforce, HttpVersion, MemoryBounds, ScopeRule, Settings, TlsSettings, TtlHeader, TtlRules,
+};
 pub(crate) use url::{Address, BackendUrl, Scheme};
 
 use crate::observe::Log;
@@ -340,6 +342,11 @@ mod tests {
         assert_eq!((s.last_known, s.refresh, s.refresh_ahead), (Duration::ZERO, true, 0));
         assert_eq!((s.expired_keep, s.expired_idle), (false, Duration::from_mins(2)));
         assert_eq!(s.memory, MemoryBounds { decisions: 1_000_000, bytes: 512 << 20 });
+        assert_eq!(
+            (s.watch.max, s.watch.max_rate, s.watch.interval),
+            (131_072, 1_000, Duration::from_secs(30))
+        );
+        assert_eq!((s.sessions.enforce, s.sessions.idle), (None, Duration::from_secs(30)));
         let pool = settings::PoolSettings {
             max_connections: 256,
             idle_timeout: Duration::from_millis(1500),
@@ -379,6 +386,11 @@ mod tests {
             ("expired.idle", "6s"),
             ("memory.max_decisions", "8"),
             ("memory.max_bytes", "2MiB"),
+            ("watch.max", "3"),
+            ("watch.max_rate", "4"),
+            ("watch.interval", "7s"),
+            ("sessions.enforce", "oldest"),
+            ("sessions.idle", "8s"),
             ("pool.max_connections", "9"),
             ("pool.idle_timeout", "10ms"),
             ("pool.max_age", "10s"),
@@ -416,6 +428,8 @@ mod tests {
         assert_eq!((s.last_known, s.refresh_ahead), (Duration::from_secs(5), 10));
         assert_eq!((s.expired_keep, s.expired_idle), (true, Duration::from_secs(6)));
         assert_eq!(s.memory, MemoryBounds { decisions: 8, bytes: 2 << 20 });
+        assert_eq!((s.watch.max, s.watch.max_rate, s.watch.interval), (3, 4, Duration::from_secs(7)));
+        assert_eq!((s.sessions.enforce, s.sessions.idle), (Some(Enforce::Oldest), Duration::from_secs(8)));
         let pool = settings::PoolSettings {
             max_connections: 9,
             idle_timeout: Duration::from_millis(10),

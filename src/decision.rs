@@ -72,6 +72,8 @@ pub struct Decision {
     pub coalesced: bool,
     /// The backend sent `X-Unique: true`.
     pub unique: bool,
+    /// Of a watch: nothing comes after this.
+    pub last: bool,
     /// The status of the reply; `None` if no status line was received.
     pub http_status: Option<u16>,
     /// For how long this decision may be reused; zero: not at all.
@@ -138,6 +140,7 @@ impl Decision {
             cause,
             coalesced: false,
             unique: false,
+            last: false,
             http_status: None,
             ttl: Duration::ZERO,
             max_sessions: 0,
@@ -151,6 +154,15 @@ impl Decision {
     /// Whether the client may be served.
     pub fn allows(&self) -> bool {
         self.verdict == Verdict::Allow
+    }
+
+    /// Whether a host would do the same: verdict, and what the backend says of the viewer. Who says so, and for how long,
+    /// may differ.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let facts = |decision: &Self| (decision.verdict, decision.max_sessions, decision.unique);
+        facts(self) == facts(other)
+            && self.user_id() == other.user_id()
+            && self.location() == other.location()
     }
 
     /// `X-UserId`; empty if absent or not fit to print.

@@ -16,9 +16,12 @@ mod awaiting;
 mod callbacks;
 mod completion;
 mod core;
+mod enforcing;
 mod flights;
 mod inbox;
 mod ledger;
+mod limits;
+mod live;
 #[cfg(test)]
 mod model;
 mod outages;
@@ -37,6 +40,9 @@ mod sync;
 #[cfg(test)]
 mod tests;
 mod transports;
+mod watch;
+mod watches;
+mod watching;
 
 use std::fmt;
 use std::io;
@@ -155,6 +161,24 @@ impl Engine {
         }
     }
 
+    /// Watches a connection that stays open: `receiver` gets the first decision, and then each change of it, with
+    /// `user_data`, until [`Engine::cancel`] of the returned ticket. The backend is asked again when the time of a decision
+    /// ends (`watch.interval` where it has none), spread and bounded by `watch.max_rate`. A watch also ends by itself, with
+    /// a decision that says so ([`Decision::last`]): when its session, its user or all were revoked, when a newer session
+    /// took its place (`sessions.enforce`), and with the engine.
+    ///
+    /// A change is what a host would act upon: the verdict, the user, the location, the limit of sessions; not who says so.
+    /// If more than one happens before the host takes the first, it gets the last of them. [`SubmitError::Full`]:
+    /// `watch.max` are open.
+    pub fn watch(
+        &self,
+        check: &Check<'_>,
+        receiver: &Arc<dyn Receiver>,
+        user_data: usize,
+    ) -> Result<u64, SubmitError> {
+        self.batch().watch(check, receiver, Tag { user_data, owner: 0 }, |_| ())
+    }
+
     pub(crate) fn batch(&self) -> Batch<'_> {
         Batch::new(&self.core)
     }
@@ -191,6 +215,9 @@ impl Engine {
     }
 
     /// True: the check will never be delivered. False: it was, is being, or is about to be. Never waits.
+    ///
+    /// Of a watch: true: nothing more is delivered. False: it has ended, or another thread is just handing a decision to
+    /// the receiver; then it ends all the same, and one more follows that is the last.
     pub fn cancel(&self, ticket: u64) -> bool {
         self.core.cancel(Ticket::from_number(ticket))
     }
@@ -313,13 +340,12 @@ impl Engine {
         sys::spawn(format!("alta-io-{index}"), move || {
             let _hooks = hooks.enter();
             let local = LocalSet::new();
-            let seed = core.seed;
             local.block_on(&runtime, async {
                 let of = core.inboxes.len();
                 let transports = Transports::new(move |policy| {
                     Transport::new(Arc::clone(&policy.shared), Arc::clone(&policy.gauges), index, of)
                 });
-                let work = Shard::new(core, outlet, transports, seed ^ index as u64).run();
+                let work = Shard::new(core, outlet, transports, index).run();
                 // As a task of the local set: being woken by its neighbours then costs no system call.
                 let _ = tokio::task::spawn_local(work).await;
             });
@@ -340,6 +366,7 @@ impl Engine {
         }
         drop(threads);
         self.core.wait_for_hand_overs();
+        self.core.end_watches();
         self.callbacks.end();
     }
 }
@@ -349,6 +376,7 @@ impl Drop for Engine {
         self.core.closed.store(true, Ordering::SeqCst);
         self.stop();
         self.core.freed.store(true, Ordering::SeqCst);
+        self.core.watches.clear();
         self.core.log.turn_to(LogLevel::Off, None);
     }
 }

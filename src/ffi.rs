@@ -16,6 +16,7 @@ mod engine;
 mod names;
 mod pointers;
 mod queue;
+mod revoke;
 mod stats;
 mod submit;
 mod types;

@@ -36,6 +36,8 @@ pub(crate) struct Settings {
     pub(crate) expired_keep: bool,
     pub(crate) expired_idle: Duration,
     pub(crate) memory: MemoryBounds,
+    pub(crate) watch: WatchSettings,
+    pub(crate) sessions: SessionSettings,
     /// `protect_params`: names a client may not send, besides those of the URL and of `param.*`.
     pub(crate) protect_params: Vec<String>,
     /// `param.NAME`, ordered by name.
@@ -90,6 +92,8 @@ impl Settings {
             expired_keep: false,
             expired_idle: Duration::ZERO,
             memory: MemoryBounds { decisions: 0, bytes: 0 },
+            watch: WatchSettings { max: 0, max_rate: 0, interval: Duration::ZERO },
+            sessions: SessionSettings { enforce: None, idle: Duration::ZERO },
             protect_params: Vec::new(),
             params: Vec::new(),
             headers: Vec::new(),
@@ -142,6 +146,28 @@ pub(crate) enum TtlHeader {
 pub(crate) struct MemoryBounds {
     pub(crate) decisions: usize,
     pub(crate) bytes: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WatchSettings {
+    pub(crate) max: usize,
+    /// A second, engine-wide.
+    pub(crate) max_rate: usize,
+    pub(crate) interval: Duration,
+}
+
+/// `sessions.enforce`: who has to go where a user has no place left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Enforce {
+    Newest,
+    Oldest,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SessionSettings {
+    /// `None`: the backend's limits are reported, not enforced.
+    pub(crate) enforce: Option<Enforce>,
+    pub(crate) idle: Duration,
 }
 
 /// The keys that a reload may not change without forgetting what is remembered, as text with what the files named

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::nearest::nearest;
 use super::value::Kind;
-use super::{HttpVersion, ScopeRule};
+use super::{Enforce, HttpVersion, ScopeRule};
 use crate::decision::Verdict;
 use crate::observe::LogLevel;
 
@@ -239,6 +239,43 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::Size { min: 1024 * KIB, max: 64 * 1024 * 1024 * KIB, put: |s, n| s.memory.bytes = n },
         default: Value("512MiB"),
         text: "The most memory that remembered decisions may take; it is taken as they come.",
+    },
+    Key {
+        name: "watch.max", section: "Live sessions", reload: Keeps,
+        kind: Kind::Count { min: 0, max: 16 * 1024 * 1024, put: |s, n| s.watch.max = n },
+        default: Value("131072"),
+        text: "The most watches that may be open; one more is not accepted.",
+    },
+    Key {
+        name: "watch.max_rate", section: "Live sessions", reload: Keeps,
+        kind: Kind::Count { min: 1, max: 1_000_000, put: |s, n| s.watch.max_rate = n },
+        default: Value("1000"),
+        text: "How often a second watches are asked about again, all together; what is due later waits its turn, and its \
+               decision stands until then. First decisions do not count.",
+    },
+    Key {
+        name: "watch.interval", section: "Live sessions", reload: Keeps,
+        kind: Kind::Duration { min: MS, max: HOUR, put: |s, d| s.watch.interval = d },
+        default: Value("30s"),
+        text: "When a watch is asked about again if its decision may not be reused, or if the backend gave none; \
+               shortened at random by up to a tenth.",
+    },
+    Key {
+        name: "sessions.enforce", section: "Live sessions", reload: Keeps,
+        kind: Kind::Choice(&[
+            ("off", |s| s.sessions.enforce = None),
+            ("newest", |s| s.sessions.enforce = Some(Enforce::Newest)),
+            ("oldest", |s| s.sessions.enforce = Some(Enforce::Oldest)),
+        ]),
+        default: Value("off"),
+        text: "Who is refused when a user (`X-UserId`) has more sessions in this engine than `X-Max-Sessions` says. Only \
+               where one engine serves all of a user's sessions.",
+    },
+    Key {
+        name: "sessions.idle", section: "Live sessions", reload: Keeps,
+        kind: Kind::Duration { min: SECOND, max: HOUR, put: |s, d| s.sessions.idle = d },
+        default: Value("30s"),
+        text: "With `sessions.enforce`: a session without a watch that was not asked about for so long gives up its place.",
     },
     Key {
         name: "pool.max_connections", section: "Connections", reload: Keeps,

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::core::Core;
 use super::ledger::Ticket;
+use super::watch::Watch;
 use crate::decision::Decision;
 
 /// Where decisions go: a queue, a pool of callback threads, a channel.
@@ -35,7 +36,7 @@ use crate::decision::Decision;
 pub trait Receiver: Send + Sync + 'static {
     /// Takes what was decided in one turn of an I/O thread. Called on that thread, no lock held; it must not
     /// block, and the engine's `drain` and `shutdown` may not be called from it. What is left in `batch`
-    /// counts as cancelled.
+    /// counts as cancelled. The next decision of a watch may also come on the thread that has just taken one.
     fn receive(&self, batch: &mut Vec<Completed>);
 
     /// Whether [`Receiver::receive`] may also be called on a thread that submits, before its submit returns, with what
@@ -54,24 +55,39 @@ pub(crate) struct Tag {
     pub(crate) owner: u32,
 }
 
-/// A decided check on its way to its receiver.
-pub struct Completed {
-    core: Arc<Core>,
-    ticket: Ticket,
-    tag: Tag,
-    decision: Decision,
+/// A decision on its way to its receiver: of a check, or the newest of a watch.
+pub struct Completed(Kind);
+
+enum Kind {
+    Check {
+        core: Arc<Core>,
+        ticket: Ticket,
+        tag: Tag,
+        decision: Decision,
+    },
+    /// `None`: taken.
+    Watch(Option<Arc<Watch>>),
 }
 
 impl Completed {
+    pub(super) fn of_watch(watch: &Arc<Watch>) -> Self {
+        Self(Kind::Watch(Some(Arc::clone(watch))))
+    }
+
     /// What the host passed with the check.
     pub fn user_data(&self) -> usize {
-        self.tag.user_data
+        match &self.0 {
+            Kind::Check { tag, .. } => tag.user_data,
+            Kind::Watch(watch) => watch.as_ref().expect("there until it is taken").tag.user_data,
+        }
     }
 
     /// It is kept until somebody fetches it; [`crate::Engine::drain`] does not wait for that. Otherwise drain
     /// waits until it was taken and dropped.
     pub fn shelve(&self) {
-        self.core.ledger.shelve(self.ticket);
+        if let Kind::Check { core, ticket, .. } = &self.0 {
+            core.ledger.shelve(*ticket);
+        }
     }
 
     /// The decision, unless the check was cancelled meanwhile. This is the delivery: after it, cancel fails.
@@ -81,15 +97,24 @@ impl Completed {
 
     /// As [`Completed::take`]; the check has ended, for [`crate::Engine::drain`], when `receive` has returned.
     pub fn hand_over<T>(mut self, receive: impl FnOnce(usize, Decision) -> T) -> Option<T> {
-        let nothing = Decision::new(self.decision.verdict, self.decision.origin, self.decision.cause, "");
-        let decision = std::mem::replace(&mut self.decision, nothing);
-        self.core.ledger.claim(self.ticket, &decision).then(|| receive(self.tag.user_data, decision))
+        match &mut self.0 {
+            Kind::Check { core, ticket, tag, decision } => {
+                let nothing = Decision::new(decision.verdict, decision.origin, decision.cause, "");
+                let decision = std::mem::replace(decision, nothing);
+                core.ledger.claim(*ticket, &decision).then(|| receive(tag.user_data, decision))
+            }
+            Kind::Watch(watch) => watch.take().expect("there until it is taken").hand_over(receive),
+        }
     }
 }
 
 impl Drop for Completed {
     fn drop(&mut self) {
-        self.core.ledger.release(self.ticket);
+        match &self.0 {
+            Kind::Check { core, ticket, .. } => core.ledger.release(*ticket),
+            Kind::Watch(Some(watch)) => watch.discard(),
+            Kind::Watch(None) => {}
+        }
     }
 }
 
@@ -161,9 +186,11 @@ impl Owed {
         decision.ticket = self.ticket.number();
         decision.coalesced = joined;
         decision.latency = submitted.elapsed();
-        let completed = Completed { core: self.core, ticket: self.ticket, tag: self.tag, decision };
+        let wanted = self.core.ledger.decide(self.ticket);
+        let completed =
+            Completed(Kind::Check { core: self.core, ticket: self.ticket, tag: self.tag, decision });
         // A cancelled one is dropped here, which gives its slot back.
-        completed.core.ledger.decide(completed.ticket).then_some((self.receiver, completed))
+        wanted.then_some((self.receiver, completed))
     }
 }
 

@@ -13,11 +13,14 @@ use tokio::time::Instant;
 
 use super::SubmitError;
 use super::completion::{Completion, Receiver, Tag};
-use super::inbox::{Asked, Inbox, Message};
+use super::inbox::{Asked, Inbox, Message, News, Whose};
 use super::ledger::{Ledger, Ticket};
+use super::limits::Limits;
 use super::outbox::Outbox;
 use super::policy::Policy;
 use super::revocations::{ENTRIES, Mark, Revocations};
+use super::watch::is_watch;
+use super::watching::Watching;
 use crate::backend::Answer;
 use crate::check::{Check, Draft};
 use crate::decision::{Cause, Decision};
@@ -32,6 +35,8 @@ pub(crate) struct Core {
     /// Of every policy there was; the newest last. Behind a lock that only a reload and a reading take.
     gauges: Mutex<Gauges>,
     pub(crate) revocations: Revocations,
+    pub(crate) limits: Limits,
+    pub(crate) watches: Arc<Watching>,
     pub(crate) fork: ForkMark,
     /// Safe retries, of all I/O threads.
     pub(crate) retries: Arc<AtomicU64>,
@@ -83,7 +88,7 @@ impl Gauges {
 impl Core {
     pub(crate) fn new(policy: Policy, log: Arc<Logger>, inboxes: Box<[Inbox]>) -> io::Result<Self> {
         let no_memory = || io::Error::from(io::ErrorKind::OutOfMemory);
-        let mut random = [0; 32];
+        let mut random = [0; 40];
         getrandom::fill(&mut random).map_err(|error| io::Error::other(format!("no randomness: {error}")))?;
         let number = |from: usize| u64::from_le_bytes(random[from..][..8].try_into().expect("eight bytes"));
         let hash_key = random[..16].try_into().expect("sixteen bytes");
@@ -95,6 +100,8 @@ impl Core {
             policy: RwLock::new(Arc::new(policy)),
             gauges: Mutex::new(gauges),
             revocations: Revocations::new(ENTRIES).ok_or_else(no_memory)?,
+            limits: Limits::default(),
+            watches: Arc::new(Watching::new(number(32))),
             fork: ForkMark::new()?,
             retries: Arc::default(),
             inboxes,
@@ -123,8 +130,7 @@ impl Core {
         }
     }
 
-    /// One question, about to be asked. A key always goes to the same thread: coalescing needs no lock. The table of
-    /// flights uses the low bits of the hash, this the high ones.
+    /// One question, about to be asked, and the thread that does it.
     fn addressed(
         &self,
         policy: Arc<Policy>,
@@ -132,35 +138,74 @@ impl Core {
         mark: Mark,
     ) -> Result<(Asked, usize), SubmitError> {
         let question = policy.admit(draft).map_err(SubmitError::Invalid)?;
-        let hash = self.hash(Domain::Key, question.key());
-        let thread = (hash >> 32) as usize % self.inboxes.len();
+        let hash = self.hash_of_key(question.key());
+        let thread = self.thread_of(hash);
         Ok((Asked { policy, question, hash, mark }, thread))
     }
 
-    /// A decision nears its end: asks again though nobody waits. Without room, it is asked for when it has expired.
+    /// A decision nears its end: asks again though nobody waits.
     fn refresh(&self, policy: Arc<Policy>, draft: &Draft<'_>, mark: Mark) {
-        if let Ok((asked, thread)) = self.addressed(policy, draft, mark)
-            && self.inboxes[thread].send(Message::Refresh(asked)).is_ok()
-        {
-            self.inboxes[thread].wake();
+        if let Ok((asked, thread)) = self.addressed(policy, draft, mark) {
+            self.inboxes[thread].tell(News::Refresh(asked));
         }
     }
 
+    pub(crate) fn hash_of_key(&self, key: &[u8]) -> u64 {
+        self.hash(Domain::Key, key)
+    }
+
+    /// A key always goes to the same thread: coalescing needs no lock. The table of flights uses the low bits of the
+    /// hash, this the high ones.
+    pub(crate) fn thread_of(&self, hash: u64) -> usize {
+        (hash >> 32) as usize % self.inboxes.len()
+    }
+
     pub(crate) fn cancel(&self, ticket: Ticket) -> bool {
+        if is_watch(ticket.number()) {
+            return self.cancel_watch(ticket.number());
+        }
         match self.ledger.cancel(ticket) {
             Some(thread) => {
-                self.inboxes[usize::from(thread)].cancel(ticket);
+                self.inboxes[usize::from(thread)].tell(News::Cancelled(ticket));
                 true
             }
             None => false,
         }
     }
 
-    /// Cancels every pending check of a queue.
+    fn cancel_watch(&self, ticket: u64) -> bool {
+        let Some(watch) = self.watches.find(ticket) else { return false };
+        let cancelled = watch.cancel();
+        if cancelled {
+            self.watches.forget(ticket);
+        }
+        // A reload may have moved it.
+        self.inboxes.iter().for_each(|inbox| inbox.tell(News::Unwatch(ticket)));
+        cancelled
+    }
+
+    /// Cancels every pending check of a queue, and every watch.
     pub(crate) fn cancel_of(&self, owner: u32) {
         self.ledger.of(owner).for_each(|ticket| {
             self.cancel(ticket);
         });
+        for watch in self.watches.all(Some(owner)) {
+            self.cancel_watch(watch.ticket);
+        }
+    }
+
+    /// For the end, after the I/O threads: those that nobody has taken in yet.
+    pub(crate) fn end_watches(&self) {
+        let mut last = Outbox::default();
+        let default = self.policy().settings.default_action;
+        for watch in self.watches.all(None) {
+            let end =
+                watch.end(Cause::Shutdown, watch.verdict().unwrap_or(default), "the engine was shut down");
+            if let Some((receiver, completed)) = end {
+                last.push(receiver, completed);
+            }
+        }
+        last.deliver(&self.log);
     }
 
     /// Forgets what is known of a session.
@@ -169,16 +214,20 @@ impl Core {
         self.revocations.revoke(session, policy.settings.ttl.max);
         // It is void already; this only gives back the memory.
         policy.memory.forget(session);
+        self.void(Whose::Session(session));
     }
 
     /// Forgets what was said of a user, in whatever session.
     pub(crate) fn revoke_user(&self, user_id: &[u8]) {
-        self.revocations.revoke_user(self.user(user_id));
+        let user = self.user(user_id);
+        self.revocations.revoke_user(user);
+        self.void(Whose::User(user));
     }
 
     /// Forgets everything.
     pub(crate) fn revoke_all(&self) {
         self.revocations.revoke_all();
+        self.void(Whose::All);
     }
 
     /// By what sessions are found: a keyed hash of the id.
@@ -248,6 +297,8 @@ impl Core {
             exchanges: gauges.exchanges + gauges.sum(|endpoint| &endpoint.exchanges),
             retries: read(&self.retries),
             remembered: self.policy().memory.len() as u64,
+            watching: self.watches.len() as u64,
+            watch_decisions: read(&self.watches.told),
             revoked: self.revocations.count(),
             replies_from_cache: read(&self.replies_from_cache),
             texts_dropped: read(&self.texts_dropped),
@@ -308,7 +359,7 @@ impl<'a> Batch<'a> {
             let core = self.core;
             let mark = core.revocations.mark(core.session(draft.session_id()));
             let remembered =
-                if draft.fresh { None } else { core.recall(&policy, &draft, mark.session, self.now) };
+                if draft.fresh { None } else { core.recall(&policy, &draft, mark.session, self.now, false) };
             let Some(remembered) = remembered else {
                 let (asked, thread) = core.addressed(Arc::clone(&policy), &draft, mark)?;
                 let completion = self.reserve(thread, receiver, tag, announce)?;
@@ -335,6 +386,34 @@ impl<'a> Batch<'a> {
         Ok(submitted.map_err(SubmitError::Invalid)??.number())
     }
 
+    /// A watch, for as long as the host wants: its first decision, and each change of it. `announce` gets the ticket
+    /// before anything can be told.
+    pub(crate) fn watch(
+        &mut self,
+        check: &Check<'_>,
+        receiver: &Arc<dyn Receiver>,
+        tag: Tag,
+        announce: impl FnOnce(u64),
+    ) -> Result<u64, SubmitError> {
+        // The end ends every watch that began before it.
+        if !self.may_hand_over() {
+            return Err(SubmitError::Closed);
+        }
+        let core = self.core;
+        let policy = core.policy();
+        let watched = policy.draft(check, |draft| {
+            let mark = core.revocations.mark(core.session(draft.session_id()));
+            let (asked, thread) = core.addressed(Arc::clone(&policy), &draft, mark)?;
+            let watch = core.watches.open(policy.settings.watch.max, receiver, tag, self.now);
+            let watch = watch.ok_or(SubmitError::Full)?;
+            let ticket = watch.ticket;
+            announce(ticket);
+            core.inboxes[thread].tell(News::Watch(watch, asked));
+            Ok(ticket)
+        });
+        watched.map_err(SubmitError::Invalid)?
+    }
+
     fn reserve(
         &self,
         thread: usize,
@@ -356,9 +435,8 @@ impl<'a> Batch<'a> {
             Err(TrySendError::Full(message)) => (message, SubmitError::Full),
             Err(TrySendError::Disconnected(message)) => (message, SubmitError::Closed),
         };
-        if let Message::Ask(_, completion) | Message::Decided(completion, _) = message {
-            completion.withdraw();
-        }
+        let (Message::Ask(_, completion) | Message::Decided(completion, _)) = message;
+        completion.withdraw();
         Err(error)
     }
 

@@ -42,6 +42,8 @@ pub(crate) struct Flight {
     pub(crate) overtaken: bool,
     /// Begun for the sake of what is remembered: nobody waits for it, unless somebody joined.
     pub(crate) refresh: bool,
+    /// Watches that want its answer too.
+    pub(crate) watches: Vec<u64>,
     joinable: bool,
     first: u32,
     last: u32,
@@ -88,7 +90,7 @@ impl Flights {
         mut completion: Completion,
         deadline: Instant,
     ) -> Boarding {
-        if let Some(id) = self.joinable(&asked, is_joinable) {
+        if let Some(id) = self.joinable(&asked.policy, asked.question.key(), asked.hash, is_joinable) {
             completion.joined = true;
             self.link(id, completion, deadline);
             return Boarding::Joined;
@@ -105,7 +107,8 @@ impl Flights {
         is_joinable: impl Fn(Mark) -> bool,
         most: usize,
     ) -> Option<FlightId> {
-        if self.refreshing >= most || self.joinable(&asked, is_joinable).is_some() {
+        let Asked { policy, question, hash, .. } = &asked;
+        if self.refreshing >= most || self.joinable(policy, question.key(), *hash, is_joinable).is_some() {
             return None;
         }
         let id = self.begin(&asked.policy, Rc::new(asked.question), asked.hash, asked.mark);
@@ -114,16 +117,46 @@ impl Flights {
         Some(id)
     }
 
+    /// A watch waits for the flight of its key. Returns the flight if it is a new one.
+    pub(crate) fn watch(
+        &mut self,
+        policy: &Arc<Policy>,
+        question: &Rc<Question>,
+        hash: u64,
+        mark: Mark,
+        is_joinable: impl Fn(Mark) -> bool,
+        ticket: u64,
+    ) -> Option<FlightId> {
+        let joined = self.joinable(policy, question.key(), hash, is_joinable);
+        let id = joined.unwrap_or_else(|| self.begin(policy, Rc::clone(question), hash, mark));
+        self.all[id].as_mut().expect(LISTED).watches.push(ticket);
+        joined.is_none().then_some(id)
+    }
+
+    /// The watches that wait for the flight.
+    pub(crate) fn take_watches(&mut self, id: FlightId) -> Vec<u64> {
+        std::mem::take(&mut self.all[id].as_mut().expect(LISTED).watches)
+    }
+
+    /// Whether anybody waits for its answer.
+    pub(crate) fn is_awaited(&self, id: FlightId) -> bool {
+        !self.is_empty(id) || !self.flight(id).watches.is_empty()
+    }
+
     /// The flight that a check may join: of the same key, under the same policy, begun after every reload and
     /// revocation that came before the check.
-    fn joinable(&self, asked: &Asked, is_joinable: impl Fn(Mark) -> bool) -> Option<FlightId> {
+    fn joinable(
+        &self,
+        policy: &Arc<Policy>,
+        key: &[u8],
+        hash: u64,
+        is_joinable: impl Fn(Mark) -> bool,
+    ) -> Option<FlightId> {
         let same = |&id: &FlightId| {
             let flight = self.flight(id);
-            flight.question.key() == asked.question.key()
-                && Arc::ptr_eq(&flight.policy, &asked.policy)
-                && is_joinable(flight.mark)
+            flight.question.key() == key && Arc::ptr_eq(&flight.policy, policy) && is_joinable(flight.mark)
         };
-        self.by_key.find(asked.hash, same).copied()
+        self.by_key.find(hash, same).copied()
     }
 
     /// The flight has its answer: those of its key that began earlier will have an older one.
@@ -242,6 +275,7 @@ impl Flights {
             number: self.begun,
             overtaken: false,
             refresh: false,
+            watches: Vec::new(),
             joinable: true,
             first: NONE,
             last: NONE,

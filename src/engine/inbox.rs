@@ -1,7 +1,8 @@
-//! The way into an I/O thread: a bounded channel and one wake-up.
+//! The way into an I/O thread: a bounded channel for checks, a list for everything else, and one wake-up.
 //!
 //! The channel has room for `inbox.capacity` messages, as many as may be pending: a send never waits. It can be
-//! full only of checks that were cancelled before their thread saw them. Cancels travel apart, one a slot at most.
+//! full only of checks that were cancelled before their thread saw them. What else there is to say travels apart and is
+//! bounded by what it is about: a cancel a slot, a refresh a remembered decision, a watch a place.
 //!
 //! Wake-ups are saved where they can be: see `parked.rs`.
 
@@ -18,17 +19,42 @@ use super::ledger::Ticket;
 use super::parked::Parked;
 use super::policy::Policy;
 use super::revocations::Mark;
+use super::watch::Watch;
 use crate::check::Question;
 use crate::decision::Decision;
 
-/// What a submitting thread hands over.
+/// An accepted check on its way to its I/O thread.
 pub(crate) enum Message {
-    /// An accepted check, to be asked.
+    /// To be asked.
     Ask(Asked, Completion),
+    /// Decided already, for a receiver that is called on this thread only.
+    Decided(Completion, Box<Decision>),
+}
+
+/// What else a host's thread has to tell.
+pub(crate) enum News {
+    /// The check is cancelled: let go of it.
+    Cancelled(Ticket),
     /// A decision that is remembered nears its end: to be asked again, though nobody waits.
     Refresh(Asked),
-    /// An accepted check that is decided already, for a receiver that is called on this thread only.
-    Decided(Completion, Box<Decision>),
+    /// To be watched from now on.
+    Watch(Arc<Watch>, Asked),
+    /// Nobody wants to know any more.
+    Unwatch(u64),
+    /// What these were told is void.
+    Void(Whose),
+}
+
+/// Whose watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// By the keyed hash of its id.
+    Session(u64),
+    /// By the keyed hash of its id.
+    User(u64),
+    All,
+    /// A session that had to give way to another one of its user.
+    Displaced(u64),
 }
 
 /// What there is to be asked, and by which rules.
@@ -54,7 +80,7 @@ pub(crate) struct Outlet {
 }
 
 struct Shared {
-    cancels: SegQueue<Ticket>,
+    news: SegQueue<News>,
     parked: Parked,
     stop: AtomicBool,
     notify: Notify,
@@ -63,7 +89,7 @@ struct Shared {
 pub(crate) fn inbox(capacity: usize) -> (Inbox, Outlet) {
     let (sender, receiver) = bounded(capacity);
     let shared = Arc::new(Shared {
-        cancels: SegQueue::new(),
+        news: SegQueue::new(),
         parked: Parked::new(),
         stop: AtomicBool::new(false),
         notify: Notify::new(),
@@ -80,9 +106,9 @@ impl Inbox {
         self.messages.try_send(message)
     }
 
-    /// The check is cancelled: let go of it.
-    pub(crate) fn cancel(&self, ticket: Ticket) {
-        self.shared.cancels.push(ticket);
+    /// With a wake-up.
+    pub(crate) fn tell(&self, news: News) {
+        self.shared.news.push(news);
         self.wake();
     }
 
@@ -107,8 +133,8 @@ impl Outlet {
         self.messages.try_recv().ok()
     }
 
-    pub(crate) fn next_cancel(&self) -> Option<Ticket> {
-        self.shared.cancels.pop()
+    pub(crate) fn next_news(&self) -> Option<News> {
+        self.shared.news.pop()
     }
 
     pub(crate) fn stopped(&self) -> bool {
@@ -148,7 +174,7 @@ struct Parking {
 
 impl Parking {
     fn before_park(&self) {
-        let is_empty = || self.messages.is_empty() && self.shared.cancels.is_empty();
+        let is_empty = || self.messages.is_empty() && self.shared.news.is_empty();
         self.shared.parked.before_park(is_empty, || self.shared.notify.notify_one());
     }
 

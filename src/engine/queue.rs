@@ -70,6 +70,12 @@ impl Queue {
         self.batch().submit(check, &receiver, tag, |_| ())
     }
 
+    /// As [`crate::Engine::watch`]; the decisions come out of [`Queue::reap`].
+    pub fn watch(&self, check: &Check<'_>, user_data: usize) -> Result<u64, SubmitError> {
+        let (receiver, owner) = self.receiver();
+        self.batch().watch(check, &receiver, Tag { user_data, owner }, |_| ())
+    }
+
     /// What the queue's checks are submitted with.
     pub(crate) fn receiver(&self) -> (Arc<dyn Receiver>, u32) {
         (Arc::clone(&self.waiting) as _, self.owner)

@@ -22,19 +22,22 @@ pub(crate) struct Recalled {
 }
 
 impl Core {
-    /// For a check: what is remembered and has not expired, or may be kept beyond that.
+    /// For a check: what is remembered and has not expired, or may be kept beyond that. `watched`: the session is in use
+    /// whether somebody asks or not.
     pub(crate) fn recall<B: AsRef<[u8]>>(
         &self,
         policy: &Policy,
         question: &Question<B>,
         session: u64,
         now: Instant,
+        watched: bool,
     ) -> Option<Recalled> {
         let settings = &policy.settings;
+        let instant = now;
         let now = self.milliseconds(now);
-        self.if_it_holds(policy, question, session, |record| {
+        let recalled = self.if_it_holds(policy, question, session, |record| {
             let left = record.left(now, settings.ttl.max).or_else(|| {
-                let in_use = record.idle(now) <= settings.expired_idle;
+                let in_use = watched || record.idle(now) <= settings.expired_idle;
                 if !settings.expired_keep || !record.allows() || !in_use {
                     return None;
                 }
@@ -42,9 +45,11 @@ impl Core {
                 record.left(now, settings.ttl.max)
             })?;
             record.touch(now);
-            let refresh = record.allows() && record.is_due(left, settings.refresh_ahead);
+            let refresh = !watched && record.allows() && record.is_due(left, settings.refresh_ahead);
             Some(Recalled { decision: record.decision(Origin::Memory, left), refresh })
-        })
+        })?;
+        let decision = self.enforce(policy, session, recalled.decision, instant);
+        Some(Recalled { decision, ..recalled })
     }
 
     /// For a lookup: what is remembered and has not expired. It counts as use, and begins nothing.
@@ -55,12 +60,15 @@ impl Core {
         session: u64,
         now: Instant,
     ) -> Option<Decision> {
+        let instant = now;
         let now = self.milliseconds(now);
-        self.if_it_holds(policy, question, session, |record| {
+        let decision = self.if_it_holds(policy, question, session, |record| {
             let left = record.left(now, policy.settings.ttl.max)?;
             record.touch(now);
             Some(record.decision(Origin::Memory, left))
-        })
+        })?;
+        // A session that has no place yet takes one by a check.
+        self.standing(policy, session, &decision, instant)
     }
 
     /// In an outage: what the backend said last, if it may be repeated.

@@ -41,9 +41,21 @@ impl Flight {
 }
 
 impl Shard {
-    /// What the waiters of an answered flight get. The answer takes the place of all that was remembered for its
-    /// question, also if it may not be remembered itself, unless something newer is known.
+    /// What the waiters of an answered flight get.
     pub(super) fn answered(&self, id: FlightId, answer: Answer) -> Decision {
+        let decision = self.remember(id, answer);
+        let flights = self.flights.borrow();
+        let flight = flights.flight(id);
+        // Who asked only to refresh takes no place.
+        if !flights.is_awaited(id) {
+            return decision;
+        }
+        self.core.enforce(&flight.policy, flight.mark.session, decision, Instant::now())
+    }
+
+    /// The answer takes the place of all that was remembered for its
+    /// question, also if it may not be remembered itself, unless something newer is known.
+    fn remember(&self, id: FlightId, answer: Answer) -> Decision {
         let flights = self.flights.borrow();
         let flight = flights.flight(id);
         let (core, policy, mark) = (&self.core, &flight.policy, flight.mark);
@@ -117,6 +129,9 @@ impl Shard {
         if decision.cause.is_outage()
             && let Some(mut known) = core.last_known(policy, question, mark.session, Instant::now())
         {
+            if let Some(standing) = core.standing(policy, mark.session, &known, Instant::now()) {
+                known = standing;
+            }
             known.cause = decision.cause;
             known.http_status = decision.http_status;
             known.texts = Some(Texts::new(known.user_id(), known.location(), decision.detail()));
@@ -126,7 +141,7 @@ impl Shard {
     }
 
     /// splitmix64: spreads expiries, keeps no secret.
-    fn next_random(&self) -> u64 {
+    pub(super) fn next_random(&self) -> u64 {
         let state = self.random.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
         self.random.set(state);
         let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -18,12 +18,14 @@ use super::asking::{Outage, ask, outage_decision};
 use super::completion::Completion;
 use super::core::Core;
 use super::flights::{Boarding, FlightId, Flights};
-use super::inbox::{Message, Outlet};
+use super::inbox::{Asked, Message, News, Outlet};
 use super::outages::OutageLog;
 use super::outbox::Outbox;
+use super::policy::Policy;
 use super::retries::RetryBudget;
 use super::sweeping::Sweeping;
 use super::transports::Transports;
+use super::watches::Watches;
 use crate::decision::{Cause, Decision};
 
 /// When no waiter has a deadline.
@@ -34,20 +36,29 @@ pub(crate) struct Shard {
     pub(super) outlet: Outlet,
     transports: Transports,
     pub(super) flights: RefCell<Flights>,
-    outbox: RefCell<Outbox>,
+    pub(super) outbox: RefCell<Outbox>,
     retries: RetryBudget,
     outages: OutageLog,
     pub(super) sweeping: RefCell<Sweeping>,
+    pub(super) watches: RefCell<Watches>,
+    /// What is asked and judged by now.
+    pub(super) policy: RefCell<Arc<Policy>>,
+    /// Which I/O thread this is.
+    pub(super) index: usize,
     /// See `remembering.rs`.
     pub(super) random: Cell<u64>,
 }
 
 impl Shard {
-    /// `seed` need not be secret: it only spreads expiries.
-    pub(crate) fn new(core: Arc<Core>, outlet: Outlet, transports: Transports, seed: u64) -> Rc<Self> {
+    /// The core's seed need not be secret: it only spreads expiries.
+    pub(crate) fn new(core: Arc<Core>, outlet: Outlet, transports: Transports, index: usize) -> Rc<Self> {
+        let seed = core.seed ^ index as u64;
         Rc::new(Self {
             outages: OutageLog::new(Arc::clone(&core.log)),
             retries: RetryBudget::new(Arc::clone(&core.retries)),
+            policy: RefCell::new(core.policy()),
+            index,
+            watches: RefCell::default(),
             core,
             outlet,
             transports,
@@ -62,8 +73,9 @@ impl Shard {
     pub(crate) async fn run(self: Rc<Self>) {
         let mut timer = pin!(sleep_until(Instant::now() + FAR));
         loop {
-            self.transports.turn_to(self.core.policy());
+            self.turn_to(self.core.policy());
             self.take_in();
+            self.watch_again();
             self.expire();
             self.sweep();
             self.deliver();
@@ -71,7 +83,8 @@ impl Shard {
                 break;
             }
             let swept = self.sweeping.borrow().next_at().map(|at| self.core.instant(at));
-            let next = self.flights.borrow().next_deadline().into_iter().chain(swept).min();
+            let next = self.flights.borrow().next_deadline();
+            let next = next.into_iter().chain(swept).chain(self.next_watch()).min();
             // A timer that fires early only costs a turn; one that is late breaks a promise.
             if let Some(next) = next
                 && (next < timer.deadline() || timer.is_elapsed())
@@ -93,46 +106,64 @@ impl Shard {
         while let Some(message) = self.outlet.next() {
             self.board(message);
         }
-        while let Some(ticket) = self.outlet.next_cancel() {
-            let left = self.flights.borrow_mut().leave(ticket);
-            if let Some((id, completion)) = left {
-                drop(completion);
-                self.abandon_if_empty(id);
+        while let Some(news) = self.outlet.next_news() {
+            match news {
+                News::Cancelled(ticket) => {
+                    let left = self.flights.borrow_mut().leave(ticket);
+                    if let Some((id, completion)) = left {
+                        drop(completion);
+                        self.abandon_if_empty(id);
+                    }
+                }
+                News::Refresh(asked) => self.refresh(asked),
+                News::Watch(watch, asked) => self.begin_watch(watch, asked),
+                News::Unwatch(ticket) => drop(self.drop_watch(ticket)),
+                News::Void(whose) => self.void(whose),
             }
         }
     }
 
-    fn board(self: &Rc<Self>, message: Message) {
+    fn turn_to(&self, policy: Arc<Policy>) {
+        let before = self.policy.replace(Arc::clone(&policy));
+        if !Arc::ptr_eq(&before.memory, &policy.memory) {
+            // What they were told was asked, or judged, by other rules.
+            self.watches.borrow_mut().all_are_due(Instant::now());
+        }
+        self.transports.turn_to(policy);
+    }
+
+    fn refresh(self: &Rc<Self>, asked: Asked) {
+        let most = (asked.policy.settings.pool.max_connections / self.core.inboxes.len()).max(1);
         let is_joinable = |mark| self.core.revocations.is_joinable(mark);
-        let boarding = match message {
-            Message::Decided(completion, decision) => return self.decide(completion, *decision),
-            Message::Refresh(asked) => {
-                let most = (asked.policy.settings.pool.max_connections / self.core.inboxes.len()).max(1);
-                self.flights.borrow_mut().refresh(asked, is_joinable, most)
-            }
-            Message::Ask(_, completion) if completion.is_cancelled() => return,
-            Message::Ask(asked, completion) => {
-                let timeout = asked.policy.settings.timeout;
-                let timeout = asked.question.timeout.map_or(timeout, |wanted| wanted.min(timeout));
-                let deadline = completion.submitted + timeout;
-                if deadline <= Instant::now() {
-                    // It waited in the inbox for all of its time: that is our load, not the backend's silence.
-                    let why = "the deadline passed before the check could be sent";
-                    let decision = asked.policy.without_answer(Cause::Overload, why);
-                    return self.decide(completion, self.fallback(decision, asked.about()));
-                }
-                match self.flights.borrow_mut().board(asked, is_joinable, completion, deadline) {
-                    Boarding::Joined => None,
-                    Boarding::Began(id) => Some(id),
-                }
-            }
-        };
-        if let Some(id) = boarding {
+        let begun = self.flights.borrow_mut().refresh(asked, is_joinable, most);
+        if let Some(id) = begun {
             self.depart(id);
         }
     }
 
-    fn depart(self: &Rc<Self>, id: FlightId) {
+    fn board(self: &Rc<Self>, message: Message) {
+        let (asked, completion) = match message {
+            Message::Decided(completion, decision) => return self.decide(completion, *decision),
+            Message::Ask(_, completion) if completion.is_cancelled() => return,
+            Message::Ask(asked, completion) => (asked, completion),
+        };
+        let timeout = asked.policy.settings.timeout;
+        let timeout = asked.question.timeout.map_or(timeout, |wanted| wanted.min(timeout));
+        let deadline = completion.submitted + timeout;
+        if deadline <= Instant::now() {
+            // It waited in the inbox for all of its time: that is our load, not the backend's silence.
+            let why = "the deadline passed before the check could be sent";
+            let decision = asked.policy.without_answer(Cause::Overload, why);
+            return self.decide(completion, self.fallback(decision, asked.about()));
+        }
+        let is_joinable = |mark| self.core.revocations.is_joinable(mark);
+        let boarding = self.flights.borrow_mut().board(asked, is_joinable, completion, deadline);
+        if let Boarding::Began(id) = boarding {
+            self.depart(id);
+        }
+    }
+
+    pub(super) fn depart(self: &Rc<Self>, id: FlightId) {
         let task = tokio::task::spawn_local(Rc::clone(self).fly(id));
         self.flights.borrow_mut().set_task(id, task.abort_handle());
     }
@@ -187,7 +218,15 @@ impl Shard {
             let Some(completion) = completion else { break };
             self.decide(completion, decision.clone());
         }
-        self.flights.borrow_mut().remove(id);
+        let (watches, policy, mark) = {
+            let mut flights = self.flights.borrow_mut();
+            let watches = flights.take_watches(id);
+            let flight = flights.remove(id);
+            (watches, flight.policy, flight.mark)
+        };
+        for ticket in watches {
+            self.tell_watch(ticket, decision.clone(), &policy, mark);
+        }
     }
 
     fn expire(self: &Rc<Self>) {
@@ -211,7 +250,7 @@ impl Shard {
         let flight = {
             let mut flights = self.flights.borrow_mut();
             let flight = flights.flight(id);
-            if !flights.is_empty(id) || flight.landing || flight.asking.written() {
+            if flights.is_awaited(id) || flight.landing || flight.asking.written() {
                 return;
             }
             flights.remove(id)
@@ -232,6 +271,8 @@ impl Shard {
     }
 
     fn end(&self) {
+        // Before their flights are landed, which would tell them something else.
+        self.end_watches();
         let ids = self.flights.borrow().ids();
         for id in ids {
             let (task, decision) = {
@@ -245,6 +286,13 @@ impl Shard {
                 task.abort();
             }
         }
+        while let Some(news) = self.outlet.next_news() {
+            if let News::Watch(watch, asked) = news {
+                let Asked { policy, question, mark, .. } = asked;
+                self.watches.borrow_mut().add(watch, policy, Rc::new(question), mark.session);
+            }
+        }
+        self.end_watches();
         while let Some(message) = self.outlet.next() {
             match message {
                 Message::Ask(asked, completion) => {
@@ -252,7 +300,6 @@ impl Shard {
                     self.decide(completion, self.fallback(decision, asked.about()));
                 }
                 Message::Decided(completion, decision) => self.decide(completion, *decision),
-                Message::Refresh(_) => {}
             }
         }
         self.deliver();

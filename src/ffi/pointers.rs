@@ -244,7 +244,9 @@ pub(super) fn view(decision: &Decision, struct_size: usize) -> alta_auth_decisio
         verdict: decision.verdict as i32,
         origin: decision.origin as i32,
         cause: decision.cause as i32,
-        flags: flag(decision.coalesced, ALTA_AUTH_COALESCED) | flag(decision.unique, ALTA_AUTH_UNIQUE),
+        flags: flag(decision.coalesced, ALTA_AUTH_COALESCED)
+            | flag(decision.unique, ALTA_AUTH_UNIQUE)
+            | flag(decision.last, ALTA_AUTH_LAST),
         http_status: decision.http_status.map_or(0, u32::from),
         ttl_ms: u32::try_from(decision.ttl.as_millis()).unwrap_or(u32::MAX),
         max_sessions: decision.max_sessions,

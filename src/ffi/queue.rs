@@ -10,7 +10,7 @@ use super::engine::{alta_auth_engine, engine};
 use super::pointers::{
     COMPLETION, element, hand_out, object, read, stride, take_back, view, write, write_struct,
 };
-use super::submit::{submit, submit_all};
+use super::submit::{What, submit, submit_all};
 use super::types::*;
 use super::{guarded, status};
 use crate::decision::Texts;
@@ -70,7 +70,26 @@ pub unsafe extern "C" fn alta_auth_queue_submit(
         let (receiver, owner) = handle.queue.receiver();
         let tag = Tag { user_data: user_data.expose_provenance(), owner };
         // SAFETY: the contract of the header.
-        unsafe { submit(&mut handle.queue.batch(), check, &receiver, tag, ticket) }
+        unsafe { submit(handle.queue.batch(), What::Check, check, &receiver, tag, ticket) }
+    })
+}
+
+/// As alta_auth_watch; the decisions come out of alta_auth_queue_reap, at most one at a time in the queue for each watch.
+/// alta_auth_cancel is ALTA_AUTH_ERR_NOT_FOUND only for a watch that has ended, or that another thread is just reaping.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn alta_auth_queue_watch(
+    handle: *mut alta_auth_queue,
+    check: *const alta_auth_request,
+    user_data: *mut c_void,
+    ticket: *mut u64,
+) -> i32 {
+    status(|| {
+        // SAFETY: the contract of the header.
+        let handle = unsafe { queue(handle)? };
+        let (receiver, owner) = handle.queue.receiver();
+        let tag = Tag { user_data: user_data.expose_provenance(), owner };
+        // SAFETY: the contract of the header.
+        unsafe { submit(handle.queue.batch(), What::Watch, check, &receiver, tag, ticket) }
     })
 }
 
@@ -133,7 +152,7 @@ pub unsafe extern "C" fn alta_auth_queue_reap(
 
 const _: () = assert!(COMPLETION == size_of::<alta_auth_completion>());
 
-/// Cancels what is pending in the queue, drops what was not reaped (counted as cancelled), and frees. NULL is accepted.
+/// Cancels what is pending in the queue and its watches, drops what was not reaped (counted as cancelled), and frees. NULL is accepted.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn alta_auth_queue_free(handle: *mut alta_auth_queue) {
     guarded((), || {

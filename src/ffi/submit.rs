@@ -1,16 +1,13 @@
-//! Checks: submit, check, lookup, cancel, revoke.
+//! Checks: submit, watch, check, lookup, cancel.
 
 use std::cell::RefCell;
 use std::ffi::c_void;
 use std::sync::Arc;
 
 use super::engine::{alta_auth_engine, engine};
-use super::pointers::{
-    element, item, read, request, room, set_item, stride, text, view, write, write_struct,
-};
+use super::pointers::{element, item, read, request, room, set_item, stride, view, write, write_struct};
 use super::types::*;
 use super::{guarded, status, submit_status};
-use crate::check::limits;
 use crate::decision::Decision;
 use crate::engine::{Batch, Receiver, Tag};
 
@@ -36,12 +33,48 @@ pub unsafe extern "C" fn alta_auth_submit(
         let receiver = handle.receiver(callback.ok_or(ALTA_AUTH_ERR_INVALID)?);
         let tag = Tag { user_data: user_data.expose_provenance(), owner: 0 };
         // SAFETY: the contract of the header.
-        unsafe { submit(&mut handle.engine.batch(), check, &receiver, tag, ticket) }
+        unsafe { submit(handle.engine.batch(), What::Check, check, &receiver, tag, ticket) }
     })
 }
 
+/// Watches a connection that stays open (RTMP, RTSP, SRT, MPEG-TS over HTTP); never blocks. On ALTA_AUTH_OK the callback is
+/// called with user_data for the first decision and then for each change of it, one call at a time, until the watch ends: by
+/// alta_auth_cancel of *ticket, or by itself with a decision that has ALTA_AUTH_LAST, after which user_data is not used any
+/// more. It ends by itself when its session, its user or all are revoked (at once, ALTA_AUTH_DENY), when a newer session takes
+/// its place (sessions.enforce, ALTA_AUTH_DENY), and at shutdown (ALTA_AUTH_CAUSE_SHUTDOWN, with the verdict that held).
+/// The backend is asked again when the time of a decision ends, or after watch.interval where it has none, at most
+/// watch.max_rate times a second for all watches. A change is another verdict, user_id, location, max_sessions or
+/// ALTA_AUTH_UNIQUE; changes that come while the host has not taken the one before are one. A watch is no check: it is not
+/// pending, drain does not wait for it, and it counts in none of alta_auth_stats' counters of checks. timeout_ms does not
+/// apply. ALTA_AUTH_ERR_FULL: watch.max are open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn alta_auth_watch(
+    handle: *mut alta_auth_engine,
+    check: *const alta_auth_request,
+    callback: alta_auth_callback,
+    user_data: *mut c_void,
+    ticket: *mut u64,
+) -> i32 {
+    status(|| {
+        // SAFETY: the contract of the header.
+        let handle = unsafe { engine(handle)? };
+        let receiver = handle.receiver(callback.ok_or(ALTA_AUTH_ERR_INVALID)?);
+        let tag = Tag { user_data: user_data.expose_provenance(), owner: 0 };
+        // SAFETY: the contract of the header.
+        unsafe { submit(handle.engine.batch(), What::Watch, check, &receiver, tag, ticket) }
+    })
+}
+
+/// What is handed over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    Check,
+    Watch,
+}
+
 pub(super) unsafe fn submit(
-    batch: &mut Batch<'_>,
+    mut batch: Batch<'_>,
+    what: What,
     check: *const alta_auth_request,
     receiver: &Arc<dyn Receiver>,
     tag: Tag,
@@ -51,7 +84,10 @@ pub(super) unsafe fn submit(
     let (check, before) = unsafe { (request(check, None)?, read(ticket.cast_const()).ok()) };
     // SAFETY: the contract of the header.
     let announce = |number| unsafe { write(ticket, number) };
-    let submitted = batch.submit(&check, receiver, tag, announce);
+    let submitted = match what {
+        What::Check => batch.submit(&check, receiver, tag, announce),
+        What::Watch => batch.watch(&check, receiver, tag, announce),
+    };
     submitted.map(drop).map_err(|error| {
         // An output is written on success only; this one had to be written first.
         if let Some(before) = before {
@@ -180,26 +216,14 @@ unsafe fn give(decision: Decision, out: *mut alta_auth_decision, size: usize) {
 /// Takes a check back; never waits. ALTA_AUTH_OK: it will never be delivered and its user_data never used again, even if
 /// its completion was in a queue already. ALTA_AUTH_ERR_NOT_FOUND: it was delivered, is being delivered or is about to
 /// be; only the receiver may free user_data.
+/// Of a watch: ALTA_AUTH_OK: nothing more is delivered, also from inside its own callback. ALTA_AUTH_ERR_NOT_FOUND: it has
+/// ended, or another thread is just inside its callback; then it ends all the same, and one more decision follows, with
+/// ALTA_AUTH_LAST, for the receiver to free user_data in.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn alta_auth_cancel(handle: *mut alta_auth_engine, ticket: u64) -> i32 {
     status(|| {
         // SAFETY: the contract of the header.
         let handle = unsafe { engine(handle)? };
         if handle.engine.cancel(ticket) { Ok(()) } else { Err(ALTA_AUTH_ERR_NOT_FOUND) }
-    })
-}
-
-/// Forgets what is known of a session at once; an answer in flight does not revive it. Until the backend has answered
-/// again, the session's default action is to deny. ALTA_AUTH_OK for any id that is not empty.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn alta_auth_revoke(handle: *mut alta_auth_engine, session_id: alta_auth_str) -> i32 {
-    status(|| {
-        // SAFETY: the contract of the header.
-        let (handle, session_id) = unsafe { (engine(handle)?, text(session_id, limits::SHORT_FIELD)?) };
-        if session_id.is_empty() {
-            return Err(ALTA_AUTH_ERR_INVALID);
-        }
-        handle.engine.revoke(session_id);
-        Ok(())
     })
 }

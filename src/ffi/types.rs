@@ -72,6 +72,8 @@ pub const ALTA_AUTH_FRESH: u32 = 1;
 pub const ALTA_AUTH_COALESCED: u32 = 1;
 /// alta_auth_decision.flags: the backend sent X-Unique.
 pub const ALTA_AUTH_UNIQUE: u32 = 2;
+/// alta_auth_decision.flags: of a watch: it has ended, nothing more is delivered for its ticket.
+pub const ALTA_AUTH_LAST: u32 = 4;
 
 /// Levels of alta_auth_log: what keeps the engine from working.
 pub const ALTA_AUTH_LOG_ERROR: i32 = 1;
@@ -128,7 +130,7 @@ pub struct alta_auth_decision {
     pub origin: i32,
     /// ALTA_AUTH_CAUSE_…: why there was no answer from the backend.
     pub cause: i32,
-    /// ALTA_AUTH_COALESCED, ALTA_AUTH_UNIQUE
+    /// ALTA_AUTH_COALESCED, ALTA_AUTH_UNIQUE, ALTA_AUTH_LAST
     pub flags: u32,
     /// 0 if no status line was received.
     pub http_status: u32,
@@ -136,7 +138,7 @@ pub struct alta_auth_decision {
     pub ttl_ms: u32,
     /// X-Max-Sessions; 0 if absent.
     pub max_sessions: u32,
-    /// From submit to decision.
+    /// From submit to decision; 0 for a later decision of a watch.
     pub latency_ns: u64,
     /// As submit gave it.
     pub ticket: u64,
@@ -193,9 +195,9 @@ pub struct alta_auth_stats {
     /// Now.
     pub connections_open: u64,
     pub connections_idle: u64,
-    /// Decisions remembered, now.
+    /// Decisions remembered, now; expired ones that were not taken out yet included.
     pub remembered: u64,
-    /// Calls of alta_auth_revoke.
+    /// Calls of alta_auth_revoke, alta_auth_revoke_user and alta_auth_revoke_all.
     pub revoked: u64,
     /// Delivered decisions, by cause.
     pub causes: [u64; 16],

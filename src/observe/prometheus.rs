@@ -38,6 +38,13 @@ impl Stats {
         page.one("exchanges_total", "counter", "Requests begun.", self.exchanges);
         page.one("retries_total", "counter", "Safe retries among the requests.", self.retries);
         page.one("decisions_remembered", "gauge", "Decisions remembered.", self.remembered);
+        page.one("watches_open", "gauge", "Watches.", self.watching);
+        page.one(
+            "watch_decisions_total",
+            "counter",
+            "Decisions delivered to watches: first ones and changes.",
+            self.watch_decisions,
+        );
         page.one("revocations_total", "counter", "Revocations: of a session, a user, or all.", self.revoked);
         page.one(
             "replies_from_cache_total",

@@ -30,6 +30,10 @@ pub struct Stats {
     pub retries: u64,
     /// Decisions remembered, now; expired ones that were not taken out yet included.
     pub remembered: u64,
+    /// Watches that are open, now. They count in none of the counters of checks.
+    pub watching: u64,
+    /// Decisions delivered to watches: first ones and changes.
+    pub watch_decisions: u64,
     /// Revocations: of a session, a user, or all.
     pub revoked: u64,
     /// Replies that came out of a cache between us and the backend (`Age`, `X-Cache`); never reused.

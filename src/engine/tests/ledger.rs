@@ -187,7 +187,6 @@ fn every_check_ends_once_under_a_race() {
             while !done.load(Ordering::Relaxed) {
                 let counts = ledger.counts();
                 assert!(counts.completed + counts.cancelled <= counts.submitted);
-                assert!(counts.submitted - counts.completed - counts.cancelled <= 64 + 8);
             }
         }
     });

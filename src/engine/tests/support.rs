@@ -267,7 +267,7 @@ pub(super) async fn with_shard_in<F: Future<Output = ()>>(
             if surroundings.hooked {
                 let _ = outlet.hooks();
             }
-            let shard = spawn_local(Shard::new(Arc::clone(&core), outlet, transports, 1).run());
+            let shard = spawn_local(Shard::new(Arc::clone(&core), outlet, transports, 0).run());
             let began = Instant::now();
             let collected = Arc::default();
             let bench = Rc::new(Bench { core, peer, collected, began });

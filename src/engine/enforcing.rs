@@ -1,0 +1,88 @@
+//! An allow of the backend, held against the number of sessions that its user may have: see `limits.rs`.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::core::Core;
+use super::inbox::{News, Whose};
+use super::limits::{Admission, Asks};
+use super::policy::Policy;
+use crate::decision::{Decision, Verdict};
+
+const OVER: &str = "the user has more sessions than X-Max-Sessions allows";
+
+impl Core {
+    /// The decision for a session that begins or goes on. Others of its user may have to go, which are told at once.
+    pub(crate) fn enforce(
+        &self,
+        policy: &Policy,
+        session: u64,
+        decision: Decision,
+        now: Instant,
+    ) -> Decision {
+        let Some(asks) = self.asks(policy, session, &decision, now) else { return decision };
+        match self.limits.admit(asks) {
+            Admission::Admitted => decision,
+            Admission::Refused => refused(decision),
+            Admission::InPlaceOf(gone) => {
+                for session in gone {
+                    self.void(Whose::Displaced(session));
+                }
+                decision
+            }
+        }
+    }
+
+    /// Without taking a place. `None`: the session has none yet, and is not banned either.
+    pub(crate) fn standing(
+        &self,
+        policy: &Policy,
+        session: u64,
+        decision: &Decision,
+        now: Instant,
+    ) -> Option<Decision> {
+        let Some(asks) = self.asks(policy, session, decision, now) else { return Some(decision.clone()) };
+        let stays = self.limits.standing(asks)?;
+        Some(if stays { decision.clone() } else { refused(decision.clone()) })
+    }
+
+    /// Tells the watches concerned, wherever they are.
+    pub(crate) fn void(&self, whose: Whose) {
+        if self.watches.len() > 0 {
+            for inbox in &self.inboxes {
+                inbox.tell(News::Void(whose));
+            }
+        }
+    }
+
+    /// `None`: nothing is to be enforced.
+    fn asks<'a>(
+        &self,
+        policy: &Policy,
+        session: u64,
+        decision: &'a Decision,
+        now: Instant,
+    ) -> Option<Asks<'a>> {
+        let settings = &policy.settings.sessions;
+        let enforce = settings.enforce?;
+        let user = decision.user_id();
+        let limit = match decision.max_sessions {
+            0 if decision.unique => 1,
+            limit => limit as usize,
+        };
+        (decision.allows() && !user.is_empty() && limit > 0).then(|| Asks {
+            user,
+            session,
+            limit,
+            enforce,
+            now: self.milliseconds(now),
+            idle: settings.idle,
+            ttl: decision.ttl,
+        })
+    }
+}
+
+fn refused(decision: Decision) -> Decision {
+    Decision { verdict: Verdict::Deny, reason: OVER, ttl: Duration::ZERO, ..decision }
+}

@@ -1,0 +1,281 @@
+//! How many sessions of a user may watch at a time, as the backend says: `X-UserId`, `X-Max-Sessions`, `X-Unique`.
+//!
+//! An allowed session takes a place of its user. A watch holds it as long as it is open; a session without one (HLS: one
+//! request after another) as long as it is asked about, that is until nobody has for `sessions.idle`. Where there
+//! is no place left, either the newest session is refused or the oldest gives way (`sessions.enforce`). Who had to go is
+//! banned for as long as its decision would have been reused: the same session does not come back by asking again. That is
+//! what Flussonic documents of its limit (flussonic.com/doc/limit-sessions-per-user); a new session of the viewer is
+//! let in as soon as there is a place.
+//!
+//! `X-Unique: true` without `X-Max-Sessions` is a limit of one (assumed: the vendor does not define it).
+//!
+//! Bounded: users that have neither places nor bans are forgotten; a user has at most as many places as its limit says
+//! and [`MOST_BANS`] bans. Behind one lock, which is taken only where limits are enforced and the backend set one.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::config::Enforce;
+
+/// Of one user; one more, and the oldest is forgotten.
+const MOST_BANS: usize = 64;
+/// Users are looked through for what has ended whenever their number has doubled, but not before there are so many.
+const LEAST_USERS: usize = 1024;
+
+#[derive(Default)]
+pub(crate) struct Limits {
+    users: Mutex<Users>,
+}
+
+#[derive(Default)]
+struct Users {
+    by_id: HashMap<Box<str>, User>,
+    /// How many there may be before they are looked through.
+    most: usize,
+}
+
+#[derive(Default)]
+struct User {
+    /// The oldest first.
+    places: Vec<Place>,
+    /// The oldest first.
+    bans: Vec<Ban>,
+}
+
+struct Place {
+    session: u64,
+    watches: usize,
+    /// When it was asked about last, in milliseconds of the engine's time.
+    used: u64,
+    /// For how long it is banned, if it has to give way.
+    ban: u64,
+}
+
+struct Ban {
+    session: u64,
+    until: u64,
+}
+
+/// A session that asks for a place.
+#[derive(Clone, Copy)]
+pub(crate) struct Asks<'a> {
+    pub(crate) user: &'a str,
+    /// By the keyed hash of its id.
+    pub(crate) session: u64,
+    /// How many places the user has.
+    pub(crate) limit: usize,
+    pub(crate) enforce: Enforce,
+    pub(crate) now: u64,
+    pub(crate) idle: Duration,
+    /// For how long the decision may be reused.
+    pub(crate) ttl: Duration,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// It has a place.
+    Admitted,
+    /// It has one, and these had to give way.
+    InPlaceOf(Vec<u64>),
+    /// It is over the limit, now or since it was banned.
+    Refused,
+}
+
+impl Limits {
+    /// Whether the session may go on, or begin.
+    pub(crate) fn admit(&self, asks: Asks<'_>) -> Admission {
+        let mut users = self.users.lock();
+        let user = users.of(asks);
+        if user.is_banned(asks.session) {
+            return Admission::Refused;
+        }
+        let ban = asks.now.saturating_add(asks.ttl.as_millis() as u64);
+        if let Some(place) = user.places.iter_mut().find(|place| place.session == asks.session) {
+            (place.used, place.ban) = (asks.now, ban);
+            return Admission::Admitted;
+        }
+        let over = (user.places.len() + 1).saturating_sub(asks.limit);
+        if over > 0 && asks.enforce == Enforce::Newest {
+            user.ban(asks.session, ban);
+            return Admission::Refused;
+        }
+        let gone: Vec<_> = user.places.drain(..over.min(user.places.len())).collect();
+        for place in &gone {
+            user.ban(place.session, place.ban);
+        }
+        user.places.push(Place { session: asks.session, watches: 0, used: asks.now, ban });
+        if gone.is_empty() {
+            Admission::Admitted
+        } else {
+            Admission::InPlaceOf(gone.into_iter().map(|place| place.session).collect())
+        }
+    }
+
+    /// Whether the session holds a place, or is banned: what can be said of it without taking one. `None`: neither.
+    pub(crate) fn standing(&self, asks: Asks<'_>) -> Option<bool> {
+        let mut users = self.users.lock();
+        let user = users.by_id.get_mut(asks.user)?.tidy(asks.now, asks.idle);
+        if user.is_banned(asks.session) {
+            return Some(false);
+        }
+        let place = user.places.iter_mut().find(|place| place.session == asks.session)?;
+        place.used = asks.now;
+        Some(true)
+    }
+
+    /// A watch of the session has been admitted, and holds its place until [`Limits::left`].
+    pub(crate) fn entered(&self, user: &str, session: u64) {
+        self.change(user, session, |place| place.watches += 1);
+    }
+
+    /// A watch of the session is over. Without another the place is free: nobody asks for a connection that is closed.
+    pub(crate) fn left(&self, user: &str, session: u64) {
+        self.change(user, session, |place| {
+            place.watches = place.watches.saturating_sub(1);
+            if place.watches == 0 {
+                place.used = 0;
+            }
+        });
+    }
+
+    fn change(&self, user: &str, session: u64, change: impl FnOnce(&mut Place)) {
+        let mut users = self.users.lock();
+        let places = users.by_id.get_mut(user).map(|user| &mut user.places);
+        if let Some(place) = places.into_iter().flatten().find(|place| place.session == session) {
+            change(place);
+        }
+    }
+}
+
+impl Users {
+    /// The user who asks, without what has ended.
+    fn of(&mut self, asks: Asks<'_>) -> &mut User {
+        let (now, idle) = (asks.now, asks.idle);
+        if !self.by_id.contains_key(asks.user) {
+            if self.by_id.len() >= self.most.max(LEAST_USERS) {
+                self.by_id.retain(|_, user| !user.tidy(now, idle).is_empty());
+                self.most = 2 * self.by_id.len();
+            }
+            self.by_id.insert(asks.user.into(), User::default());
+        }
+        self.by_id.get_mut(asks.user).expect("just inserted if it was not there").tidy(now, idle)
+    }
+}
+
+impl User {
+    fn tidy(&mut self, now: u64, idle: Duration) -> &mut Self {
+        let idle = idle.as_millis() as u64;
+        self.places.retain(|place| place.watches > 0 || place.used.saturating_add(idle) > now);
+        self.bans.retain(|ban| ban.until > now);
+        self
+    }
+
+    fn is_empty(&self) -> bool {
+        self.places.is_empty() && self.bans.is_empty()
+    }
+
+    fn is_banned(&self, session: u64) -> bool {
+        self.bans.iter().any(|ban| ban.session == session)
+    }
+
+    fn ban(&mut self, session: u64, until: u64) {
+        if self.bans.len() == MOST_BANS {
+            self.bans.remove(0);
+        }
+        self.bans.push(Ban { session, until });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Admission::{Admitted, InPlaceOf, Refused};
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(30);
+
+    fn asks(session: u64, enforce: Enforce, now: u64) -> Asks<'static> {
+        Asks { user: "u", session, limit: 2, enforce, now, idle: IDLE, ttl: Duration::from_mins(1) }
+    }
+
+    #[test]
+    fn the_newest_is_refused_and_does_not_come_back_while_its_decision_would_live() {
+        let limits = Limits::default();
+        let ask = |session, now| limits.admit(asks(session, Enforce::Newest, now));
+        assert_eq!((ask(1, 0), ask(2, 0), ask(3, 0)), (Admitted, Admitted, Refused));
+        assert_eq!((ask(1, 20_000), ask(2, 20_000)), (Admitted, Admitted), "who has a place keeps it");
+        // Both places are free at 50 s, and the third is banned until 60 s.
+        assert_eq!(ask(3, 55_000), Refused);
+        assert_eq!(ask(4, 55_000), Admitted, "another session of the same user");
+        assert_eq!(ask(3, 60_000), Admitted);
+    }
+
+    #[test]
+    fn the_oldest_gives_way_and_does_not_come_back() {
+        let limits = Limits::default();
+        let ask = |session, now| limits.admit(asks(session, Enforce::Oldest, now));
+        assert_eq!((ask(1, 0), ask(2, 1), ask(3, 2)), (Admitted, Admitted, InPlaceOf(vec![1])));
+        assert_eq!(ask(1, 3), Refused);
+        assert_eq!((ask(2, 3), ask(3, 3)), (Admitted, Admitted));
+        assert_eq!(ask(4, 4), InPlaceOf(vec![2]));
+        assert_eq!(ask(1, 59_999), Refused);
+    }
+
+    #[test]
+    fn a_place_is_free_when_nobody_asks_or_its_watch_is_over() {
+        let limits = Limits::default();
+        let ask = |session, now| limits.admit(asks(session, Enforce::Newest, now));
+        assert_eq!((ask(1, 0), ask(2, 0)), (Admitted, Admitted));
+        limits.entered("u", 1);
+        assert_eq!(ask(3, 31_000), Admitted, "nobody asked for the second for 30 s");
+        assert_eq!(ask(4, 200_000), Admitted, "nor for the third");
+        assert_eq!(ask(5, 200_000), Refused, "the first has a watch");
+        limits.left("u", 1);
+        assert_eq!(ask(6, 200_001), Admitted);
+    }
+
+    #[test]
+    fn a_lower_limit_makes_several_give_way() {
+        let limits = Limits::default();
+        for session in 1..=2 {
+            limits.admit(asks(session, Enforce::Oldest, 0));
+        }
+        assert_eq!(limits.admit(Asks { limit: 1, ..asks(3, Enforce::Oldest, 1) }), InPlaceOf(vec![1, 2]));
+    }
+
+    #[test]
+    fn users_do_not_share_places() {
+        let limits = Limits::default();
+        for session in 1..=2 {
+            assert_eq!(limits.admit(asks(session, Enforce::Newest, 0)), Admitted);
+        }
+        assert_eq!(limits.admit(Asks { user: "v", ..asks(3, Enforce::Newest, 0) }), Admitted);
+        assert_eq!(limits.admit(asks(3, Enforce::Newest, 0)), Refused);
+    }
+
+    #[test]
+    fn what_can_be_said_without_taking_a_place() {
+        let limits = Limits::default();
+        let standing = |session| limits.standing(asks(session, Enforce::Newest, 0));
+        assert_eq!(standing(1), None);
+        for session in 1..=3 {
+            limits.admit(asks(session, Enforce::Newest, 0));
+        }
+        assert_eq!((standing(1), standing(3), standing(4)), (Some(true), Some(false), None));
+    }
+
+    #[test]
+    fn what_has_ended_is_forgotten() {
+        let limits = Limits::default();
+        for number in 0..100_000u64 {
+            let user = number.to_string();
+            limits.admit(Asks { user: &user, ..asks(1, Enforce::Newest, number * 1000) });
+            assert!(limits.users.lock().by_id.len() <= LEAST_USERS);
+        }
+        for session in 0..1000 {
+            limits.admit(asks(session, Enforce::Newest, 0));
+        }
+        assert_eq!(limits.users.lock().by_id["u"].bans.len(), MOST_BANS);
+    }
+}

@@ -1,0 +1,173 @@
+//! One I/O thread's watches: whose they are, and when each is to be asked about again.
+//!
+//! Asking again is bounded: `watch.max_rate` of an engine, divided among its I/O threads. What is due and may not be asked
+//! yet waits in the order in which it became due, so that the end of very many decisions, or a backend that is back,
+//! meets a steady stream and not a stampede. Until a watch is asked about, its last decision stands.
+//!
+//! Pure bookkeeping: no clock, no I/O.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::inbox::Whose;
+use super::limits::Limits;
+use super::policy::Policy;
+use super::watch::Watch;
+use crate::check::Question;
+use crate::decision::Decision;
+
+pub(super) struct Watched {
+    pub(super) watch: Arc<Watch>,
+    pub(super) policy: Arc<Policy>,
+    pub(super) question: Rc<Question>,
+    pub(super) session: u64,
+    /// The keyed hash of the user's id, once the backend has named it.
+    user: Option<u64>,
+    /// The user whose place it holds.
+    place: Option<Box<str>>,
+    /// `None`: it is being asked about.
+    due: Option<Instant>,
+}
+
+#[derive(Default)]
+pub(super) struct Watches {
+    by_ticket: HashMap<u64, Watched>,
+    due: BTreeSet<(Instant, u64)>,
+    of_session: HashMap<u64, HashSet<u64>>,
+    of_user: HashMap<u64, HashSet<u64>>,
+    /// When the next one may be asked about if they are asked about evenly.
+    next: Option<Instant>,
+}
+
+/// How far the even pace may be run ahead of after a pause.
+const AHEAD: Duration = Duration::from_millis(100);
+
+const FROM_THE_TABLES: &str = "the tables name watches that are there";
+
+impl Watches {
+    /// A new one, which is being asked about.
+    pub(super) fn add(
+        &mut self,
+        watch: Arc<Watch>,
+        policy: Arc<Policy>,
+        question: Rc<Question>,
+        session: u64,
+    ) {
+        let ticket = watch.ticket;
+        self.of_session.entry(session).or_default().insert(ticket);
+        self.by_ticket
+            .insert(ticket, Watched { watch, policy, question, session, user: None, place: None, due: None });
+    }
+
+    pub(super) fn get(&self, ticket: u64) -> Option<&Watched> {
+        self.by_ticket.get(&ticket)
+    }
+
+    pub(super) fn get_mut(&mut self, ticket: u64) -> Option<&mut Watched> {
+        self.by_ticket.get_mut(&ticket)
+    }
+
+    /// It has ended, and gives its place back.
+    pub(super) fn remove(&mut self, ticket: u64, limits: &Limits) -> Option<Watched> {
+        let watched = self.by_ticket.remove(&ticket)?;
+        if let Some(user) = &watched.place {
+            limits.left(user, watched.session);
+        }
+        if let Some(due) = watched.due {
+            self.due.remove(&(due, ticket));
+        }
+        take_out(&mut self.of_session, watched.session, ticket);
+        if let Some(user) = watched.user {
+            take_out(&mut self.of_user, user, ticket);
+        }
+        Some(watched)
+    }
+
+    /// It holds a place of the user whose session was let in, as long as it is.
+    pub(super) fn place(&mut self, ticket: u64, decision: &Decision, limits: &Limits) {
+        let Some(watched) = self.by_ticket.get_mut(&ticket) else { return };
+        let user = if decision.allows() { decision.user_id() } else { "" };
+        if watched.place.as_deref().unwrap_or_default() == user {
+            return;
+        }
+        if let Some(before) = watched.place.take() {
+            limits.left(&before, watched.session);
+        }
+        if !user.is_empty() {
+            limits.entered(user, watched.session);
+            watched.place = Some(user.into());
+        }
+    }
+
+    /// It has its decision, of this user; to be asked about again at `due`.
+    pub(super) fn decided(&mut self, ticket: u64, user: Option<u64>, due: Instant) {
+        let Some(watched) = self.by_ticket.get_mut(&ticket) else { return };
+        let before = std::mem::replace(&mut watched.user, user);
+        if before != user {
+            if let Some(before) = before {
+                take_out(&mut self.of_user, before, ticket);
+            }
+            if let Some(user) = user {
+                self.of_user.entry(user).or_default().insert(ticket);
+            }
+        }
+        if let Some(before) = watched.due.replace(due) {
+            self.due.remove(&(before, ticket));
+        }
+        self.due.insert((due, ticket));
+    }
+
+    /// Each is to be asked about again: it was asked under other rules.
+    pub(super) fn all_are_due(&mut self, now: Instant) {
+        let due = std::mem::take(&mut self.due);
+        for (_, ticket) in due {
+            self.by_ticket.get_mut(&ticket).expect(FROM_THE_TABLES).due = Some(now);
+            self.due.insert((now, ticket));
+        }
+    }
+
+    /// One that is to be asked about now, and may be, one a `pace`.
+    pub(super) fn next(&mut self, now: Instant, pace: Duration) -> Option<u64> {
+        let &(due, ticket) = self.due.first()?;
+        let even = self.next.map_or(now, |next| next.max(now));
+        if due > now || even > now + AHEAD.saturating_sub(pace) {
+            return None;
+        }
+        self.next = Some(even + pace);
+        self.due.pop_first();
+        self.by_ticket.get_mut(&ticket).expect(FROM_THE_TABLES).due = None;
+        Some(ticket)
+    }
+
+    /// When there will be one.
+    pub(super) fn next_at(&self, pace: Duration) -> Option<Instant> {
+        let &(due, _) = self.due.first()?;
+        let allowed = self.next.and_then(|next| next.checked_sub(AHEAD.saturating_sub(pace)));
+        Some(allowed.map_or(due, |allowed| due.max(allowed)))
+    }
+
+    pub(super) fn of(&self, whose: Whose) -> Vec<u64> {
+        match whose {
+            Whose::Session(session) | Whose::Displaced(session) => listed(&self.of_session, session),
+            Whose::User(user) => listed(&self.of_user, user),
+            Whose::All => self.by_ticket.keys().copied().collect(),
+        }
+    }
+}
+
+fn take_out(table: &mut HashMap<u64, HashSet<u64>>, key: u64, ticket: u64) {
+    if let Some(tickets) = table.get_mut(&key) {
+        tickets.remove(&ticket);
+        if tickets.is_empty() {
+            table.remove(&key);
+        }
+    }
+}
+
+fn listed(table: &HashMap<u64, HashSet<u64>>, key: u64) -> Vec<u64> {
+    table.get(&key).into_iter().flatten().copied().collect()
+}
