@@ -208,6 +208,8 @@ public:
     Cause cause() const noexcept { return static_cast<Cause>(raw_.cause); }
     bool coalesced() const noexcept { return (raw_.flags & std::uint32_t{ALTA_AUTH_COALESCED}) != 0; }
     bool unique() const noexcept { return (raw_.flags & std::uint32_t{ALTA_AUTH_UNIQUE}) != 0; }
+    /// Of a watch: it has ended, nothing more is delivered.
+    bool last() const noexcept { return (raw_.flags & std::uint32_t{ALTA_AUTH_LAST}) != 0; }
     std::uint32_t http_status() const noexcept { return raw_.http_status; }
     std::chrono::milliseconds ttl() const noexcept { return std::chrono::milliseconds(raw_.ttl_ms); }
     std::uint32_t max_sessions() const noexcept { return raw_.max_sessions; }
@@ -257,7 +259,7 @@ struct Stats : alta_auth_stats {
     Stats() noexcept : alta_auth_stats(ALTA_AUTH_STATS_INIT) {}
 };
 
-/// Names a pending check, to cancel it. A plain value; letting go of it cancels nothing.
+/// Names a pending check or a watch, to cancel it. A plain value; letting go of it cancels nothing.
 class Ticket {
 public:
     Ticket() = default;
@@ -439,13 +441,31 @@ public:
             return status;
         }
         // From here the box is the library's, and may be gone already.
-        void *const handed_over = box.release();
-        if (ticket != nullptr) {
-            ticket->engine_ = handle_.get();
-            ticket->number_ = number;
-            ticket->box_ = handed_over;
-            ticket->drop_ = &drop<Callable>;
+        name(ticket, number, box.release(), &drop<Callable>);
+        return status;
+    }
+
+    /// Watches a connection that stays open; `callback(const Decision &)` is called for the first decision and each change
+    /// of it, one call at a time, until the ticket is cancelled (also from inside the callback) or a decision is `last()`.
+    template <typename Callback>
+    Ticket watch(const Request &request, Callback &&callback) {
+        Ticket ticket;
+        detail::require(try_watch(request, std::forward<Callback>(callback), &ticket));
+        return ticket;
+    }
+
+    template <typename Callback>
+    Status try_watch(const Request &request, Callback &&callback, Ticket *ticket = nullptr) {
+        using Callable = std::decay_t<Callback>;
+        static_assert(std::is_invocable_v<Callable &, const Decision &>, "callback(const Decision &)");
+        auto box = std::make_unique<Watched<Callable>>(std::forward<Callback>(callback));
+        const alta_auth_request raw = request.raw();
+        std::uint64_t number = 0;
+        const Status status{alta_auth_watch(handle_.get(), &raw, &told<Callable>, box.get(), &number)};
+        if (status != Status::ok) {
+            return status;
         }
+        name(ticket, number, box.release(), &drop_watched<Callable>);
         return status;
     }
 
@@ -517,7 +537,8 @@ public:
     }
 
     /// True: the check will never be delivered, and its callable is destroyed. False: it was delivered, is being
-    /// delivered or is about to be, and the callable may be running now.
+    /// delivered or is about to be, and the callable may be running now. Of a watch: false if it has ended, or if its callable
+    /// is running on another thread; then one more decision follows that is `last()`.
     bool cancel(const Ticket &ticket) noexcept {
         if (ticket.engine_ != handle_.get() || alta_auth_cancel(handle_.get(), ticket.number_) != ALTA_AUTH_OK) {
             return false;
@@ -534,6 +555,18 @@ public:
     Status try_revoke(std::string_view session_id) noexcept {
         return Status{alta_auth_revoke(handle_.get(), detail::str(session_id))};
     }
+
+    /// Forgets at once all that was said of a user (`X-UserId`).
+    void revoke_user(std::string_view user_id) { detail::require(try_revoke_user(user_id)); }
+
+    Status try_revoke_user(std::string_view user_id) noexcept {
+        return Status{alta_auth_revoke_user(handle_.get(), detail::str(user_id))};
+    }
+
+    /// Forgets everything at once.
+    void revoke_all() { detail::require(try_revoke_all()); }
+
+    Status try_revoke_all() noexcept { return Status{alta_auth_revoke_all(handle_.get())}; }
 
     /// Waits until nothing is pending: true. False if that took longer.
     bool drain(std::chrono::milliseconds timeout) { return ended(try_drain(timeout)); }
@@ -649,6 +682,51 @@ private:
         }
     }
 
+    // The callable of a watch, which may cancel the watch while it runs.
+    template <typename Callable>
+    struct Watched {
+        template <typename Callback>
+        explicit Watched(Callback &&with) : callable(std::forward<Callback>(with)) {}
+
+        Callable callable;
+        bool running = false;
+        bool over = false;
+    };
+
+    template <typename Callable>
+    static void drop_watched(void *box) noexcept {
+        auto *const watched = static_cast<Watched<Callable> *>(box);
+        if (watched->running) {
+            watched->over = true;
+        } else {
+            delete watched;
+        }
+    }
+
+    template <typename Callable>
+    static void told(void *user_data, const alta_auth_decision *decision) noexcept {
+        auto *const watched = static_cast<Watched<Callable> *>(user_data);
+        watched->running = true;
+        try {
+            watched->callable(Decision(*decision));
+        } catch (...) {
+            detail::hand_over_exception();
+        }
+        watched->running = false;
+        if (watched->over || Decision(*decision).last()) {
+            delete watched;
+        }
+    }
+
+    void name(Ticket *ticket, std::uint64_t number, void *box, void (*drop)(void *) noexcept) const noexcept {
+        if (ticket != nullptr) {
+            ticket->engine_ = handle_.get();
+            ticket->number_ = number;
+            ticket->box_ = box;
+            ticket->drop_ = drop;
+        }
+    }
+
     template <typename Callable>
     static void item_decided(void *user_data, const alta_auth_decision *decision) noexcept {
         const auto item = *static_cast<typename Batch<Callable>::Item *>(user_data);
@@ -687,13 +765,21 @@ public:
     Status try_submit(const Request &request, void *user_data, Ticket *ticket = nullptr) noexcept {
         const alta_auth_request raw = request.raw();
         std::uint64_t number = 0;
-        const Status status{alta_auth_queue_submit(handle_.get(), &raw, user_data, &number)};
-        if (status == Status::ok && ticket != nullptr) {
-            *ticket = Ticket();
-            ticket->engine_ = engine_;
-            ticket->number_ = number;
-        }
-        return status;
+        return named(Status{alta_auth_queue_submit(handle_.get(), &raw, user_data, &number)}, number, ticket);
+    }
+
+    /// The decisions come out of `reap` like a check's: the first one and each change, until one is `last()` or the ticket
+    /// is cancelled.
+    Ticket watch(const Request &request, void *user_data) {
+        Ticket ticket;
+        detail::require(try_watch(request, user_data, &ticket));
+        return ticket;
+    }
+
+    Status try_watch(const Request &request, void *user_data, Ticket *ticket = nullptr) noexcept {
+        const alta_auth_request raw = request.raw();
+        std::uint64_t number = 0;
+        return named(Status{alta_auth_queue_watch(handle_.get(), &raw, user_data, &number)}, number, ticket);
     }
 
     /// `user_data` has one element a request, or is empty. Returns how many were accepted; `statuses` says which not.
@@ -751,6 +837,15 @@ public:
     alta_auth_queue *raw() const noexcept { return handle_.get(); }
 
 private:
+    Status named(Status status, std::uint64_t number, Ticket *ticket) const noexcept {
+        if (status == Status::ok && ticket != nullptr) {
+            *ticket = Ticket();
+            ticket->engine_ = engine_;
+            ticket->number_ = number;
+        }
+        return status;
+    }
+
     const alta_auth_engine *engine_;
     std::unique_ptr<alta_auth_queue, detail::Freed<alta_auth_queue_free>> handle_;
 };

@@ -52,12 +52,16 @@ void use_alta_auth(auth::Config config) {
     if (engine.try_submit(request, std::move(only_movable), &ticket) != auth::Status::ok || engine.cancel(ticket)) {
         return;
     }
+    ticket = engine.watch(request, [](const auth::Decision &decision) { (void)decision.last(); });
     (void)engine.submit_batch({request}, [](std::size_t, const auth::Decision &) {});
     (void)engine.check(request).detail();
     (void)engine.lookup(request);
     engine.revoke("id");
+    engine.revoke_user("id");
+    engine.revoke_all();
     auth::Queue queue(engine);
     (void)queue.submit(request, nullptr);
+    (void)queue.watch(request, nullptr);
     (void)queue.submit_batch({request}, {nullptr});
     (void)queue.reap([](void *, const auth::Decision &) {});
     (void)engine.stats().pending;
