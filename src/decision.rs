@@ -156,13 +156,17 @@ impl Decision {
         self.verdict == Verdict::Allow
     }
 
-    /// Whether a host would do the same: verdict, and what the backend says of the viewer. Who says so, and for how long,
-    /// may differ.
-    pub(crate) fn is_like(&self, other: &Self) -> bool {
-        let facts = |decision: &Self| (decision.verdict, decision.max_sessions, decision.unique);
-        facts(self) == facts(other)
-            && self.user_id() == other.user_id()
-            && self.location() == other.location()
+    /// Whether a host that knows `known` has something to do: the verdict is another one, or the backend says something
+    /// else of the viewer. Who decides, and for how long, is no news.
+    pub(crate) fn is_news_to(&self, known: &Self) -> bool {
+        let facts = |decision: &Self| (decision.max_sessions, decision.unique);
+        let same = || {
+            facts(self) == facts(known)
+                && self.user_id() == known.user_id()
+                && self.location() == known.location()
+        };
+        // A default action knows nothing of the viewer, which takes nothing back.
+        self.verdict != known.verdict || (self.origin != Origin::Default && !same())
     }
 
     /// `X-UserId`; empty if absent or not fit to print.

@@ -3,5 +3,7 @@
 mod deadlines;
 mod flights;
 mod ledger;
+mod reference;
 mod revocations;
 mod support;
+mod watches;

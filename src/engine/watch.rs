@@ -80,7 +80,7 @@ impl Watch {
             decision.latency = self.submitted.elapsed();
         }
         if !decision.last
-            && state.news.as_ref().or(state.told.as_ref()).is_some_and(|known| known.is_like(&decision))
+            && state.news.as_ref().or(state.told.as_ref()).is_some_and(|known| !decision.is_news_to(known))
         {
             return None;
         }
@@ -88,7 +88,7 @@ impl Watch {
             state.end = End::Last;
         }
         // What is as the host knows it again is no news. A place that is taken will find nothing.
-        let known = !decision.last && state.told.as_ref().is_some_and(|told| told.is_like(&decision));
+        let known = !decision.last && state.told.as_ref().is_some_and(|told| !decision.is_news_to(told));
         state.news = (!known).then_some(decision);
         self.queue(&mut state)
     }

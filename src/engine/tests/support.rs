@@ -91,6 +91,10 @@ impl Peer {
         Some(target)
     }
 
+    pub(super) fn targets(&self) -> Vec<String> {
+        self.requests.borrow().iter().map(|(_, target)| target.clone()).collect()
+    }
+
     pub(super) fn requests(&self) -> usize {
         self.requests.borrow().len()
     }
@@ -189,6 +193,11 @@ impl Bench {
 
     pub(super) fn decision(&self, user_data: usize) -> Option<Decision> {
         self.collected.0.lock().get(&user_data).map(|(decision, _)| decision.clone())
+    }
+
+    /// Drops the decision, of a test that makes very many.
+    pub(super) fn forget(&self, user_data: usize) {
+        self.collected.0.lock().remove(&user_data);
     }
 
     /// Waits for the decision; when it came, counted from the start.
