@@ -5,10 +5,10 @@ CARGO ?= cargo
 FEATURES = --features command
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup toolchain check unit memcheck sanitize
+.PHONY: help demo test setup toolchain check unit memcheck sanitize bench-memory
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: toolchain ## build the command and watch it decide 100,000 checks, an outage among them
 	$(CARGO) run --release --locked $(FEATURES) --bin alta-auth -- demo
@@ -39,6 +39,14 @@ memcheck: ## the C test of the contract under valgrind
 
 sanitize: ## the same with AddressSanitizer and ThreadSanitizer; needs nightly Rust with rust-src
 	@status=0; for tool in address thread; do tests/sanitize $$tool || status=1; done; exit $$status
+
+bench-memory: toolchain ## what a remembered decision, a lookup and a joiner cost, through the C ABI
+	$(CARGO) build --release --locked --lib
+	@mkdir -p target/benches
+	@ln -sfn ../release/libalta_auth.so target/benches/libalta_auth.so.0
+	$(CC) -std=gnu11 -O2 -Wall -Wextra -rdynamic -Iinclude -o target/benches/remembered benches/remembered.c \
+		target/release/libalta_auth.so -ldl -Wl,-rpath,$(CURDIR)/target/benches
+	target/benches/remembered
 
 # install, uninstall, deb
 include packaging/install.mk

@@ -78,6 +78,10 @@ impl Memory {
 
     /// What `read` makes of what is remembered for this question. `session`: the keyed hash of its id.
     pub(crate) fn read<T>(&self, session: u64, key: &[u8], read: impl FnOnce(&Record) -> T) -> Option<T> {
+        // Where nothing may be remembered, nothing is looked for.
+        if self.is_empty() {
+            return None;
+        }
         let list = self.sessions.get(&session)?;
         list.iter().find(|record| record.key() == key).map(read)
     }
