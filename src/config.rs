@@ -24,7 +24,7 @@ pub use document::KeyDoc;
 pub(crate) use hooks::ThreadHooks;
 pub use preset::PresetDoc;
 pub(crate) use settings::{
-    Enforce, HttpVersion, MemoryBounds, ScopeRule, Settings, TlsSettings, TtlHeader, TtlRules,
+    BackendMode, Enforce, HttpVersion, MemoryBounds, ScopeRule, Settings, TlsSettings, TtlHeader, TtlRules,
 };
 pub(crate) use url::{Address, BackendUrl, Scheme};
 
@@ -309,6 +309,7 @@ mod tests {
     use super::*;
     use crate::decision::Verdict;
     use crate::observe::LogLevel;
+    use crate::outage::Rules;
 
     fn settings(keys: &[(&str, &str)]) -> Settings {
         let mut config = Config::new();
@@ -324,8 +325,12 @@ mod tests {
     fn what_is_not_set_is_as_the_contract_says() {
         let s = settings(&[]);
         assert_eq!((s.backends.len(), s.default_action), (1, Verdict::Deny));
+        assert_eq!((s.backend_mode, s.any_deny_first), (BackendMode::Failover, false));
         assert_eq!((s.timeout, s.connect_timeout), (Duration::from_secs(2), Duration::from_millis(500)));
         assert_eq!((s.scope, s.path_check, s.fail_open_overload), (ScopeRule::Path, true, false));
+        assert_eq!((s.fail_open_corroborated, s.overload_default), (false, false));
+        let second = Duration::from_secs(1);
+        assert_eq!(s.breaker, Rules { failures: 5, rate: 0, cooldown: second, max_cooldown: 30 * second });
         assert!(s.allow_statuses.contains(200) && s.allow_statuses.outside(200, 200).is_none());
         assert!(s.unavailable_statuses.is_empty());
         assert!(s.verdict_body.is_none());
@@ -364,8 +369,16 @@ mod tests {
     fn every_key_reaches_its_setting() {
         let s = settings(&[
             ("backend.url", "https://a/x,https://b/y"),
+            ("backend.mode", "any"),
+            ("any.deny", "first"),
             ("default_action", "allow"),
             ("fail_open.overload", "on"),
+            ("fail_open", "corroborated"),
+            ("overload", "default"),
+            ("breaker.failures", "9"),
+            ("breaker.rate", "70%"),
+            ("breaker.cooldown", "2s"),
+            ("breaker.max_cooldown", "5s"),
             ("allow_statuses", "204"),
             ("unavailable_statuses", "503"),
             ("verdict.max_body", "1KiB"),
@@ -409,7 +422,14 @@ mod tests {
             ("log.level", "debug"),
         ]);
         assert_eq!(s.backends.iter().map(|url| url.path.as_str()).collect::<Vec<_>>(), ["/x", "/y"]);
+        assert_eq!((s.backend_mode, s.any_deny_first), (BackendMode::Any, true));
         assert_eq!((s.default_action, s.fail_open_overload), (Verdict::Allow, true));
+        assert_eq!((s.fail_open_corroborated, s.overload_default), (true, true));
+        let second = Duration::from_secs(1);
+        assert_eq!(
+            s.breaker,
+            Rules { failures: 9, rate: 70, cooldown: 2 * second, max_cooldown: 5 * second }
+        );
         assert!(s.allow_statuses.contains(204) && !s.allow_statuses.contains(200));
         assert!(s.unavailable_statuses.contains(503) && !s.unavailable_statuses.contains(502));
         assert_eq!(s.verdict_max_body, 1024);

@@ -55,7 +55,9 @@ use parking_lot::Mutex;
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
-pub(crate) use self::asking::{Asking, Attempt, ask, backend_decision, doing, explained, outage_decision};
+pub(crate) use self::asking::{
+    Asking, Attempt, Means, ask, backend_decision, doing, explained, outage_decision,
+};
 pub(crate) use self::completion::Tag;
 pub use self::completion::{Completed, Receiver};
 pub(crate) use self::core::Batch;
@@ -232,6 +234,7 @@ impl Engine {
             ("threads.io", now.settings.threads_io, settings.threads_io),
             ("threads.callback", now.settings.threads_callback, settings.threads_callback),
             ("inbox.capacity", now.settings.inbox_capacity, settings.inbox_capacity),
+            ("overload", now.settings.overload_default.into(), settings.overload_default.into()),
         ] {
             if before != after {
                 let why =
@@ -239,7 +242,7 @@ impl Engine {
                 return Err(StartError::Config(ConfigError::of(key, &why)));
             }
         }
-        let policy = policy(Arc::clone(&settings), Some(&now))?;
+        let policy = policy(Arc::clone(&settings), Some(&now), &self.core.log)?;
         self.core.log.turn_to(settings.log_level, config.log().cloned());
         for warning in &settings.warnings {
             self.core.log.log(LogLevel::Warn, || warning.clone());
@@ -383,14 +386,14 @@ impl Drop for Engine {
 
 fn core(settings: Arc<Settings>, log: Arc<Logger>) -> Result<(Arc<Core>, Vec<Outlet>), StartError> {
     let (threads, capacity) = (settings.threads_io, settings.inbox_capacity);
-    let policy = policy(settings, None)?;
+    let policy = policy(settings, None, &log)?;
     let (inboxes, outlets): (Vec<_>, Vec<_>) = (0..threads).map(|_| inbox(capacity)).unzip();
     let core = Core::new(policy, log, inboxes.into_boxed_slice()).map_err(StartError::System)?;
     Ok((Arc::new(core), outlets))
 }
 
-fn policy(settings: Arc<Settings>, before: Option<&Policy>) -> Result<Policy, StartError> {
-    Policy::new(settings, before).map_err(|error| StartError::Config(ConfigError::without_key(error)))
+fn policy(settings: Arc<Settings>, before: Option<&Policy>, log: &Arc<Logger>) -> Result<Policy, StartError> {
+    Policy::new(settings, before, log).map_err(|error| StartError::Config(ConfigError::without_key(error)))
 }
 
 impl fmt::Display for StartError {

@@ -6,4 +6,4 @@ mod stats;
 
 pub(crate) use log::Logger;
 pub use log::{Log, LogLevel};
-pub use stats::Stats;
+pub use stats::{EndpointStats, Stats};

@@ -16,9 +16,10 @@ use crate::check::{Check, Question};
 use crate::config::{BackendUrl, Config, ConfigError};
 use crate::decision::Decision;
 use crate::engine::{
-    Asking, Attempt, Policy, RetryBudget, StartError, SubmitError, ask, backend_decision, doing, explained,
-    outage_decision,
+    Asking, Attempt, Means, Policy, RetryBudget, StartError, SubmitError, ask, backend_decision, doing,
+    explained, outage_decision,
 };
+use crate::observe::{LogLevel, Logger};
 use crate::transport::{Stage, Transport};
 
 /// Everything that one check did, for a person to read. Holds secrets: the bytes are as sent.
@@ -68,7 +69,7 @@ pub struct ProbeAttempt {
 /// Asks once; blocks until there is a decision.
 pub fn probe(config: &Config, check: &Check<'_>) -> Result<Result<ProbeReport, SubmitError>, StartError> {
     let settings = Arc::new(config.settings().map_err(StartError::Config)?);
-    let policy = Policy::new(Arc::clone(&settings), None)
+    let policy = Policy::new(Arc::clone(&settings), None, &Arc::new(Logger::new(LogLevel::Off, None)))
         .map_err(|error| StartError::Config(ConfigError::without_key(error)))?;
     let policy = Arc::new(policy);
     let question = match policy.accept(check) {
@@ -82,8 +83,16 @@ pub fn probe(config: &Config, check: &Check<'_>) -> Result<Result<ProbeReport, S
     let result = local.block_on(&runtime, async {
         let transport = Transport::new(Arc::clone(&policy.shared), Arc::clone(&policy.gauges), 0, 1);
         let timeout = question.timeout.map_or(settings.timeout, |wanted| wanted.min(settings.timeout));
-        let result =
-            ask(&transport, &RetryBudget::default(), &policy, &question, began + timeout, &asking).await;
+        let result = ask(Means {
+            transport: &transport,
+            retries: &RetryBudget::default(),
+            policy: &policy,
+            question: &question,
+            deadline: began + timeout,
+            asking: &asking,
+            random: 0,
+        })
+        .await;
         transport.close();
         result
     });

@@ -24,7 +24,7 @@ use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::time::Instant;
 
@@ -118,6 +118,14 @@ pub(crate) struct PoolGauges {
     pub(crate) waiting: AtomicU64,
     /// Exchanges begun: requests handed to a connection.
     pub(crate) exchanges: AtomicU64,
+}
+
+impl PoolGauges {
+    /// Exchanges that have a connection or wait for one.
+    pub(crate) fn in_use(&self) -> u64 {
+        let read = |gauge: &AtomicU64| gauge.load(Ordering::Relaxed);
+        read(&self.open).saturating_sub(read(&self.idle)) + read(&self.waiting)
+    }
 }
 
 /// What all I/O threads of an engine share: TLS configuration and its session cache, resolved names.
@@ -257,6 +265,15 @@ impl Transport {
             Cause::Reset,
             format!("{} closes its connections before they are used", pool.label()),
         ))
+    }
+
+    /// Whoever waits for a connection to this endpoint waits in vain.
+    pub(crate) fn turn_away(&self, endpoint: usize) {
+        let failure = Failure::new(
+            Cause::BreakerOpen,
+            format!("{}: the breaker is open", self.pools[endpoint].label()),
+        );
+        self.pools[endpoint].turn_away(&failure);
     }
 
     /// Closes idle connections now and others when their exchange ends.

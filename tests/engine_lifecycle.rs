@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use alta_auth::{Cause, Check, Completed, Engine, Receiver, Stats, SubmitError, Verdict};
 use parking_lot::Mutex;
-use support::{Collect, Gate, Reply, Rerun, Scripted, ask, assert_default, engine, good, sessions};
+use support::{Collect, Gate, Reply, Rerun, Scripted, ask, assert_default, engine, good, sessions, until};
 
 fn balanced(stats: &Stats) -> bool {
     stats.submitted == stats.completed + stats.cancelled + stats.pending
@@ -336,7 +336,8 @@ fn threads_have_names_and_leave_signals_to_the_host() {
         assert_eq!(blocked | UNBLOCKABLE, u64::MAX, "{name} takes signals: {blocked:x}");
     }
     drop(engine);
-    assert!(threads().iter().all(|(name, _)| !name.starts_with("alta-")));
+    // A thread that was joined may be listed for a moment yet.
+    until(|| threads().iter().all(|(name, _)| !name.starts_with("alta-")));
 }
 
 #[test]

@@ -72,7 +72,7 @@ mod tests {
         ] {
             assert_eq!(nearest(written).as_deref(), Some(expected), "{written}");
         }
-        for written in ["", "x", "cache.size", "breaker.failures", &"timeout".repeat(10)] {
+        for written in ["", "x", "cache.size", "retry.attempts", &"timeout".repeat(10)] {
             assert_eq!(nearest(written), None, "{written}");
         }
     }

@@ -8,12 +8,16 @@ use super::BackendUrl;
 use crate::backend::{BodyRule, HeaderField, ParamField, StatusSet};
 use crate::decision::Verdict;
 use crate::observe::LogLevel;
+use crate::outage::Rules;
 
 /// Everything the operator decided, validated as a whole. Shared read-only by every thread of an engine.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// `backend.url`: at least one, in order of preference.
     pub(crate) backends: Vec<BackendUrl>,
+    pub(crate) backend_mode: BackendMode,
+    /// `any.deny = first`
+    pub(crate) any_deny_first: bool,
     /// `default_action`
     pub(crate) default_action: Verdict,
     pub(crate) timeout: Duration,
@@ -55,6 +59,11 @@ pub(crate) struct Settings {
     pub(crate) inbox_capacity: usize,
     pub(crate) threads_io: usize,
     pub(crate) threads_callback: usize,
+    pub(crate) breaker: Rules,
+    /// `fail_open = corroborated`
+    pub(crate) fail_open_corroborated: bool,
+    /// `overload = default`
+    pub(crate) overload_default: bool,
     /// `fail_open.overload`
     pub(crate) fail_open_overload: bool,
     pub(crate) log_level: LogLevel,
@@ -69,6 +78,8 @@ impl Settings {
     pub(super) fn blank() -> Self {
         Self {
             backends: Vec::new(),
+            backend_mode: BackendMode::Failover,
+            any_deny_first: false,
             default_action: Verdict::Deny,
             timeout: Duration::ZERO,
             connect_timeout: Duration::ZERO,
@@ -106,12 +117,23 @@ impl Settings {
             inbox_capacity: 0,
             threads_io: 0,
             threads_callback: 0,
+            breaker: Rules { failures: 0, rate: 0, cooldown: Duration::ZERO, max_cooldown: Duration::ZERO },
+            fail_open_corroborated: false,
+            overload_default: false,
             fail_open_overload: false,
             log_level: LogLevel::Warn,
             shape: Shape::default(),
             warnings: Vec::new(),
         }
     }
+}
+
+/// `backend.mode`: how several URLs are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BackendMode {
+    Failover,
+    Balance,
+    Any,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::nearest::nearest;
 use super::value::Kind;
-use super::{Enforce, HttpVersion, ScopeRule};
+use super::{BackendMode, Enforce, HttpVersion, ScopeRule};
 use crate::decision::Verdict;
 use crate::observe::LogLevel;
 
@@ -56,8 +56,25 @@ pub(super) const KEYS: &[Key] = &[
         name: "backend.url", section: "Backend", reload: Forgets,
         kind: Kind::Urls,
         default: Required("write one, e.g. http://127.0.0.1:6000/auth"),
-        text: "Who is asked: `http://`, `https://` or `unix:/path/to.sock:/request/path`. Several are tried in order; \
-               an outage, never a refusal, moves a check to the next.",
+        text: "Who is asked: `http://`, `https://` or `unix:/path/to.sock:/request/path`. Of several, an outage, \
+               never a refusal, moves a check to the next.",
+    },
+    Key {
+        name: "backend.mode", section: "Backend", reload: Forgets,
+        kind: Kind::Choice(&[
+            ("failover", |s| s.backend_mode = BackendMode::Failover),
+            ("balance", |s| s.backend_mode = BackendMode::Balance),
+            ("any", |s| s.backend_mode = BackendMode::Any),
+        ]),
+        default: Value("failover"),
+        text: "With several URLs. `failover`: in order. `balance`: first the less busy of two picked at random. `any`: all at \
+               once, the first that allows decides.",
+    },
+    Key {
+        name: "any.deny", section: "Backend", reload: Forgets,
+        kind: Kind::Choice(&[("all", |s| s.any_deny_first = false), ("first", |s| s.any_deny_first = true)]),
+        default: Value("all"),
+        text: "With `backend.mode = any`: a refusal decides when all have answered or the time is up, or at once.",
     },
     Key {
         name: "backend.preset", section: "Backend", reload: Keeps,
@@ -74,12 +91,6 @@ pub(super) const KEYS: &[Key] = &[
         default: Required("write allow or deny: what a client gets when the backend gives no answer"),
         text: "What a client gets when the backend gives no answer. With `allow`, whoever can cut the network to the \
                backend lets everyone in.",
-    },
-    Key {
-        name: "fail_open.overload", section: "Verdict", reload: Keeps,
-        kind: Kind::Switch(|s, on| s.fail_open_overload = on),
-        default: Value("off"),
-        text: "Whether `default_action` also answers a local overload or a defect of the library; off: they deny.",
     },
     Key {
         name: "allow_statuses", section: "Verdict", reload: Forgets,
@@ -116,6 +127,58 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::Duration { min: MS, max: MINUTE, put: |s, d| s.connect_timeout = d },
         default: Value("500ms"),
         text: "The longest that one connection attempt may take; never beyond what is left of `timeout`.",
+    },
+    Key {
+        name: "breaker.failures", section: "Outage", reload: Keeps,
+        kind: Kind::Count { min: 0, max: 1000, put: |s, n| s.breaker.failures = n },
+        default: Value("5"),
+        text: "Outages in a row after which a backend is left alone for a while: checks get `last_known` or `default_action` \
+               at once, or go to the next URL. Outages of one client address within 10 s are one. 0: never.",
+    },
+    Key {
+        name: "breaker.rate", section: "Outage", reload: Keeps,
+        kind: Kind::Percent { max: 100, put: |s, n| s.breaker.rate = n },
+        default: Value("0%"),
+        text: "The part of the last 10 s that, in outages, has the same effect, if there are at least `breaker.failures`. 0: none.",
+    },
+    Key {
+        name: "breaker.cooldown", section: "Outage", reload: Keeps,
+        kind: Kind::Duration { min: MS, max: HOUR, put: |s, d| s.breaker.cooldown = d },
+        default: Value("1s"),
+        text: "For how long it is left alone, up to a tenth more at random; then one check finds out. Doubles each time it \
+               finds nothing. A `Retry-After` in one of `unavailable_statuses` is heeded up to 1m.",
+    },
+    Key {
+        name: "breaker.max_cooldown", section: "Outage", reload: Keeps,
+        kind: Kind::Duration { min: MS, max: HOUR, put: |s, d| s.breaker.max_cooldown = d },
+        default: Value("30s"),
+        text: "What doubling leads to at most.",
+    },
+    Key {
+        name: "fail_open", section: "Outage", reload: Keeps,
+        kind: Kind::Choice(&[
+            ("each", |s| s.fail_open_corroborated = false),
+            ("corroborated", |s| s.fail_open_corroborated = true),
+        ]),
+        default: Value("each"),
+        text: "With `default_action = allow`: each check without an answer is allowed, or only where the breaker is open or \
+               another client met an outage in the last 10 s too, so that a request that only fails itself is denied.",
+    },
+    Key {
+        name: "fail_open.overload", section: "Outage", reload: Keeps,
+        kind: Kind::Switch(|s, on| s.fail_open_overload = on),
+        default: Value("off"),
+        text: "Whether `default_action` also answers a local overload or a defect of the library; off: they deny.",
+    },
+    Key {
+        name: "overload", section: "Outage", reload: Refused,
+        kind: Kind::Choice(&[
+            ("refuse", |s| s.overload_default = false),
+            ("default", |s| s.overload_default = true),
+        ]),
+        default: Value("refuse"),
+        text: "What becomes of a check beyond `inbox.capacity`: it is not accepted, or it is decided at once as any local \
+               overload (deny, unless `fail_open.overload = on`), for up to as many again.",
     },
     Key {
         name: "scope", section: "Request", reload: Forgets,

@@ -125,6 +125,8 @@ pub(crate) struct Completion {
     pub(crate) submitted: Instant,
     /// Shares an exchange that another check began.
     pub(crate) joined: bool,
+    /// Its time was up while it waited for a connection, and it waits to learn why.
+    pub(crate) graced: bool,
 }
 
 struct Owed {
@@ -146,7 +148,7 @@ impl Completion {
         submitted: Instant,
     ) -> Self {
         let owed = Owed { core: Arc::clone(core), ticket, receiver: Arc::clone(receiver), tag };
-        Self { owed: Some(owed), submitted, joined: false }
+        Self { owed: Some(owed), submitted, joined: false, graced: false }
     }
 
     pub(crate) fn ticket(&self) -> Ticket {

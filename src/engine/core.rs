@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::SubmitError;
 use super::completion::{Completion, Receiver, Tag};
 use super::inbox::{Asked, Inbox, Message, News, Whose};
-use super::ledger::{Ledger, Ticket};
+use super::ledger::{Ledger, Room, Ticket};
 use super::limits::Limits;
 use super::outbox::Outbox;
 use super::policy::Policy;
@@ -24,7 +24,7 @@ use super::watching::Watching;
 use crate::backend::Answer;
 use crate::check::{Check, Draft};
 use crate::decision::{Cause, Decision};
-use crate::observe::{Logger, Stats};
+use crate::observe::{EndpointStats, Logger, Stats};
 use crate::sys::ForkMark;
 use crate::transport::PoolGauges;
 
@@ -95,7 +95,11 @@ impl Core {
         let mut gauges = Gauges::default();
         gauges.add(&policy.gauges);
         Ok(Self {
-            ledger: Ledger::new(policy.settings.inbox_capacity, number(16)).ok_or_else(no_memory)?,
+            ledger: {
+                let capacity = policy.settings.inbox_capacity;
+                let spare = if policy.settings.overload_default { capacity } else { 0 };
+                Ledger::new(capacity, spare, number(16)).ok_or_else(no_memory)?
+            },
             log,
             policy: RwLock::new(Arc::new(policy)),
             gauges: Mutex::new(gauges),
@@ -300,6 +304,7 @@ impl Core {
             watching: self.watches.len() as u64,
             watch_decisions: read(&self.watches.told),
             revoked: self.revocations.count(),
+            endpoints: self.endpoints(),
             replies_from_cache: read(&self.replies_from_cache),
             texts_dropped: read(&self.texts_dropped),
             connections_opened: gauges.opened + gauges.sum(|endpoint| &endpoint.opened),
@@ -307,6 +312,19 @@ impl Core {
             connections_idle: gauges.sum(|endpoint| &endpoint.idle),
             connections_waiting: gauges.sum(|endpoint| &endpoint.waiting),
         }
+    }
+
+    fn endpoints(&self) -> Vec<EndpointStats> {
+        let policy = self.policy();
+        let each = policy.health.iter().zip(policy.gauges.iter());
+        each.map(|(health, gauges)| EndpointStats {
+            endpoint: health.label().to_owned(),
+            breaker_open: health.is_open(),
+            breaker_opened: health.opened(),
+            exchanges: gauges.exchanges.load(Ordering::Relaxed),
+            connections_open: gauges.open.load(Ordering::Relaxed),
+        })
+        .collect()
     }
 
     fn hash(&self, domain: Domain, bytes: &[u8]) -> u64 {
@@ -325,22 +343,22 @@ enum Domain {
     User,
 }
 
-/// Checks submitted together. Dropped, it delivers what was remembered, each receiver called once, and wakes each I/O
+/// Checks submitted together. Dropped, it delivers what needed not be asked, each receiver called once, and wakes each I/O
 /// thread concerned once.
 pub(crate) struct Batch<'a> {
     core: &'a Arc<Core>,
     now: Instant,
     /// One bit an I/O thread; the configuration allows 64.
     concerned: u64,
-    /// What was decided already.
-    remembered: Outbox,
+    /// What was decided without being asked.
+    decided: Outbox,
     /// Counted among those that the engine's end waits for.
     handing_over: bool,
 }
 
 impl<'a> Batch<'a> {
     pub(crate) fn new(core: &'a Arc<Core>) -> Self {
-        Self { core, now: Instant::now(), concerned: 0, remembered: Outbox::default(), handing_over: false }
+        Self { core, now: Instant::now(), concerned: 0, decided: Outbox::default(), handing_over: false }
     }
 
     /// `announce` gets the ticket before the check can be decided.
@@ -362,26 +380,26 @@ impl<'a> Batch<'a> {
                 if draft.fresh { None } else { core.recall(&policy, &draft, mark.session, self.now, false) };
             let Some(remembered) = remembered else {
                 let (asked, thread) = core.addressed(Arc::clone(&policy), &draft, mark)?;
-                let completion = self.reserve(thread, receiver, tag, announce)?;
+                let Some(completion) = self.reserve(Room::Usual, thread, receiver, tag) else {
+                    let why = "inbox.capacity checks are pending";
+                    return self.decide(
+                        Room::Spare,
+                        policy.without_answer(Cause::Overload, why),
+                        thread,
+                        receiver,
+                        tag,
+                        announce,
+                    );
+                };
                 let ticket = completion.ticket();
+                announce(ticket.number());
                 return self.send(Message::Ask(asked, completion), thread).map(|()| ticket);
             };
             if remembered.refresh {
                 core.refresh(Arc::clone(&policy), &draft, mark);
             }
-            let thread = (mark.session >> 32) as usize % core.inboxes.len();
-            let completion = self.reserve(thread, receiver, tag, announce)?;
-            let ticket = completion.ticket();
-            if !completion.can_be_put_aside() {
-                let decided = Message::Decided(completion, Box::new(remembered.decision));
-                return self.send(decided, thread).map(|()| ticket);
-            }
-            if !self.may_hand_over() {
-                completion.withdraw();
-                return Err(SubmitError::Closed);
-            }
-            self.remembered.decide(completion, remembered.decision);
-            Ok(ticket)
+            let thread = core.thread_of(mark.session);
+            self.decide(Room::Usual, remembered.decision, thread, receiver, tag, announce)
         });
         Ok(submitted.map_err(SubmitError::Invalid)??.number())
     }
@@ -416,14 +434,40 @@ impl<'a> Batch<'a> {
 
     fn reserve(
         &self,
+        room: Room,
+        thread: usize,
+        receiver: &Arc<dyn Receiver>,
+        tag: Tag,
+    ) -> Option<Completion> {
+        let ticket = self.core.ledger.reserve(room, thread as u16, tag.owner)?;
+        Some(Completion::new(self.core, ticket, receiver, tag, self.now))
+    }
+
+    /// A check that needs not be asked.
+    fn decide(
+        &mut self,
+        room: Room,
+        decision: Decision,
         thread: usize,
         receiver: &Arc<dyn Receiver>,
         tag: Tag,
         announce: impl FnOnce(u64),
-    ) -> Result<Completion, SubmitError> {
-        let ticket = self.core.ledger.reserve(thread as u16, tag.owner).ok_or(SubmitError::Full)?;
+    ) -> Result<Ticket, SubmitError> {
+        let Some(completion) = self.reserve(room, thread, receiver, tag) else {
+            self.core.ledger.refused();
+            return Err(SubmitError::Full);
+        };
+        let ticket = completion.ticket();
         announce(ticket.number());
-        Ok(Completion::new(self.core, ticket, receiver, tag, self.now))
+        if !completion.can_be_put_aside() {
+            return self.send(Message::Decided(completion, Box::new(decision)), thread).map(|()| ticket);
+        }
+        if !self.may_hand_over() {
+            completion.withdraw();
+            return Err(SubmitError::Closed);
+        }
+        self.decided.decide(completion, decision);
+        Ok(ticket)
     }
 
     fn send(&mut self, message: Message, thread: usize) -> Result<(), SubmitError> {
@@ -451,7 +495,7 @@ impl<'a> Batch<'a> {
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        self.remembered.take().deliver(&self.core.log);
+        self.decided.take().deliver(&self.core.log);
         if self.handing_over {
             self.core.handing_over.fetch_sub(1, Ordering::SeqCst);
         }

@@ -245,7 +245,8 @@ impl Flights {
             let waiter = self.waiters[slot as usize].as_ref().expect(LINKED);
             next = waiter.next;
             let deadline = waiter.deadline;
-            if deadline > now {
+            // One that waits only to learn why has no time left.
+            if deadline > now && !waiter.completion.graced {
                 let flight = self.flight(id);
                 let (policy, question) = (Arc::clone(&flight.policy), Rc::clone(&flight.question));
                 let (hash, mark) = (flight.hash, flight.mark);
@@ -290,7 +291,8 @@ impl Flights {
         id
     }
 
-    fn link(&mut self, id: FlightId, completion: Completion, deadline: Instant) {
+    /// The check waits for the flight until `deadline`.
+    pub(crate) fn link(&mut self, id: FlightId, completion: Completion, deadline: Instant) {
         let slot = completion.ticket().slot();
         let flight = self.all[id].as_mut().expect(LISTED);
         let previous = std::mem::replace(&mut flight.last, slot);

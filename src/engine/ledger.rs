@@ -17,6 +17,9 @@
 //! stays taken until the I/O thread has let go of it; there are twice as many slots as checks may be pending, so
 //! that submitting and cancelling in a loop cannot pile up memory.
 //!
+//! With `overload = default` there is room for as many again that are decided without being asked ([`Room::Spare`]): they
+//! wait for their hosts only, and take no room from the others.
+//!
 //! A ticket is `generation << 24 | slot`. Generations begin at a random number that is not 0, so that a ticket
 //! means nothing to another engine; tickets are never 0 and do not come again before a slot was used 2^39 times.
 //!
@@ -55,6 +58,17 @@ struct Slot {
     thread: AtomicU16,
     /// The queue that the check was submitted to, so that a queue's end finds them; 0: none.
     owner: AtomicU32,
+    /// Whose room it takes: a [`Room`].
+    room: AtomicU16,
+}
+
+/// What a check may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// To be asked.
+    Usual,
+    /// Decided at once, because there is no usual room.
+    Spare,
 }
 
 /// Names one check: a slot in one of its generations.
@@ -110,7 +124,10 @@ pub(crate) struct Counts {
 
 pub(crate) struct Ledger {
     capacity: usize,
-    pending: AtomicUsize,
+    /// By [`Room`].
+    pending: [AtomicUsize; 2],
+    /// How many there may be in the spare room.
+    spare: usize,
     slots: Box<[Slot]>,
     /// `tag << 32 | slot` on top of the stack of free slots.
     free: AtomicU64,
@@ -123,9 +140,9 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     /// `None`: the system has no memory for it.
-    pub(crate) fn new(capacity: usize, random: u64) -> Option<Self> {
+    pub(crate) fn new(capacity: usize, spare: usize, random: u64) -> Option<Self> {
         let first = random >> (64 - FIRST_BITS) | 1;
-        let count = 2 * capacity;
+        let count = 2 * capacity + spare;
         assert!((2..=MAX_SLOTS).contains(&count), "the configuration bounds inbox.capacity");
         let mut slots = Vec::new();
         slots.try_reserve_exact(count).ok()?;
@@ -135,10 +152,12 @@ impl Ledger {
             next: AtomicU32::new(if slot == last { NONE } else { slot + 1 }),
             thread: AtomicU16::new(0),
             owner: AtomicU32::new(0),
+            room: AtomicU16::new(0),
         }));
         Some(Self {
             capacity,
-            pending: AtomicUsize::new(0),
+            pending: [AtomicUsize::new(0), AtomicUsize::new(0)],
+            spare,
             slots: slots.into_boxed_slice(),
             free: AtomicU64::new(0),
             counters: Counters::default(),
@@ -148,21 +167,21 @@ impl Ledger {
         })
     }
 
-    /// Takes a slot for a check of queue `owner` that I/O thread `thread` will get. `None`: at capacity; counted as refused.
-    pub(crate) fn reserve(&self, thread: u16, owner: u32) -> Option<Ticket> {
-        let more = |pending| (pending < self.capacity).then_some(pending + 1);
-        if self.pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
-            self.counters.refused.fetch_add(1, Ordering::Relaxed);
-            return None;
-        }
+    /// Takes a slot for a check of queue `owner` that I/O thread `thread` will get. `None`: there is no room; say
+    /// [`Ledger::refused`] if that is the end of it.
+    pub(crate) fn reserve(&self, room: Room, thread: u16, owner: u32) -> Option<Ticket> {
+        let most = if room == Room::Spare { self.spare } else { self.capacity };
+        let more = |pending| (pending < most).then_some(pending + 1);
+        let pending = &self.pending[room as usize];
+        pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         let Some(index) = self.pop_free() else {
-            self.pending.fetch_sub(1, Ordering::Relaxed);
-            self.counters.refused.fetch_add(1, Ordering::Relaxed);
+            pending.fetch_sub(1, Ordering::Relaxed);
             return None;
         };
         let slot = &self.slots[index as usize];
         slot.thread.store(thread, Ordering::Relaxed);
         slot.owner.store(owner, Ordering::Relaxed);
+        slot.room.store(room as u16, Ordering::Relaxed);
         let ticket = Ticket::new(slot.word.load(Ordering::Relaxed) >> STATE_BITS, index);
         // Before anything can end it: `submitted` is never behind `completed` in a reading of both.
         self.counters.submitted.fetch_add(1, Ordering::Relaxed);
@@ -170,11 +189,22 @@ impl Ledger {
         Some(ticket)
     }
 
+    /// A check was not accepted for want of room.
+    pub(crate) fn refused(&self) {
+        self.counters.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It is pending no more. Before its slot is given back, whose room tells.
+    fn not_pending(&self, ticket: Ticket) {
+        let room = self.slots[ticket.slot() as usize].room.load(Ordering::Relaxed);
+        self.pending[usize::from(room)].fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// Takes back a reservation that was never published.
     pub(crate) fn unreserve(&self, ticket: Ticket) {
         // Unless somebody who guessed its ticket has cancelled it: then it was accepted and ended.
         if self.exchange(ticket, PENDING, CANCELLED) {
-            self.pending.fetch_sub(1, Ordering::Relaxed);
+            self.not_pending(ticket);
             self.counters.submitted.fetch_sub(1, Ordering::Relaxed);
         }
         self.recycle(ticket);
@@ -205,7 +235,7 @@ impl Ledger {
         if decision.coalesced {
             counters.coalesced.fetch_add(1, Ordering::Relaxed);
         }
-        self.pending.fetch_sub(1, Ordering::Relaxed);
+        self.not_pending(ticket);
         // Last, with Release: who reads `completed` sees what it is the sum of.
         counters.completed.fetch_add(1, Ordering::Release);
         true
@@ -220,7 +250,7 @@ impl Ledger {
         if !cancelled {
             return None;
         }
-        self.pending.fetch_sub(1, Ordering::Relaxed);
+        self.not_pending(ticket);
         self.counters.cancelled.fetch_add(1, Ordering::Release);
         self.wake_drainers();
         Some(thread)

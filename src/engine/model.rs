@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use loom::thread;
 
-use self::ledger::{Ledger, Ticket};
+use self::ledger::{Ledger, Room, Ticket};
 use self::parked::Parked;
 use self::revocations::{Mark, Revocations};
 use self::shelf::{Shelf, Signal};
@@ -43,7 +43,7 @@ fn model(run: impl Fn() + Send + Sync + 'static) {
 }
 
 fn ledger(capacity: usize) -> Arc<Ledger> {
-    Arc::new(Ledger::new(capacity, 1 << 40).expect("memory for a test"))
+    Arc::new(Ledger::new(capacity, 0, 1 << 40).expect("memory for a test"))
 }
 
 fn allowed() -> Decision {
@@ -96,7 +96,7 @@ impl Signal for Arc<Event> {
 fn a_check_is_delivered_or_cancelled_once_and_never_both() {
     model(|| {
         let ledger = ledger(1);
-        let ticket = ledger.reserve(0, 0).unwrap();
+        let ticket = ledger.reserve(Room::Usual, 0, 0).unwrap();
         let cancels = [0, 1].map(|_| {
             let ledger = Arc::clone(&ledger);
             thread::spawn(move || ledger.cancel(ticket).is_some())
@@ -107,7 +107,7 @@ fn a_check_is_delivered_or_cancelled_once_and_never_both() {
         let counts = ledger.counts();
         assert_eq!((counts.submitted, counts.completed), (1, u64::from(delivered)));
         assert_eq!(counts.cancelled, u64::from(!delivered));
-        assert!(ledger.reserve(0, 0).is_some(), "pending no more");
+        assert!(ledger.reserve(Room::Usual, 0, 0).is_some(), "pending no more");
     });
 }
 
@@ -115,7 +115,7 @@ fn a_check_is_delivered_or_cancelled_once_and_never_both() {
 fn a_check_on_its_shelf_is_handed_over_once_and_never_after_its_cancel() {
     model(|| {
         let ledger = ledger(1);
-        let ticket = ledger.reserve(0, 0).unwrap();
+        let ticket = ledger.reserve(Room::Usual, 0, 0).unwrap();
         assert!(ledger.decide(ticket));
         let claim = |ledger: &Arc<Ledger>| {
             let ledger = Arc::clone(ledger);
@@ -143,9 +143,9 @@ fn a_reading_of_the_counters_never_has_more_ended_than_submitted() {
         let host = {
             let ledger = Arc::clone(&ledger);
             thread::spawn(move || {
-                let ticket = ledger.reserve(0, 0).unwrap();
+                let ticket = ledger.reserve(Room::Usual, 0, 0).unwrap();
                 deliver(&ledger, ticket);
-                let ticket = ledger.reserve(0, 0).unwrap();
+                let ticket = ledger.reserve(Room::Usual, 0, 0).unwrap();
                 ledger.cancel(ticket);
                 ledger.release(ticket);
             })
@@ -161,7 +161,7 @@ fn a_reading_of_the_counters_never_has_more_ended_than_submitted() {
 fn drain_returns_after(end: fn(&Ledger, Ticket)) {
     model(move || {
         let ledger = ledger(1);
-        let ticket = ledger.reserve(0, 0).unwrap();
+        let ticket = ledger.reserve(Room::Usual, 0, 0).unwrap();
         let other = {
             let ledger = Arc::clone(&ledger);
             thread::spawn(move || end(&ledger, ticket))
@@ -190,14 +190,15 @@ fn a_free_slot_is_given_to_one() {
         let other = {
             let ledger = Arc::clone(&ledger);
             thread::spawn(move || {
-                let (first, second) = (ledger.reserve(0, 0).unwrap(), ledger.reserve(0, 0).unwrap());
+                let (first, second) =
+                    (ledger.reserve(Room::Usual, 0, 0).unwrap(), ledger.reserve(Room::Usual, 0, 0).unwrap());
                 ledger.unreserve(first);
                 second
             })
         };
-        let mut held = vec![ledger.reserve(0, 0).unwrap()];
+        let mut held = vec![ledger.reserve(Room::Usual, 0, 0).unwrap()];
         held.push(other.join().unwrap());
-        held.extend(ledger.reserve(0, 0));
+        held.extend(ledger.reserve(Room::Usual, 0, 0));
         let slots: HashSet<_> = held.iter().map(|ticket| ticket.slot()).collect();
         assert_eq!((slots.len(), held.len()), (3, 3), "one slot for two checks");
     });
@@ -217,9 +218,9 @@ fn the_end_of_a_queue_cancels_no_check_of_another() {
                 }
             })
         };
-        let first = ledger.reserve(0, 1).unwrap();
+        let first = ledger.reserve(Room::Usual, 0, 1).unwrap();
         ledger.release(first);
-        let second = ledger.reserve(0, 2).unwrap();
+        let second = ledger.reserve(Room::Usual, 0, 2).unwrap();
         assert!(deliver(&ledger, second), "of queue 2, which has not ended");
         end.join().unwrap();
     });

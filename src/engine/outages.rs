@@ -32,6 +32,10 @@ impl OutageLog {
     pub(crate) fn note(&self, outage: &Outage) {
         let cause = outage.cause.name();
         self.log.log(LogLevel::Debug, || format!("no answer ({cause}): {}", outage.detail));
+        if outage.cause == Cause::BreakerOpen {
+            // Its opening was said; each check that it stopped is none the wiser.
+            return;
+        }
         let now = Instant::now();
         let mut kinds = self.kinds.borrow_mut();
         let unsaid = match kinds.get_mut(&(outage.endpoint, outage.cause)) {

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use crate::backend::{ReplyRules, RequestPlan};
 use crate::check::{Check, Draft, Invalid, Question, Rules};
-use crate::config::Settings;
+use crate::config::{BackendUrl, Settings};
 use crate::decision::{Cause, Decision, Origin, Verdict};
 use crate::memory::Memory;
+use crate::observe::Logger;
+use crate::outage::Health;
 use crate::transport::{PoolGauges, Shared};
 
 pub(crate) struct Policy {
@@ -18,6 +20,10 @@ pub(crate) struct Policy {
     pub(crate) shared: Arc<Shared>,
     /// One an endpoint.
     pub(crate) gauges: Arc<[PoolGauges]>,
+    /// One an endpoint.
+    pub(crate) health: Arc<[Health]>,
+    /// Every endpoint, the preferred one first.
+    pub(crate) order: Box<[usize]>,
     /// What was learned under this policy, and under those before it that asked and judged alike.
     pub(crate) memory: Arc<Memory>,
     rules: Rules,
@@ -25,7 +31,11 @@ pub(crate) struct Policy {
 
 impl Policy {
     /// Reads certificates. The error says which key and file. `before`: the policy that this one replaces.
-    pub(crate) fn new(settings: Arc<Settings>, before: Option<&Self>) -> Result<Self, String> {
+    pub(crate) fn new(
+        settings: Arc<Settings>,
+        before: Option<&Self>,
+        log: &Arc<Logger>,
+    ) -> Result<Self, String> {
         let plans: Box<[_]> =
             settings.backends.iter().map(|url| Arc::new(RequestPlan::new(url, &settings))).collect();
         let rules = Rules {
@@ -36,7 +46,17 @@ impl Policy {
         let memory = before
             .filter(|before| before.settings.shape == settings.shape)
             .map_or_else(|| Arc::new(Memory::new(settings.memory)), |before| Arc::clone(&before.memory));
+        let same = |before: &&Self| {
+            (&before.settings.shape, before.settings.breaker) == (&settings.shape, settings.breaker)
+        };
+        let healthy = |url: &BackendUrl| Health::new(url.label(), settings.breaker, Arc::clone(log));
+        let health = before.filter(same).map_or_else(
+            || settings.backends.iter().map(healthy).collect(),
+            |before| Arc::clone(&before.health),
+        );
         Ok(Self {
+            order: (0..plans.len()).collect(),
+            health,
             memory,
             replies: ReplyRules::new(&settings),
             shared: Shared::new(Arc::clone(&settings))?,
@@ -66,6 +86,20 @@ impl Policy {
     /// Both at once.
     pub(crate) fn accept(&self, check: &Check<'_>) -> Result<Question, Invalid> {
         self.draft(check, |draft| self.admit(&draft))?
+    }
+
+    /// Every endpoint: first the less busy of two that were picked at random, then the others as they stand.
+    pub(crate) fn balanced(&self, random: u64) -> Box<[usize]> {
+        let mut order = self.order.clone();
+        let count = order.len();
+        if count > 1 {
+            let one = random as usize % count;
+            let other = (one + 1 + (random >> 32) as usize % (count - 1)) % count;
+            let busy = |endpoint: usize| (self.health[endpoint].is_open(), self.gauges[endpoint].in_use());
+            let first = if busy(other) < busy(one) { other } else { one };
+            order[..=first].rotate_right(1);
+        }
+        order
     }
 
     /// The decision when the backend gave none. What fails for want of our own resources denies, unless the

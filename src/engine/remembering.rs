@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::asking::{backend_decision, explained};
+use super::asking::{backend_decision, client, explained};
 use super::flights::{Flight, FlightId};
 use super::inbox::Asked;
 use super::policy::Policy;
@@ -16,6 +16,7 @@ use crate::backend::{Answer, jittered};
 use crate::check::Question;
 use crate::decision::{Decision, Origin, Texts, Verdict};
 use crate::memory::{Facts, Record};
+use crate::outage::Health;
 
 /// Sessions looked into in one turn, so that the end of very many holds nobody up.
 const SWEEP: usize = 1024;
@@ -136,6 +137,16 @@ impl Shard {
             known.http_status = decision.http_status;
             known.texts = Some(Texts::new(known.user_id(), known.location(), decision.detail()));
             return explained(known, "last known");
+        }
+        // A request that only fails itself, because of what it is, gets nothing by that.
+        let corroborated = |health: &Health| health.is_open() || health.corroborates(client(question));
+        if policy.settings.fail_open_corroborated
+            && decision.verdict == Verdict::Allow
+            && decision.cause.is_outage()
+            && !policy.health.iter().any(corroborated)
+        {
+            decision.verdict = Verdict::Deny;
+            return explained(decision, "nobody else met an outage (fail_open = corroborated)");
         }
         explained(decision, "default action")
     }

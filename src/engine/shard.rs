@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::asking::{Outage, ask, outage_decision};
+use super::asking::{GRACE, Means, Outage, ask, outage_decision};
 use super::completion::Completion;
 use super::core::Core;
 use super::flights::{Boarding, FlightId, Flights};
@@ -43,6 +43,8 @@ pub(crate) struct Shard {
     pub(super) watches: RefCell<Watches>,
     /// What is asked and judged by now.
     pub(super) policy: RefCell<Arc<Policy>>,
+    /// How often the breaker of each endpoint had opened when this thread looked last.
+    opened: RefCell<Vec<u64>>,
     /// Which I/O thread this is.
     pub(super) index: usize,
     /// See `remembering.rs`.
@@ -58,6 +60,7 @@ impl Shard {
             retries: RetryBudget::new(Arc::clone(&core.retries)),
             policy: RefCell::new(core.policy()),
             index,
+            opened: RefCell::default(),
             watches: RefCell::default(),
             core,
             outlet,
@@ -76,6 +79,7 @@ impl Shard {
             self.turn_to(self.core.policy());
             self.take_in();
             self.watch_again();
+            self.turn_away();
             self.expire();
             self.sweep();
             self.deliver();
@@ -132,6 +136,19 @@ impl Shard {
         self.transports.turn_to(policy);
     }
 
+    /// Where a breaker has opened, those who wait for a connection wait in vain.
+    fn turn_away(&self) {
+        let policy = Arc::clone(&self.policy.borrow());
+        let mut seen = self.opened.borrow_mut();
+        seen.resize(policy.health.len(), 0);
+        for (endpoint, (seen, health)) in seen.iter_mut().zip(policy.health.iter()).enumerate() {
+            let opened = health.opened();
+            if std::mem::replace(seen, opened) != opened && health.is_open() {
+                self.transports.of(&policy).turn_away(endpoint);
+            }
+        }
+    }
+
     fn refresh(self: &Rc<Self>, asked: Asked) {
         let most = (asked.policy.settings.pool.max_connections / self.core.inboxes.len()).max(1);
         let is_joinable = |mark| self.core.revocations.is_joinable(mark);
@@ -177,7 +194,16 @@ impl Shard {
         let crash = Crash { shard: &self, id };
         let deadline = Instant::now() + policy.settings.timeout;
         let transport = self.transports.of(&policy);
-        let result = ask(&transport, &self.retries, &policy, &question, deadline, &asking).await;
+        let means = Means {
+            transport: &transport,
+            retries: &self.retries,
+            policy: &policy,
+            question: &question,
+            deadline,
+            asking: &asking,
+            random: self.next_random(),
+        };
+        let result = ask(means).await;
         self.flights.borrow_mut().set_landing(id);
         // Whoever was accepted before the answer was here shares it.
         self.take_in();
@@ -233,7 +259,12 @@ impl Shard {
         let now = Instant::now();
         loop {
             let expired = self.flights.borrow_mut().expired(now);
-            let Some((id, completion)) = expired else { break };
+            let Some((id, mut completion)) = expired else { break };
+            let queued = self.flights.borrow().flight(id).asking.is_queued();
+            if queued && !std::mem::replace(&mut completion.graced, true) {
+                self.flights.borrow_mut().link(id, completion, now + GRACE);
+                continue;
+            }
             let decision = {
                 let flights = self.flights.borrow();
                 let flight = flights.flight(id);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::Stats;
+use super::{EndpointStats, Stats};
 use crate::decision::{Cause, Origin};
 
 impl Stats {
@@ -67,6 +67,33 @@ impl Stats {
             "Exchanges waiting for a connection.",
             self.connections_waiting,
         );
+        let each = |figure: fn(&EndpointStats) -> u64| {
+            self.endpoints.iter().map(move |one| (one.endpoint.as_str(), figure(one))).collect::<Vec<_>>()
+        };
+        let (open, opened) = (each(|one| one.breaker_open.into()), each(|one| one.breaker_opened));
+        page.labelled("breaker_open", "gauge", "Whether the backend is left alone.", "endpoint", open);
+        page.labelled(
+            "breaker_opened_total",
+            "counter",
+            "How often the breaker has opened.",
+            "endpoint",
+            opened,
+        );
+        let (exchanges, connections) = (each(|one| one.exchanges), each(|one| one.connections_open));
+        page.labelled(
+            "endpoint_exchanges_total",
+            "counter",
+            "Requests begun, by backend.",
+            "endpoint",
+            exchanges,
+        );
+        page.labelled(
+            "endpoint_connections_open",
+            "gauge",
+            "Connections, by backend.",
+            "endpoint",
+            connections,
+        );
         page.0
     }
 }
@@ -84,8 +111,20 @@ impl Page {
     }
 
     fn many<const N: usize>(&mut self, name: &str, help: &str, label: &str, values: [(&str, u64); N]) {
-        self.head(name, "counter", help);
+        self.labelled(name, "counter", help, label, values);
+    }
+
+    fn labelled<'a>(
+        &mut self,
+        name: &str,
+        kind: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = (&'a str, u64)>,
+    ) {
+        self.head(name, kind, help);
         for (of, value) in values {
+            let of = of.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
             let _ = writeln!(self.0, "alta_auth_{name}{{{label}=\"{of}\"}} {value}");
         }
     }
@@ -98,6 +137,11 @@ mod tests {
     #[test]
     fn every_line_is_a_comment_or_a_sample() {
         let mut stats = Stats { submitted: 7, denied: 3, ..Stats::default() };
+        stats.endpoints = vec![EndpointStats {
+            endpoint: "unix:/a\"b\\c".to_owned(),
+            breaker_open: true,
+            ..EndpointStats::default()
+        }];
         stats.causes[Cause::Timeout as usize] = 2;
         let page = stats.prometheus();
         for line in page.lines() {
@@ -110,6 +154,7 @@ mod tests {
         assert!(page.contains("\nalta_auth_decisions_by_cause_total{cause=\"timeout\"} 2\n"));
         assert!(page.contains("\nalta_auth_decisions_total{verdict=\"deny\"} 3\n"));
         assert!(page.contains("\nalta_auth_checks_submitted_total 7\n"));
+        assert!(page.contains("\nalta_auth_breaker_open{endpoint=\"unix:/a\\\"b\\\\c\"} 1\n"), "{page}");
         assert!(page.ends_with('\n'));
     }
 }

@@ -40,6 +40,8 @@ pub struct Stats {
     pub replies_from_cache: u64,
     /// Replies whose `X-UserId` or `Location` was not fit to pass on.
     pub texts_dropped: u64,
+    /// Each backend, in the order of `backend.url`.
+    pub endpoints: Vec<EndpointStats>,
     /// Connections established since the start.
     pub connections_opened: u64,
     /// Connections, now.
@@ -48,4 +50,20 @@ pub struct Stats {
     pub connections_idle: u64,
     /// Exchanges waiting for a connection, now.
     pub connections_waiting: u64,
+}
+
+/// One backend at one instant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EndpointStats {
+    /// `scheme://host:port`
+    pub endpoint: String,
+    /// Its breaker is open: it is left alone.
+    pub breaker_open: bool,
+    /// How often its breaker has opened.
+    pub breaker_opened: u64,
+    /// Requests begun, since this configuration was turned to.
+    pub exchanges: u64,
+    /// Connections, now.
+    pub connections_open: u64,
 }

@@ -300,6 +300,14 @@ impl Pool {
         }
     }
 
+    /// Everyone in line, and no one who has a connection.
+    pub(super) fn turn_away(&self, failure: &Failure) {
+        let all = self.state.borrow_mut().line.take_all();
+        for waiter in all {
+            waiter.give(Grant::Failed(failure.clone()));
+        }
+    }
+
     /// A good connection that nobody uses: to `first`, else to the first in line, else onto the stack.
     fn offer(&self, conn: h1::Conn, first: Option<&Waiter>) {
         let waiter = {

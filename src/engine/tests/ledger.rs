@@ -5,10 +5,10 @@ use std::thread;
 use std::time::Duration;
 
 use crate::decision::{Cause, Decision, Origin, Verdict};
-use crate::engine::ledger::{Ledger, Ticket};
+use crate::engine::ledger::{Ledger, Room, Ticket};
 
 fn ledger(capacity: usize) -> Ledger {
-    Ledger::new(capacity, 0x1234_5678_9ABC_DEF0).expect("memory for a test")
+    Ledger::new(capacity, 0, 0x1234_5678_9ABC_DEF0).expect("memory for a test")
 }
 
 fn refused() -> Decision {
@@ -24,12 +24,11 @@ fn deliver(ledger: &Ledger, ticket: Ticket) -> bool {
 #[test]
 fn capacity_is_exact_and_comes_back() {
     let ledger = ledger(3);
-    let tickets: Vec<_> = (0..3).map(|_| ledger.reserve(0, 0).unwrap()).collect();
-    assert_eq!(ledger.reserve(0, 0), None);
+    let tickets: Vec<_> = (0..3).map(|_| ledger.reserve(Room::Usual, 0, 0).unwrap()).collect();
+    assert_eq!(ledger.reserve(Room::Usual, 0, 0), None);
     assert!(deliver(&ledger, tickets[1]));
-    assert!(ledger.reserve(0, 0).is_some());
-    assert_eq!(ledger.reserve(0, 0), None);
-    assert_eq!(ledger.counts().refused, 2);
+    assert!(ledger.reserve(Room::Usual, 0, 0).is_some());
+    assert_eq!(ledger.reserve(Room::Usual, 0, 0), None);
 }
 
 #[test]
@@ -37,7 +36,7 @@ fn tickets_are_never_zero_and_never_come_again() {
     let ledger = ledger(2);
     let mut seen = HashSet::from([0]);
     for _ in 0..1000 {
-        let ticket = ledger.reserve(0, 0).unwrap();
+        let ticket = ledger.reserve(Room::Usual, 0, 0).unwrap();
         assert!(seen.insert(ticket.number()));
         assert!(deliver(&ledger, ticket));
     }
@@ -46,23 +45,28 @@ fn tickets_are_never_zero_and_never_come_again() {
 #[test]
 fn a_cancelled_check_is_never_delivered_and_keeps_its_slot_until_it_is_let_go() {
     let ledger = ledger(1);
-    let ticket = ledger.reserve(7, 0).unwrap();
+    let ticket = ledger.reserve(Room::Usual, 7, 0).unwrap();
     assert_eq!(ledger.cancel(ticket), Some(7));
     assert_eq!(ledger.cancel(ticket), None, "once");
     assert!(!ledger.decide(ticket));
-    let other = ledger.reserve(0, 0).expect("a cancelled check is not pending");
+    let other = ledger.reserve(Room::Usual, 0, 0).expect("a cancelled check is not pending");
     assert_ne!(other.slot(), ticket.slot());
     assert!(ledger.cancel(other).is_some());
-    assert_eq!(ledger.reserve(0, 0), None, "cancelled checks that nobody lets go of are bounded");
+    assert_eq!(
+        ledger.reserve(Room::Usual, 0, 0),
+        None,
+        "cancelled checks that nobody lets go of are bounded"
+    );
     ledger.release(ticket);
-    assert!(ledger.reserve(0, 0).is_some());
+    assert!(ledger.reserve(Room::Usual, 0, 0).is_some());
     assert_eq!(ledger.counts().cancelled, 2);
 }
 
 #[test]
 fn a_decided_check_can_be_cancelled_until_it_is_taken() {
     let ledger = ledger(2);
-    let (early, late) = (ledger.reserve(0, 0).unwrap(), ledger.reserve(0, 0).unwrap());
+    let (early, late) =
+        (ledger.reserve(Room::Usual, 0, 0).unwrap(), ledger.reserve(Room::Usual, 0, 0).unwrap());
     assert!(ledger.decide(early) && ledger.decide(late));
     assert!(ledger.cancel(early).is_some());
     assert!(!ledger.claim(early, &refused()));
@@ -73,9 +77,9 @@ fn a_decided_check_can_be_cancelled_until_it_is_taken() {
 #[test]
 fn an_old_ticket_does_not_touch_the_slot_s_next_check() {
     let ledger = ledger(1);
-    let old = ledger.reserve(0, 0).unwrap();
+    let old = ledger.reserve(Room::Usual, 0, 0).unwrap();
     assert!(deliver(&ledger, old));
-    let new = ledger.reserve(0, 0).unwrap();
+    let new = ledger.reserve(Room::Usual, 0, 0).unwrap();
     assert_eq!(old.slot(), new.slot());
     assert!(ledger.cancel(old).is_none());
     assert!(!ledger.decide(old));
@@ -85,7 +89,7 @@ fn an_old_ticket_does_not_touch_the_slot_s_next_check() {
 #[test]
 fn foreign_tickets_are_refused() {
     let ledger = ledger(2);
-    ledger.reserve(0, 0).unwrap();
+    ledger.reserve(Room::Usual, 0, 0).unwrap();
     for number in [0, 1, 2, 3, 0xFF_FFFF, u64::MAX, 1 << 63] {
         assert_eq!(ledger.cancel(Ticket::from_number(number)), None, "{number}");
     }
@@ -94,7 +98,7 @@ fn foreign_tickets_are_refused() {
 #[test]
 fn what_nobody_takes_counts_as_cancelled() {
     let ledger = ledger(1);
-    let ticket = ledger.reserve(0, 0).unwrap();
+    let ticket = ledger.reserve(Room::Usual, 0, 0).unwrap();
     assert!(ledger.decide(ticket));
     ledger.release(ticket);
     let counts = ledger.counts();
@@ -104,7 +108,7 @@ fn what_nobody_takes_counts_as_cancelled() {
 #[test]
 fn drain_waits_until_a_decision_can_be_fetched_not_until_it_is() {
     let ledger = ledger(2);
-    let ticket = ledger.reserve(0, 0).unwrap();
+    let ticket = ledger.reserve(Room::Usual, 0, 0).unwrap();
     assert!(!ledger.drain(Duration::ZERO));
     assert!(ledger.decide(ticket));
     assert!(!ledger.drain(Duration::ZERO), "nobody could fetch it yet");
@@ -115,7 +119,7 @@ fn drain_waits_until_a_decision_can_be_fetched_not_until_it_is() {
 #[test]
 fn drain_waits_until_what_is_handed_over_was_taken_and_let_go() {
     let ledger = ledger(2);
-    let ticket = ledger.reserve(0, 0).unwrap();
+    let ticket = ledger.reserve(Room::Usual, 0, 0).unwrap();
     assert!(ledger.decide(ticket));
     assert!(!ledger.drain(Duration::ZERO));
     assert!(ledger.claim(ticket, &refused()));
@@ -127,7 +131,7 @@ fn drain_waits_until_what_is_handed_over_was_taken_and_let_go() {
 #[test]
 fn drain_returns_when_what_was_pending_has_ended_whatever_came_later() {
     let ledger = Arc::new(ledger(8));
-    let old: Vec<_> = (0..4).map(|_| ledger.reserve(0, 0).unwrap()).collect();
+    let old: Vec<_> = (0..4).map(|_| ledger.reserve(Room::Usual, 0, 0).unwrap()).collect();
     let drain = thread::spawn({
         let ledger = Arc::clone(&ledger);
         move || ledger.drain(Duration::MAX)
@@ -149,20 +153,20 @@ fn drain_returns_when_what_was_pending_has_ended_whatever_came_later() {
 #[test]
 fn a_withdrawn_reservation_leaves_no_trace_even_if_it_was_cancelled() {
     let ledger = ledger(1);
-    ledger.unreserve(ledger.reserve(0, 0).unwrap());
-    let guessed = ledger.reserve(0, 0).unwrap();
+    ledger.unreserve(ledger.reserve(Room::Usual, 0, 0).unwrap());
+    let guessed = ledger.reserve(Room::Usual, 0, 0).unwrap();
     assert!(ledger.cancel(guessed).is_some());
     ledger.unreserve(guessed);
     let counts = ledger.counts();
     assert_eq!((counts.submitted, counts.completed, counts.cancelled), (1, 0, 1));
-    assert!(ledger.reserve(0, 0).is_some());
-    assert_eq!(ledger.reserve(0, 0), None, "pending is counted right");
+    assert!(ledger.reserve(Room::Usual, 0, 0).is_some());
+    assert_eq!(ledger.reserve(Room::Usual, 0, 0), None, "pending is counted right");
 }
 
 #[test]
 fn a_drain_does_not_wait_for_a_withdrawn_reservation() {
     let ledger = Arc::new(ledger(1));
-    let ticket = ledger.reserve(0, 0).unwrap();
+    let ticket = ledger.reserve(Room::Usual, 0, 0).unwrap();
     let drain = thread::spawn({
         let ledger = Arc::clone(&ledger);
         move || ledger.drain(Duration::MAX)
@@ -197,7 +201,7 @@ fn every_check_ends_once_under_a_race() {
                 let (mut delivered, mut cancelled) = (0u64, 0u64);
                 for _ in 0..CHECKS / 4 {
                     let ticket = loop {
-                        match ledger.reserve(0, 0) {
+                        match ledger.reserve(Room::Usual, 0, 0) {
                             Some(ticket) => break ticket,
                             None => thread::yield_now(),
                         }
@@ -231,4 +235,19 @@ fn every_check_ends_once_under_a_race() {
     let counts = ledger.counts();
     assert_eq!((counts.completed, counts.cancelled), (delivered, cancelled));
     assert!(delivered > 0 && cancelled > 0);
+}
+
+#[test]
+fn the_spare_room_is_as_exact_and_takes_none_of_the_other() {
+    let ledger = Ledger::new(2, 3, 1 << 50).unwrap();
+    let take = |room| ledger.reserve(room, 0, 0);
+    let usual: Vec<_> = (0..2).map(|_| take(Room::Usual).unwrap()).collect();
+    let spare: Vec<_> = (0..3).map(|_| take(Room::Spare).unwrap()).collect();
+    assert_eq!((take(Room::Usual), take(Room::Spare)), (None, None));
+    assert!(deliver(&ledger, spare[0]));
+    assert_eq!(take(Room::Usual), None);
+    assert!(take(Room::Spare).is_some());
+    assert!(ledger.cancel(usual[0]).is_some());
+    assert_eq!(take(Room::Spare), None);
+    assert!(take(Room::Usual).is_some());
 }

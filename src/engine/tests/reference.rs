@@ -118,16 +118,13 @@ impl Model {
 }
 
 fn reply(mind: Mind) -> String {
-    let mut reply = format!("HTTP/1.1 {} X\r\nContent-Length: 0\r\n", mind.status);
-    match (mind.ttl, mind.must_revalidate) {
-        (Some(ttl), true) => reply += &format!("Cache-Control: max-age={ttl}, must-revalidate\r\n"),
-        (Some(ttl), false) => reply += &format!("X-AuthDuration: {ttl}\r\n"),
-        (None, _) => {}
-    }
-    if let Some(user) = mind.user {
-        reply += &format!("X-UserId: user-{user}\r\n");
-    }
-    reply + "\r\n"
+    let lifetime = match (mind.ttl, mind.must_revalidate) {
+        (Some(ttl), true) => format!("Cache-Control: max-age={ttl}, must-revalidate\r\n"),
+        (Some(ttl), false) => format!("X-AuthDuration: {ttl}\r\n"),
+        (None, _) => String::new(),
+    };
+    let user = mind.user.map_or(String::new(), |user| format!("X-UserId: user-{user}\r\n"));
+    format!("HTTP/1.1 {} X\r\nContent-Length: 0\r\n{lifetime}{user}\r\n", mind.status)
 }
 
 struct Random(u64);
@@ -159,16 +156,18 @@ fn turn_to(bench: &Bench, configuration: usize) {
         config.set(key, value).unwrap();
     }
     let before = bench.core.policy();
-    let policy = Policy::new(Arc::new(config.settings().unwrap()), Some(&before)).unwrap();
+    let policy = Policy::new(Arc::new(config.settings().unwrap()), Some(&before), &bench.core.log).unwrap();
     bench.core.set_policy(policy);
 }
 
-const KEYS: [(&str, &str); 5] = [
+const KEYS: [(&str, &str); 6] = [
     ("backend.url", "http://127.0.0.1:1/auth"),
     ("default_action", "deny"),
     ("ttl.jitter", "off"),
     ("last_known", "20s"),
     ("pool.idle_timeout", "1h"),
+    // Each check asks, or does not, for its own reasons.
+    ("breaker.failures", "0"),
 ];
 
 #[tokio::test(start_paused = true)]

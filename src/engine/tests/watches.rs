@@ -308,7 +308,7 @@ async fn after_a_reload_that_forgets_it_is_asked_about_by_the_new_rules_at_once(
             }
             let settings = Arc::new(config.settings().unwrap());
             let before = bench.core.policy();
-            bench.core.set_policy(Policy::new(settings, Some(&before)).unwrap());
+            bench.core.set_policy(Policy::new(settings, Some(&before), &bench.core.log).unwrap());
         };
         reload(&[("log.level", "error")]);
         sleep(seconds(1)).await;

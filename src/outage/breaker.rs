@@ -1,0 +1,229 @@
+//! The breaker of one endpoint, as a state machine.
+//!
+//! ```text
+//!             `failures` outages in a row, or `rate` of a window
+//!   CLOSED ───────────────────────────────────────────────────────▶ OPEN ◀──────────────┐
+//!     ▲  ▲                                                           │ cooldown is over  │ the probe fails:
+//!     │  └──────────── an answer to what was asked before ───────────┤                   │ twice the cooldown
+//!     │                                                              ▼                   │
+//!     └────────────────────── the probe is answered ──────────── HALF-OPEN ──────────────┘
+//! ```
+//!
+//! What counts is an outage of the backend: no answer, or one of `unavailable_statuses`. A refusal is an answer. An outage
+//! counts once for each client address in [`WINDOW`], so that one client with tokens that make the backend fail cannot
+//! close it to all. What the endpoint is not to blame for (our own shortage, a check that was cancelled) is not told here.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Outages of one client address within this are one; and the window of the rate.
+pub(super) const WINDOW: Duration = Duration::from_secs(10);
+/// A window is counted in so many parts.
+const PARTS: usize = 10;
+/// The longest that a backend can ask to be left alone (`Retry-After`).
+const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(1);
+/// Addresses that are remembered to count each once. More outages than that in one window have opened the breaker long ago.
+const MOST_ADDRESSES: usize = 1024;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rules {
+    /// Outages in a row that open it; 0: nothing does.
+    pub(crate) failures: usize,
+    /// Percent of a window's exchanges, at least `failures` of them; 0: does not count.
+    pub(crate) rate: u32,
+    pub(crate) cooldown: Duration,
+    /// What doubling leads to at most.
+    pub(crate) max_cooldown: Duration,
+}
+
+pub(super) struct Breaker {
+    rules: Rules,
+    state: State,
+}
+
+enum State {
+    Closed(Evidence),
+    Open { until: Instant, cooldown: Duration },
+    HalfOpen { cooldown: Duration },
+}
+
+#[derive(Default)]
+struct Evidence {
+    /// Outages since the last answer.
+    in_a_row: usize,
+    /// Who had one, and when it was counted.
+    addresses: Vec<(u64, Instant)>,
+    window: Window,
+}
+
+/// Answers and outages of the last seconds.
+#[derive(Default)]
+struct Window {
+    began: Option<Instant>,
+    part: u64,
+    answers: [u32; PARTS],
+    outages: [u32; PARTS],
+}
+
+/// What the breaker says to a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    Pass,
+    /// As the one that finds out: what becomes of it must be told.
+    Probe,
+    Stop,
+}
+
+/// What has changed, for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Opened { cooldown: Duration },
+    Closed,
+}
+
+impl Breaker {
+    pub(super) fn new(rules: Rules) -> Self {
+        Self { rules, state: State::Closed(Evidence::default()) }
+    }
+
+    pub(super) fn admit(&mut self, now: Instant) -> Admission {
+        match self.state {
+            State::Closed(_) => Admission::Pass,
+            // ## Open => HalfOpen
+            State::Open { until, cooldown } if now >= until => {
+                self.state = State::HalfOpen { cooldown };
+                Admission::Probe
+            }
+            State::Open { .. } | State::HalfOpen { .. } => Admission::Stop,
+        }
+    }
+
+    /// The endpoint has answered, whatever it said.
+    pub(super) fn answered(&mut self, now: Instant) -> Option<Change> {
+        match &mut self.state {
+            State::Closed(evidence) => {
+                evidence.in_a_row = 0;
+                evidence.addresses.clear();
+                if self.rules.rate > 0 {
+                    let part = evidence.window.advance(now);
+                    evidence.window.answers[part] += 1;
+                }
+                None
+            }
+            // ## HalfOpen => Closed, Open => Closed: also by the answer to what was asked before it opened
+            State::Open { .. } | State::HalfOpen { .. } => {
+                self.state = State::Closed(Evidence::default());
+                Some(Change::Closed)
+            }
+        }
+    }
+
+    /// The endpoint gave no answer to a check of this client. `jitter`: any number, evenly distributed.
+    pub(super) fn failed(
+        &mut self,
+        now: Instant,
+        address: u64,
+        probe: bool,
+        retry_after: Option<Duration>,
+        jitter: u64,
+    ) -> Option<Change> {
+        match &mut self.state {
+            State::Closed(evidence) => {
+                if !evidence.counts(now, address) {
+                    return None;
+                }
+                let part = evidence.window.advance(now);
+                evidence.in_a_row += 1;
+                evidence.window.outages[part] += 1;
+                let failures = self.rules.failures;
+                let opens = failures > 0
+                    && (evidence.in_a_row >= failures || evidence.window.is_over(self.rules.rate, failures));
+                // ## Closed => Open
+                opens.then(|| self.open(now, self.rules.cooldown, retry_after, jitter))
+            }
+            // ## HalfOpen => Open
+            &mut State::HalfOpen { cooldown } if probe => {
+                let longer = (cooldown * 2).min(self.rules.max_cooldown.max(self.rules.cooldown));
+                Some(self.open(now, longer, retry_after, jitter))
+            }
+            // What was asked before it opened says nothing new.
+            State::Open { .. } | State::HalfOpen { .. } => None,
+        }
+    }
+
+    /// The probe came to no end that says anything: the next check is one.
+    pub(super) fn undecided(&mut self, now: Instant) {
+        if let State::HalfOpen { cooldown } = self.state {
+            self.state = State::Open { until: now, cooldown };
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        !matches!(self.state, State::Closed(_))
+    }
+
+    /// Whether another client has met an outage lately, and nobody an answer since.
+    pub(super) fn corroborates(&self, now: Instant, address: u64) -> bool {
+        match &self.state {
+            State::Closed(evidence) => evidence
+                .addresses
+                .iter()
+                .any(|&(other, at)| other != address && now.saturating_duration_since(at) < WINDOW),
+            State::Open { .. } | State::HalfOpen { .. } => true,
+        }
+    }
+
+    fn open(
+        &mut self,
+        now: Instant,
+        cooldown: Duration,
+        retry_after: Option<Duration>,
+        jitter: u64,
+    ) -> Change {
+        let asked = retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER);
+        // Longer by up to a tenth, so that engines that saw the same outage do not come back together.
+        let spread = cooldown / 10 * (jitter % 1024) as u32 / 1024;
+        let wait = (cooldown + spread).max(asked);
+        self.state = State::Open { until: now + wait, cooldown };
+        Change::Opened { cooldown: wait }
+    }
+}
+
+impl Evidence {
+    /// Whether the outage is the address's first in the window.
+    fn counts(&mut self, now: Instant, address: u64) -> bool {
+        self.addresses.retain(|&(_, at)| now.saturating_duration_since(at) < WINDOW);
+        if self.addresses.len() >= MOST_ADDRESSES || self.addresses.iter().any(|&(known, _)| known == address)
+        {
+            return false;
+        }
+        self.addresses.push((address, now));
+        true
+    }
+}
+
+impl Window {
+    /// Forgets what has left the window; returns the part of now.
+    fn advance(&mut self, now: Instant) -> usize {
+        let began = *self.began.get_or_insert(now);
+        let part =
+            (now.saturating_duration_since(began).as_millis() / (WINDOW.as_millis() / PARTS as u128)) as u64;
+        for passed in self.part + 1..=part.min(self.part + PARTS as u64) {
+            let passed = passed as usize % PARTS;
+            (self.answers[passed], self.outages[passed]) = (0, 0);
+        }
+        self.part = self.part.max(part);
+        self.part as usize % PARTS
+    }
+
+    fn is_over(&self, rate: u32, least: usize) -> bool {
+        let (answers, outages) = (self.answers.iter().sum::<u32>(), self.outages.iter().sum::<u32>());
+        rate > 0
+            && outages as usize >= least
+            && u64::from(outages) * 100 >= u64::from(rate) * (u64::from(outages) + u64::from(answers))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,184 @@
+use super::Admission::{Pass, Probe, Stop};
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+const RULES: Rules = Rules { failures: 3, rate: 0, cooldown: SECOND, max_cooldown: Duration::from_secs(5) };
+
+/// A breaker, and a clock that is moved by hand.
+struct Bench {
+    breaker: Breaker,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(rules: Rules) -> Self {
+        Self { breaker: Breaker::new(rules), now: Instant::now() }
+    }
+    fn wait(&mut self, time: Duration) -> &mut Self {
+        self.now += time;
+        self
+    }
+    fn outage(&mut self, address: u64) -> Option<Change> {
+        self.breaker.failed(self.now, address, false, None, 0)
+    }
+    fn probe_fails(&mut self) -> Option<Change> {
+        self.breaker.failed(self.now, 0, true, None, 0)
+    }
+    fn answer(&mut self) -> Option<Change> {
+        self.breaker.answered(self.now)
+    }
+    fn admit(&mut self) -> Admission {
+        self.breaker.admit(self.now)
+    }
+    fn open(&mut self) -> &mut Self {
+        for address in 0..self.breaker.rules.failures as u64 {
+            self.outage(address);
+        }
+        assert_eq!(self.admit(), Stop);
+        self
+    }
+}
+
+#[test]
+fn so_many_outages_in_a_row_open_it_and_an_answer_begins_anew() {
+    let mut bench = Bench::new(RULES);
+    assert_eq!((bench.outage(1), bench.outage(2), bench.answer()), (None, None, None));
+    assert_eq!((bench.outage(1), bench.outage(2), bench.admit()), (None, None, Pass));
+    assert_eq!(bench.outage(3), Some(Change::Opened { cooldown: SECOND }));
+    assert_eq!(bench.admit(), Stop);
+}
+
+#[test]
+fn one_address_counts_once_in_a_window() {
+    let mut bench = Bench::new(RULES);
+    for _ in 0..10_000 {
+        assert_eq!(bench.outage(1), None);
+    }
+    assert_eq!(bench.admit(), Pass);
+    // Beside good traffic it never opens, however long it lasts.
+    for _ in 0..100 {
+        assert_eq!(bench.wait(WINDOW).outage(1), None);
+        bench.answer();
+    }
+    assert_eq!(bench.admit(), Pass);
+    assert_eq!((bench.outage(1), bench.outage(2)), (None, None));
+    assert!(bench.outage(3).is_some(), "the twin: three addresses");
+}
+
+#[test]
+fn after_the_cooldown_one_check_finds_out() {
+    let mut bench = Bench::new(RULES);
+    bench.open().wait(SECOND / 2);
+    assert_eq!(bench.admit(), Stop);
+    bench.wait(SECOND / 2);
+    assert_eq!((bench.admit(), bench.admit()), (Probe, Stop));
+    assert_eq!(bench.answer(), Some(Change::Closed));
+    assert_eq!((bench.admit(), bench.answer()), (Pass, None));
+}
+
+#[test]
+fn each_probe_that_fails_doubles_the_cooldown_up_to_its_bound() {
+    let mut bench = Bench::new(RULES);
+    bench.open();
+    for seconds in [2, 4, 5, 5] {
+        bench.wait(Duration::from_secs(5));
+        assert_eq!(bench.admit(), Probe);
+        assert_eq!(bench.outage(7), None, "only the probe counts");
+        assert_eq!(bench.probe_fails(), Some(Change::Opened { cooldown: Duration::from_secs(seconds) }));
+        assert_eq!(bench.admit(), Stop);
+    }
+    bench.wait(Duration::from_secs(5)).admit();
+    bench.answer();
+    bench.open();
+    bench.wait(SECOND);
+    assert_eq!(bench.admit(), Probe, "the next outage begins with the first cooldown");
+}
+
+#[test]
+fn a_probe_without_an_end_leaves_the_finding_out_to_the_next() {
+    let mut bench = Bench::new(RULES);
+    bench.open().wait(SECOND);
+    assert_eq!(bench.admit(), Probe);
+    let now = bench.now;
+    bench.breaker.undecided(now);
+    assert_eq!((bench.admit(), bench.admit()), (Probe, Stop));
+}
+
+#[test]
+fn an_answer_to_what_was_asked_before_closes_it() {
+    let mut bench = Bench::new(RULES);
+    assert_eq!(bench.open().answer(), Some(Change::Closed));
+    assert_eq!(bench.admit(), Pass);
+}
+
+#[test]
+fn a_backend_may_ask_to_be_left_alone_within_bounds() {
+    for (asks, waits) in [(0, 1), (30, 30), (3600, 60)] {
+        let mut bench = Bench::new(RULES);
+        bench.outage(1);
+        bench.outage(2);
+        let asks = Some(Duration::from_secs(asks));
+        let opened = bench.breaker.failed(bench.now, 3, false, asks, 0);
+        assert_eq!(opened, Some(Change::Opened { cooldown: Duration::from_secs(waits) }));
+    }
+}
+
+#[test]
+fn jitter_makes_it_longer_by_a_tenth_at_most() {
+    for jitter in [0, 1, 500, 1023, u64::MAX] {
+        let mut bench = Bench::new(Rules { failures: 1, ..RULES });
+        let Some(Change::Opened { cooldown }) = bench.breaker.failed(bench.now, 1, false, None, jitter)
+        else {
+            panic!("stays closed");
+        };
+        assert!((SECOND..=SECOND * 11 / 10).contains(&cooldown), "{jitter}: {cooldown:?}");
+        assert_eq!(cooldown == SECOND, jitter == 0);
+    }
+}
+
+#[test]
+fn a_rate_opens_it_where_answers_come_between() {
+    let rules = Rules { rate: 50, ..RULES };
+    let mut bench = Bench::new(rules);
+    for address in 0..2 {
+        assert_eq!((bench.outage(address), bench.answer()), (None, None), "not enough to tell");
+    }
+    assert!(bench.outage(9).is_some());
+
+    // What has left the window does not count.
+    let mut bench = Bench::new(rules);
+    for address in 0..2 {
+        bench.outage(address);
+        bench.answer();
+    }
+    assert_eq!(bench.wait(WINDOW + SECOND).outage(9), None);
+
+    let mut bench = Bench::new(Rules { rate: 0, ..RULES });
+    for address in 0..100 {
+        assert_eq!((bench.outage(address), bench.answer()), (None, None));
+    }
+}
+
+#[test]
+fn without_failures_it_never_opens() {
+    let mut bench = Bench::new(Rules { failures: 0, rate: 1, ..RULES });
+    for address in 0..10_000 {
+        assert_eq!(bench.outage(address), None);
+    }
+    assert_eq!(bench.admit(), Pass);
+}
+
+#[test]
+fn another_client_s_outage_corroborates_one_s_own_does_not() {
+    let mut bench = Bench::new(RULES);
+    bench.outage(1);
+    let corroborates = |bench: &Bench, address| bench.breaker.corroborates(bench.now, address);
+    assert!(!corroborates(&bench, 1) && corroborates(&bench, 2));
+    bench.wait(WINDOW);
+    assert!(!corroborates(&bench, 2), "long ago");
+    bench.outage(1);
+    bench.answer();
+    assert!(!corroborates(&bench, 2), "answered since");
+    bench.open();
+    assert!(corroborates(&bench, 1));
+}

@@ -1,0 +1,191 @@
+//! The health of one endpoint, shared by all I/O threads: its breaker, what it has counted, and the log of its changes.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::breaker::{Admission, Breaker, Change, Rules};
+use crate::observe::{LogLevel, Logger};
+
+pub(crate) struct Health {
+    /// `scheme://host:port`
+    label: String,
+    log: Arc<Logger>,
+    breaker: Mutex<Breaker>,
+    /// Closed, with nothing against the endpoint: then nobody needs the lock.
+    spotless: AtomicBool,
+    /// Whether answers are counted, too.
+    counts_answers: bool,
+    opened: AtomicU64,
+    /// When it opened, for the log.
+    since: Mutex<Option<Instant>>,
+    /// Addresses are told apart by a keyed hash.
+    addresses: RandomState,
+}
+
+/// Leave to ask the endpoint once. What became of it is to be told; dropped, it says nothing for or against the endpoint.
+pub(crate) struct Permit<'a> {
+    health: &'a Health,
+    probe: bool,
+}
+
+impl Health {
+    pub(crate) fn new(label: String, rules: Rules, log: Arc<Logger>) -> Self {
+        Self {
+            label,
+            log,
+            breaker: Mutex::new(Breaker::new(rules)),
+            spotless: AtomicBool::new(true),
+            counts_answers: rules.rate > 0,
+            opened: AtomicU64::new(0),
+            since: Mutex::default(),
+            addresses: RandomState::new(),
+        }
+    }
+
+    /// `None`: the breaker is open.
+    pub(crate) fn admit(&self) -> Option<Permit<'_>> {
+        if self.spotless.load(Ordering::Relaxed) {
+            return Some(Permit { health: self, probe: false });
+        }
+        match self.breaker.lock().admit(Instant::now()) {
+            Admission::Pass => Some(Permit { health: self, probe: false }),
+            Admission::Probe => Some(Permit { health: self, probe: true }),
+            Admission::Stop => None,
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        !self.spotless.load(Ordering::Relaxed) && self.breaker.lock().is_open()
+    }
+
+    /// Whether somebody else than this client has met an outage lately, and nobody an answer since.
+    pub(crate) fn corroborates(&self, client: &[u8]) -> bool {
+        !self.spotless.load(Ordering::Relaxed)
+            && self.breaker.lock().corroborates(Instant::now(), self.addresses.hash_one(client))
+    }
+
+    /// How often it has opened: whoever keeps the number learns that it has opened since.
+    pub(crate) fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Acquire)
+    }
+
+    /// `scheme://host:port`
+    pub(crate) fn label(&self) -> &str {
+        &self.label
+    }
+
+    fn answered(&self) {
+        if self.spotless.load(Ordering::Relaxed) && !self.counts_answers {
+            return;
+        }
+        let change = {
+            let mut breaker = self.breaker.lock();
+            let change = breaker.answered(Instant::now());
+            self.spotless.store(true, Ordering::Relaxed);
+            change
+        };
+        if change == Some(Change::Closed) {
+            let since = self.since.lock().take();
+            self.log.log(LogLevel::Warn, || {
+                let after = since.map_or(Duration::ZERO, |since| since.elapsed());
+                format!(
+                    "{} answers again after {:.1} s: the breaker is closed",
+                    self.label,
+                    after.as_secs_f64()
+                )
+            });
+        }
+    }
+
+    fn failed(&self, client: &[u8], probe: bool, retry_after: Option<Duration>, why: &str) {
+        let change = {
+            let mut breaker = self.breaker.lock();
+            let now = Instant::now();
+            let (address, jitter) = (self.addresses.hash_one(client), self.addresses.hash_one(now));
+            let change = breaker.failed(now, address, probe, retry_after, jitter);
+            // Under the lock, as an answer stores it: the later of the two stands.
+            self.spotless.store(false, Ordering::Relaxed);
+            change
+        };
+        let Some(Change::Opened { cooldown }) = change else { return };
+        self.opened.fetch_add(1, Ordering::Release);
+        let first = self.since.lock().replace(Instant::now()).is_none();
+        let level = if first { LogLevel::Warn } else { LogLevel::Info };
+        self.log.log(level, || {
+            format!(
+                "{} gives no answers: the breaker is open, next try in {:.1} s ({why})",
+                self.label,
+                cooldown.as_secs_f64()
+            )
+        });
+    }
+}
+
+impl Permit<'_> {
+    /// The endpoint has answered, whatever it said.
+    pub(crate) fn answered(mut self) {
+        self.probe = false;
+        self.health.answered();
+    }
+
+    /// The endpoint gave this client no answer. `client` tells clients apart: an address. `retry_after`: what an
+    /// unavailable backend asked for.
+    pub(crate) fn failed(mut self, client: &[u8], retry_after: Option<Duration>, why: &str) {
+        let probe = std::mem::take(&mut self.probe);
+        self.health.failed(client, probe, retry_after, why);
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        if self.probe {
+            self.health.breaker.lock().undecided(Instant::now());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn health(failures: usize) -> Health {
+        let rules = Rules {
+            failures,
+            rate: 0,
+            cooldown: Duration::from_secs(1),
+            max_cooldown: Duration::from_secs(9),
+        };
+        Health::new("http://a:1".into(), rules, Arc::new(Logger::new(LogLevel::Off, None)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_is_dropped_is_taken_by_the_next_check() {
+        let health = health(1);
+        health.admit().unwrap().failed(b"a", None, "");
+        assert!(health.admit().is_none() && health.is_open());
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let probe = health.admit().unwrap();
+        assert!(health.admit().is_none());
+        drop(probe);
+        health.admit().unwrap().answered();
+        assert!(!health.is_open());
+        assert_eq!(health.opened(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_takes_back_what_was_held_against_it() {
+        let health = health(2);
+        for client in [b"a", b"b", b"c"] {
+            health.admit().unwrap().failed(client, None, "");
+            assert!(health.corroborates(b"x") && !health.corroborates(client));
+            health.admit().unwrap().answered();
+            assert!(!health.corroborates(b"x"));
+        }
+        assert_eq!(health.opened(), 0);
+    }
+}
