@@ -323,7 +323,9 @@ fn a_decision_goes_out_while_the_input_waits() {
 #[test]
 fn a_hundred_thousand_lines_take_no_more_memory_than_twenty_thousand() {
     let backend = Backend::start(&["--quiet"]);
-    let mut verify = Running::start(&backend.url, &["--set", "pool.max_connections=16"]);
+    // Time enough for a busy machine: what is counted here is memory.
+    let keys = ["--set", "pool.max_connections=16", "--set", "timeout=1m"];
+    let mut verify = Running::start(&backend.url, &keys);
     let mut stdin = verify.stdin.take().unwrap();
     let (go_on, wait) = channel::bounded::<()>(1);
     // On a thread, since the command reads no more lines than it can decide.

@@ -181,7 +181,7 @@ fn inbox_capacity_bounds_what_is_pending_exactly() {
     // A place that a cancel makes free is free, as soon as the I/O thread has let go of it.
     assert!(engine.cancel(outcomes[7].unwrap()));
     let more = Check { session_id: b"more", ..good() };
-    support::until(|| engine.submit(&more, &collect.receiver(), 200) != Err(SubmitError::Full));
+    until(|| engine.submit(&more, &collect.receiver(), 200) != Err(SubmitError::Full));
     assert_eq!(engine.submit(&good(), &collect.receiver(), 201), Err(SubmitError::Full));
     gate.open();
     assert!(collect.wait(100).iter().all(|(_, decision)| decision.allows()));
