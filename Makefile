@@ -5,7 +5,7 @@ CARGO ?= cargo
 FEATURES = --features command
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup toolchain check unit memcheck sanitize bench-memory
+.PHONY: help demo test setup toolchain check unit memcheck sanitize bench-memory miri
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ bench-memory: toolchain ## what a remembered decision, a lookup and a joiner cos
 	$(CC) -std=gnu11 -O2 -Wall -Wextra -rdynamic -Iinclude -o target/benches/remembered benches/remembered.c \
 		target/release/libalta_auth.so -ldl -Wl,-rpath,$(CURDIR)/target/benches
 	target/benches/remembered
+
+miri: ## the pointers of the C ABI under miri; needs nightly Rust with miri
+	$(CARGO) +nightly miri test --locked --lib ffi::
 
 # install, uninstall, deb
 include packaging/install.mk
