@@ -30,8 +30,8 @@ fn program(directory: &Path) -> Command {
     make.arg(format!("LIB_DIR={lib}")).arg(format!("OUT={}", out.display())).arg("build");
     succeed(&mut make);
     let mut program = Command::new(out.join("contract"));
-    // Enough to race; the large figures are for `make -C tests/contract run`.
-    program.env("CONTRACT_ENGINES", "100").env("CONTRACT_CHECKS", "20000");
+    // Checks as many as the contract names; a thousand engines are for `make -C tests/contract run`.
+    program.env("CONTRACT_ENGINES", "100").env("CONTRACT_CHECKS", "100000");
     program
 }
 
