@@ -22,6 +22,8 @@ static const reply held = {.status = 200, .hold = true};
 
 /* The threads named alta-* block every signal that can be blocked; returns how many there are. */
 static size_t check_signal_masks(void) {
+    /* valgrind keeps its program's masks to itself: the kernel shows what valgrind blocks just then. */
+    bool own_masks = strcmp(run_under(), "valgrind") == 0;
     size_t seen_threads = 0;
     DIR *directory = opendir("/proc/self/task");
     CHECK(directory != NULL);
@@ -47,7 +49,7 @@ static size_t check_signal_masks(void) {
         for (int signal_number = 1; signal_number <= 64; signal_number++) {
             bool blockable = signal_number != SIGKILL && signal_number != SIGSTOP &&
                              (signal_number < 32 || signal_number >= SIGRTMIN); /* glibc keeps 32 and 33 */
-            if (blockable && !(blocked >> (signal_number - 1) & 1)) {
+            if (blockable && !own_masks && !(blocked >> (signal_number - 1) & 1)) {
                 fail(__FILE__, __LINE__, "%s does not block signal %d", name, signal_number);
             }
         }
