@@ -5,7 +5,7 @@ CARGO ?= cargo
 FEATURES = --features command
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup toolchain check unit memcheck sanitize bench-memory miri
+.PHONY: help demo test setup toolchain check unit memcheck sanitize bench-memory miri bench-abi
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ bench-memory: toolchain ## what a remembered decision, a lookup and a joiner cos
 
 miri: ## the pointers of the C ABI under miri; needs nightly Rust with miri
 	$(CARGO) +nightly miri test --locked --lib ffi::
+
+bench-abi: ## what the C ABI costs over the Rust API
+	@benches/abi_overhead/measure
 
 # install, uninstall, deb
 include packaging/install.mk
