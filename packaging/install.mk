@@ -72,6 +72,7 @@ deb: ## Debian packages of the C library, in target/debian
 		DESTDIR=$(ALTA_TREE)/target/stage PREFIX=/usr LIBDIR=/usr/lib/$(ALTA_MULTIARCH)
 	ln -sfn usr/lib/$(ALTA_MULTIARCH) $(ALTA_TREE)/target/stage/lib
 	strip --strip-unneeded $(ALTA_TREE)/target/stage/usr/lib/$(ALTA_MULTIARCH)/libalta_auth.so.$(ALTA_VERSION)
+	strip --strip-debug $(ALTA_TREE)/target/stage/usr/lib/$(ALTA_MULTIARCH)/libalta_auth.a
 	cd $(ALTA_TREE) && $(CARGO) deb --no-build --no-strip --multiarch=same
 	cd $(ALTA_TREE) && $(CARGO) deb --no-build --no-strip --multiarch=same --variant=dev
 
