@@ -81,6 +81,10 @@ use crate::observe::{LogLevel, Logger, Stats};
 use crate::sys;
 use crate::transport::Transport;
 
+/// Between the end of an I/O thread's work by a defect and its new beginning, so that one that comes again at once does
+/// not take a core for itself.
+const RESTART_PAUSE: Duration = Duration::from_millis(10);
+
 /// Why an engine could not be made.
 #[derive(Debug)]
 pub enum StartError {
@@ -108,6 +112,7 @@ pub struct Engine {
     /// The next queue's number; 0 stands for none.
     queues: AtomicU32,
     callbacks: Arc<Callbacks>,
+    reloading: Mutex<()>,
 }
 
 impl Engine {
@@ -129,6 +134,7 @@ impl Engine {
             threads: Mutex::default(),
             queues: AtomicU32::new(1),
             callbacks: Arc::new(callbacks),
+            reloading: Mutex::default(),
         };
         for (index, outlet) in outlets.into_iter().enumerate() {
             // An error drops the engine, which ends the threads that did start.
@@ -229,6 +235,8 @@ impl Engine {
     /// before. On an error nothing has changed. Keys that shape threads and tables are refused by name.
     pub fn reload(&self, config: &Config) -> Result<(), StartError> {
         let settings = Arc::new(config.settings().map_err(StartError::Config)?);
+        // One at a time: each keeps, or not, what the one before it had.
+        let _turn = self.reloading.lock();
         let now = self.core.policy();
         for (key, before, after) in [
             ("threads.io", now.settings.threads_io, settings.threads_io),
@@ -342,16 +350,29 @@ impl Engine {
         let core = Arc::clone(&self.core);
         sys::spawn(format!("alta-io-{index}"), move || {
             let _hooks = hooks.enter();
-            let local = LocalSet::new();
-            local.block_on(&runtime, async {
-                let of = core.inboxes.len();
-                let transports = Transports::new(move |policy| {
-                    Transport::new(Arc::clone(&policy.shared), Arc::clone(&policy.gauges), index, of)
+            let mut outlet = outlet;
+            loop {
+                let next = outlet.again();
+                let (core, of) = (Arc::clone(&core), core.inboxes.len());
+                let local = LocalSet::new();
+                let ended = local.block_on(&runtime, async {
+                    let transports = Transports::new(move |policy| {
+                        Transport::new(Arc::clone(&policy.shared), Arc::clone(&policy.gauges), index, of)
+                    });
+                    let work = Shard::new(Arc::clone(&core), outlet, transports, index).run();
+                    // As a task of the local set: being woken by its neighbours then costs no system call.
+                    tokio::task::spawn_local(work).await
                 });
-                let work = Shard::new(core, outlet, transports, index).run();
-                // As a task of the local set: being woken by its neighbours then costs no system call.
-                let _ = tokio::task::spawn_local(work).await;
-            });
+                // With its tasks goes all that they owed: it is answered by being dropped.
+                drop(local);
+                if ended.is_ok() {
+                    return;
+                }
+                // A defect. What it had taken in is answered; what waits, and what comes, goes to another one.
+                core.note_restart(index);
+                std::thread::sleep(RESTART_PAUSE);
+                outlet = next;
+            }
         })
     }
 

@@ -24,7 +24,7 @@ use super::watching::Watching;
 use crate::backend::Answer;
 use crate::check::{Check, Draft};
 use crate::decision::{Cause, Decision};
-use crate::observe::{EndpointStats, Logger, Stats};
+use crate::observe::{EndpointStats, LogLevel, Logger, Stats};
 use crate::sys::ForkMark;
 use crate::transport::PoolGauges;
 
@@ -54,6 +54,8 @@ pub(crate) struct Core {
     began: Instant,
     pub(crate) replies_from_cache: AtomicU64,
     pub(crate) texts_dropped: AtomicU64,
+    /// Defects that an I/O thread did not survive.
+    restarts: AtomicU64,
 }
 
 /// The state of the pools, of all policies.
@@ -117,6 +119,7 @@ impl Core {
             seed: number(24),
             replies_from_cache: AtomicU64::new(0),
             texts_dropped: AtomicU64::new(0),
+            restarts: AtomicU64::new(0),
         })
     }
 
@@ -281,6 +284,16 @@ impl Core {
         self.texts_dropped.fetch_add(u64::from(answer.dropped_text), Ordering::Relaxed);
     }
 
+    /// The work of an I/O thread ended by a defect, and begins anew.
+    pub(crate) fn note_restart(&self, thread: usize) {
+        self.restarts.fetch_add(1, Ordering::Relaxed);
+        self.log.log(LogLevel::Error, || {
+            format!(
+                "a defect ended the work of alta-io-{thread}; its checks were answered, and it begins anew"
+            )
+        });
+    }
+
     pub(crate) fn stats(&self) -> Stats {
         let counts = self.ledger.counts();
         let gauges = self.gauges.lock();
@@ -305,6 +318,7 @@ impl Core {
             watch_decisions: read(&self.watches.told),
             revoked: self.revocations.count(),
             endpoints: self.endpoints(),
+            restarts: read(&self.restarts),
             replies_from_cache: read(&self.replies_from_cache),
             texts_dropped: read(&self.texts_dropped),
             connections_opened: gauges.opened + gauges.sum(|endpoint| &endpoint.opened),

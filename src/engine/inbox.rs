@@ -43,6 +43,9 @@ pub(crate) enum News {
     Unwatch(u64),
     /// What these were told is void.
     Void(Whose),
+    /// A defect, for a test of what comes after it.
+    #[cfg(test)]
+    Panic,
 }
 
 /// Whose watches.
@@ -129,6 +132,12 @@ impl Inbox {
 }
 
 impl Outlet {
+    /// For another one who takes in what comes here, after this one.
+    pub(crate) fn again(&self) -> Self {
+        let hooked = self.hooked.clone();
+        Self { messages: self.messages.clone(), shared: Arc::clone(&self.shared), hooked }
+    }
+
     pub(crate) fn next(&self) -> Option<Message> {
         self.messages.try_recv().ok()
     }

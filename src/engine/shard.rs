@@ -123,6 +123,8 @@ impl Shard {
                 News::Watch(watch, asked) => self.begin_watch(watch, asked),
                 News::Unwatch(ticket) => drop(self.drop_watch(ticket)),
                 News::Void(whose) => self.void(whose),
+                #[cfg(test)]
+                News::Panic => panic!("a defect"),
             }
         }
     }

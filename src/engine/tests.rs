@@ -4,6 +4,7 @@ mod breakers;
 mod deadlines;
 mod flights;
 mod ledger;
+mod rebirth;
 mod reference;
 mod revocations;
 mod support;

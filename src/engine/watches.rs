@@ -18,7 +18,7 @@ use super::limits::Limits;
 use super::policy::Policy;
 use super::watch::Watch;
 use crate::check::Question;
-use crate::decision::Decision;
+use crate::decision::{Cause, Decision, Verdict};
 
 pub(super) struct Watched {
     pub(super) watch: Arc<Watch>,
@@ -155,6 +155,20 @@ impl Watches {
             Whose::Session(session) | Whose::Displaced(session) => listed(&self.of_session, session),
             Whose::User(user) => listed(&self.of_user, user),
             Whose::All => self.by_ticket.keys().copied().collect(),
+        }
+    }
+}
+
+/// Whatever went wrong, the hosts are waiting: each is told that nothing comes any more, and what it knows stands.
+impl Drop for Watches {
+    fn drop(&mut self) {
+        for (_, Watched { watch, .. }) in self.by_ticket.drain() {
+            let verdict = watch.verdict().unwrap_or(Verdict::Deny);
+            if let Some((receiver, completed)) =
+                watch.end(Cause::Internal, verdict, "a defect in the engine, caught")
+            {
+                receiver.receive(&mut vec![completed]);
+            }
         }
     }
 }

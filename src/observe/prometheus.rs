@@ -58,6 +58,12 @@ impl Stats {
             "Replies with a user id or location not fit to pass on.",
             self.texts_dropped,
         );
+        page.one(
+            "io_thread_restarts_total",
+            "counter",
+            "Defects of the library that ended the work of an I/O thread, which began anew.",
+            self.restarts,
+        );
         page.one("connections_opened_total", "counter", "Connections established.", self.connections_opened);
         page.one("connections_open", "gauge", "Connections.", self.connections_open);
         page.one("connections_idle", "gauge", "Connections without an exchange.", self.connections_idle);
