@@ -43,12 +43,15 @@ pub(crate) struct ReplyRules {
 impl ReplyRules {
     pub(crate) fn new(settings: &Settings) -> Self {
         let own = settings.headers.iter().map(super::HeaderField::name);
+        // Of several URLs, each must send it.
+        let authorized = settings.backends.iter().all(|url| url.authorization.is_some());
+        let authorization = authorized.then_some("Authorization");
         Self {
             allow: settings.allow_statuses.clone(),
             unavailable: settings.unavailable_statuses.clone(),
             body: settings.verdict_body.clone(),
             ttl: settings.ttl.clone(),
-            sent: ["Host", "Authorization"].into_iter().chain(FIVE).chain(own).map(Into::into).collect(),
+            sent: ["Host"].into_iter().chain(authorization).chain(FIVE).chain(own).map(Into::into).collect(),
         }
     }
 }

@@ -203,6 +203,7 @@ pub(super) fn quoted(value: &str) -> String {
 fn show_size(bytes: usize) -> String {
     match bytes {
         0 => "0".to_owned(),
+        _ if bytes.is_multiple_of(1024 * 1024 * 1024) => format!("{}GiB", bytes / (1024 * 1024 * 1024)),
         _ if bytes.is_multiple_of(1024 * 1024) => format!("{}MiB", bytes / (1024 * 1024)),
         _ if bytes.is_multiple_of(1024) => format!("{}KiB", bytes / 1024),
         _ => bytes.to_string(),
@@ -257,11 +258,12 @@ fn parse_size(text: &str) -> Result<usize, String> {
         (Some(n), "") => Some((n, 1)),
         (Some(n), "KiB") => Some((n, 1024)),
         (Some(n), "MiB") => Some((n, 1024 * 1024)),
+        (Some(n), "GiB") => Some((n, 1024 * 1024 * 1024)),
         _ => None,
     };
     let (n, bytes) = bytes_per_unit.ok_or_else(|| {
         format!(
-            "{} is not a size; write a whole number of bytes, or with KiB or MiB, e.g. 64KiB",
+            "{} is not a size; write a whole number of bytes, or with KiB, MiB or GiB, e.g. 64KiB",
             quoted(text)
         )
     })?;

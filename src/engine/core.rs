@@ -247,9 +247,14 @@ impl Core {
         self.hash(Domain::User, id)
     }
 
-    /// Milliseconds of the engine's time.
+    /// Milliseconds of the engine's time, rounded down: when something began.
     pub(crate) fn milliseconds(&self, at: Instant) -> u64 {
         at.saturating_duration_since(self.began).as_millis() as u64
+    }
+
+    /// Rounded up: what is left until then is never more than there is.
+    pub(crate) fn milliseconds_up(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.began).as_nanos().div_ceil(1_000_000) as u64
     }
 
     /// The time at which so many milliseconds had passed.

@@ -34,7 +34,7 @@ impl Core {
     ) -> Option<Recalled> {
         let settings = &policy.settings;
         let instant = now;
-        let now = self.milliseconds(now);
+        let now = self.milliseconds_up(now);
         let recalled = self.if_it_holds(policy, question, session, |record| {
             let left = record.left(now, settings.ttl.max).or_else(|| {
                 let in_use = watched || record.idle(now) <= settings.expired_idle;
@@ -61,7 +61,7 @@ impl Core {
         now: Instant,
     ) -> Option<Decision> {
         let instant = now;
-        let now = self.milliseconds(now);
+        let now = self.milliseconds_up(now);
         let decision = self.if_it_holds(policy, question, session, |record| {
             let left = record.left(now, policy.settings.ttl.max)?;
             record.touch(now);
@@ -83,7 +83,7 @@ impl Core {
         if settings.last_known == Duration::ZERO {
             return None;
         }
-        let now = self.milliseconds(now);
+        let now = self.milliseconds_up(now);
         self.if_it_holds(policy, question, session, |record| {
             let known = record.is_known(now, settings.ttl.max, settings.last_known);
             known.then(|| record.decision(Origin::LastKnown, 0))

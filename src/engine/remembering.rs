@@ -14,6 +14,7 @@ use super::revocations::Mark;
 use super::shard::Shard;
 use crate::backend::{Answer, jittered};
 use crate::check::Question;
+use crate::config::Settings;
 use crate::decision::{Decision, Origin, Texts, Verdict};
 use crate::memory::{Facts, Record};
 use crate::outage::Health;
@@ -38,6 +39,17 @@ impl Asked {
 impl Flight {
     pub(super) fn about(&self) -> About<'_> {
         About { policy: &self.policy, question: &self.question, mark: self.mark }
+    }
+}
+
+/// From when on a decision is of no use to anyone.
+fn of_use_until(record: &Record, settings: &Settings) -> u64 {
+    let known = record.known_until(settings.ttl.max, settings.last_known);
+    // What has expired may be kept for whoever still asks.
+    if settings.expired_keep && record.allows() {
+        known.max(record.in_use_until(settings.expired_idle))
+    } else {
+        known
     }
 }
 
@@ -84,8 +96,7 @@ impl Shard {
         let record = Record::new(&answer, &facts);
         let mut decision = record.decision(Origin::Backend, ttl.as_millis() as u64);
         decision.reason = answer.reason;
-        let until = record.known_until(settings.ttl.max, settings.last_known);
-        self.sweeping.borrow_mut().note(mark.session, until);
+        self.sweeping.borrow_mut().note(mark.session, of_use_until(&record, settings));
         policy.memory.put(mark.session, record);
         decision
     }
@@ -100,7 +111,7 @@ impl Shard {
             let Some(session) = session else { return };
             let next = Cell::new(u64::MAX);
             policy.memory.keep(session, |record| {
-                let until = record.known_until(settings.ttl.max, settings.last_known);
+                let until = of_use_until(record, settings);
                 if until > now {
                     next.set(next.get().min(until));
                 }

@@ -101,7 +101,13 @@ impl Record {
         self.repeatable && now < self.known_until(bound, last_known)
     }
 
-    /// From when on it is of no use to anyone.
+    /// From when on it is no more in use, if nobody asks for it.
+    pub(crate) fn in_use_until(&self, idle: Duration) -> u64 {
+        let used = (u64::from(self.used.load(Ordering::Relaxed)) + 1) * 1000;
+        used.saturating_add(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// From when on it can neither be reused nor repeated.
     pub(crate) fn known_until(&self, bound: Duration, last_known: Duration) -> u64 {
         let last_known = if self.repeatable { last_known } else { Duration::ZERO };
         self.end(bound).saturating_add(u64::try_from(last_known.as_millis()).unwrap_or(u64::MAX))
