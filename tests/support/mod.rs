@@ -16,6 +16,7 @@ mod process;
 mod rerun;
 mod scripted;
 mod servers;
+mod twins;
 mod wire;
 
 use std::time::Duration;
@@ -32,6 +33,7 @@ pub(crate) use process::Process;
 pub(crate) use rerun::{Rerun, not_possible_here};
 pub(crate) use scripted::{Gate, Reply, Request, Scripted};
 pub(crate) use servers::{Framing, Server};
+pub(crate) use twins::twins;
 pub(crate) use wire::{PREFACE, Wire};
 
 /// How long a test waits for what must happen. Reached only by a test that fails.
