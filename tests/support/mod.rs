@@ -17,6 +17,7 @@ mod rerun;
 mod scripted;
 mod servers;
 mod twins;
+mod warmed;
 mod wire;
 
 use std::time::Duration;
@@ -34,6 +35,7 @@ pub(crate) use rerun::{Rerun, not_possible_here};
 pub(crate) use scripted::{Gate, Reply, Request, Scripted};
 pub(crate) use servers::{Framing, Server};
 pub(crate) use twins::twins;
+pub(crate) use warmed::{assert_remembered, reaped, warmed};
 pub(crate) use wire::{PREFACE, Wire};
 
 /// How long a test waits for what must happen. Reached only by a test that fails.
