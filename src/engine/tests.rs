@@ -3,9 +3,13 @@
 mod breakers;
 mod deadlines;
 mod flights;
+mod last_known;
 mod ledger;
+mod memory;
 mod rebirth;
 mod reference;
+mod refresh;
 mod revocations;
 mod support;
+mod viewers;
 mod watches;
