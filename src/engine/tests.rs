@@ -3,9 +3,11 @@
 mod breakers;
 mod deadlines;
 mod flights;
+mod forgetting;
 mod last_known;
 mod ledger;
 mod memory;
+mod order;
 mod rebirth;
 mod reference;
 mod refresh;
