@@ -7,6 +7,7 @@ mod forgetting;
 mod last_known;
 mod ledger;
 mod memory;
+mod ministra;
 mod order;
 mod rebirth;
 mod reference;
