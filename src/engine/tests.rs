@@ -4,6 +4,7 @@ mod breakers;
 mod deadlines;
 mod flights;
 mod forgetting;
+mod kept;
 mod last_known;
 mod ledger;
 mod memory;
