@@ -267,3 +267,16 @@ async fn with_ask_each_lifetime_is_asked_for() {
         .await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn it_never_says_more_than_is_left() {
+    with_viewers(&[], allow_for(10), |viewers| async move {
+        let check = check("s", "");
+        viewers.ask(&check).await;
+        pass(std::time::Duration::from_micros(2_500_300)).await;
+        // 7,499.7 ms are left.
+        assert_eq!(viewers.ask(&check).await.ttl.as_millis(), 7_499, "rounded down");
+        assert_eq!(viewers.lookup(&check).unwrap().ttl.as_millis(), 7_499, "rounded down");
+    })
+    .await;
+}
