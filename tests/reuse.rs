@@ -298,6 +298,11 @@ fn an_answer_that_varies_with_what_was_not_sent_is_not_remembered() {
 }
 
 #[test]
+fn an_answer_that_varies_with_credentials_that_were_not_sent_is_not_remembered() {
+    assert_allows_reused(&[("Cache-Control: max-age=600|Vary: Authorization", 0)], &[]);
+}
+
+#[test]
 fn an_answer_that_varies_with_the_credentials_of_the_url_is_remembered_when_they_were_sent() {
     let backend = Scripted::always(allow("Cache-Control: max-age=600|Vary: Authorization"));
     let engine = engine(&format!("http://user:secret@{}/auth", backend.address()), &[]);
