@@ -113,6 +113,19 @@ fn case(key: &str, url: &str, files: &Files) -> Option<(Keys, Keys)> {
         "expired.idle" => one("expired.idle", "5m"),
         "memory.max_decisions" => one("memory.max_decisions", "1000"),
         "memory.max_bytes" => one("memory.max_bytes", "64MiB"),
+        "backend.mode" => one("backend.mode", "balance"),
+        "any.deny" => one("any.deny", "first"),
+        "breaker.failures" => one("breaker.failures", "7"),
+        "breaker.rate" => one("breaker.rate", "50%"),
+        "breaker.cooldown" => one("breaker.cooldown", "2s"),
+        "breaker.max_cooldown" => one("breaker.max_cooldown", "9s"),
+        "fail_open" => one("fail_open", "corroborated"),
+        "overload" => one("overload", "default"),
+        "watch.max" => one("watch.max", "10"),
+        "watch.max_rate" => one("watch.max_rate", "10"),
+        "watch.interval" => one("watch.interval", "10s"),
+        "sessions.enforce" => one("sessions.enforce", "newest"),
+        "sessions.idle" => one("sessions.idle", "10s"),
         "pool.max_connections" => one("pool.max_connections", "8"),
         "pool.idle_timeout" => one("pool.idle_timeout", "1s"),
         "pool.max_age" => one("pool.max_age", "1m"),
@@ -168,8 +181,10 @@ fn a_new_value_of_each_key_keeps_or_forgets_as_its_documentation_says() {
 
 /// Written down once more, apart from the table of keys: what shapes request, verdict, lifetime or TLS. `ttl.max` is
 /// no such key, because a lower one cuts what is remembered, below.
-const MUST_FORGET: [&str; 23] = [
+const MUST_FORGET: [&str; 25] = [
     // Who is asked, and what.
+    "backend.mode",
+    "any.deny",
     "backend.url",
     "scope",
     "path.check",

@@ -334,10 +334,10 @@ mod tests {
         for text in ["0", "1ms", "1500ms", "2s", "90s", "10m", "90m", "24h", "720h"] {
             assert_eq!(show_duration(parse_duration(text).unwrap()), text);
         }
-        for text in ["0", "1", "1000", "1KiB", "64KiB", "1025", "3MiB"] {
+        for text in ["0", "1", "1000", "1KiB", "64KiB", "1025", "3MiB", "2GiB"] {
             assert_eq!(show_size(parse_size(text).unwrap()), text);
         }
-        for bad in ["", "KiB", "64KB", "64kib", "64 KiB", "-1", "1.5MiB", "1GiB"] {
+        for bad in ["", "KiB", "64KB", "64kib", "64 KiB", "-1", "1.5MiB", "1GB"] {
             assert!(parse_size(bad).unwrap_err().contains("is not a size"), "{bad}");
         }
         assert_eq!(parse_size("99999999999999999999MiB"), Ok(usize::MAX));

@@ -97,7 +97,7 @@ fn every_bad_value_is_told_with_its_key_and_a_way_out() {
         (
             "verdict.max_body",
             "64KB",
-            r#"verdict.max_body: "64KB" is not a size; write a whole number of bytes, or with KiB or MiB, e.g. 64KiB"#,
+            r#"verdict.max_body: "64KB" is not a size; write a whole number of bytes, or with KiB, MiB or GiB, e.g. 64KiB"#,
         ),
         ("verdict.max_body", "65KiB", "verdict.max_body: 65KiB is too high; write 1 to 64KiB"),
         ("verdict.max_body", "0", "verdict.max_body: 0 is too low; write 1 to 64KiB"),

@@ -159,7 +159,7 @@ impl Viewers {
             config.set(key, value).unwrap();
         }
         let now = self.bench.core.policy();
-        let policy = policy(Arc::new(config.settings().unwrap()), Some(&now)).unwrap();
+        let policy = policy(Arc::new(config.settings().unwrap()), Some(&now), &self.bench.core.log).unwrap();
         let forgets = !Arc::ptr_eq(&policy.memory, &now.memory);
         self.bench.core.set_policy(policy);
         if forgets {
