@@ -2,7 +2,7 @@
  * allocations a lookup, memory a decision, and CPU a joiner on the library's threads. `make bench-memory` builds and runs it.
  *
  * The backend is a process of its own that answers at once, or after 50 ms where the query says so. Void, and exit 1, if a
- * verdict or origin is not what it must be. */
+ * verdict or origin is not what it must be. With an argument: one part, once, for callgrind: `few` or `joiners`. */
 #define _GNU_SOURCE
 #include <alta_auth.h>
 #include <arpa/inet.h>
@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 static _Atomic unsigned long allocations;
+static int once; /* for callgrind */
 
 /* Every allocation of the process comes through here, those of the shared library too. */
 void *malloc(size_t size) {
@@ -180,13 +181,13 @@ static void lookups(alta_auth_engine *on, unsigned long sessions) {
     enum { ROUNDS = 15, EACH = 200000 };
     static char ids[EACH][32];
     static alta_auth_request checks[EACH];
-    double rounds[ROUNDS];
+    double rounds[ROUNDS] = {0};
     unsigned long random = 88172645463325252UL, allocated = 0;
     for (int i = 0; i < EACH; i++) {
         random ^= random << 13, random ^= random >> 7, random ^= random << 17;
         checks[i] = request(random % sessions, ids[i]);
     }
-    for (int round = 0; round < ROUNDS; round++) {
+    for (int round = 0; round < (once ? 1 : ROUNDS); round++) {
         alta_auth_decision decision = ALTA_AUTH_DECISION_INIT;
         unsigned long before = atomic_load(&allocations);
         double began = now_ns(CLOCK_THREAD_CPUTIME_ID);
@@ -241,9 +242,9 @@ static void decided(void *user_data, const alta_auth_decision *decision) {
 
 static void joiners(unsigned port) {
     enum { ROUNDS = 15, JOINERS = 10000 };
-    double rounds[ROUNDS];
+    double rounds[ROUNDS] = {0};
     alta_auth_engine *on = engine(port);
-    for (int round = 0; round < ROUNDS; round++) {
+    for (int round = 0; round < (once ? 1 : ROUNDS); round++) {
         char id[32];
         alta_auth_request check = request((unsigned long)round, id);
         check.query = alta_auth_str_of("slow=1&token=0123456789abcdef0123456789ab");
@@ -261,7 +262,7 @@ static void joiners(unsigned port) {
     }
     alta_auth_stats stats = ALTA_AUTH_STATS_INIT;
     alta_auth_stats_read(on, &stats);
-    if (stats.exchanges != ROUNDS) {
+    if (stats.exchanges != (once ? 1 : ROUNDS)) {
         die("more than one exchange");
     }
     qsort(rounds, ROUNDS, sizeof *rounds, by_size);
@@ -281,14 +282,23 @@ static double resident(void) {
     return (double)pages * (double)sysconf(_SC_PAGESIZE);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     enum { FEW = 1024, MANY = 1000000 };
     setvbuf(stdout, NULL, _IOLBF, 0);
+    once = argc > 1;
     unsigned port = start_backend();
-    joiners(port);
+    if (!once || strcmp(argv[1], "joiners") == 0) {
+        joiners(port);
+    }
+    if (once && strcmp(argv[1], "few") != 0) {
+        return 0;
+    }
     alta_auth_engine *on = engine(port);
     remember(on, 0, FEW);
     lookups(on, FEW);
+    if (once) {
+        return 0;
+    }
     double before = resident();
     double began = now_ns(CLOCK_MONOTONIC);
     remember(on, FEW, MANY);

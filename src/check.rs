@@ -11,6 +11,7 @@
 //! * A fragment in the query is dropped.
 
 mod path;
+mod scan;
 
 use std::cell::Cell;
 use std::fmt;
@@ -321,20 +322,18 @@ impl Layout {
     }
 
     fn user_agent(&mut self, raw: &[u8]) -> Result<usize, Invalid> {
-        if raw.iter().any(|&byte| breaks_line(byte)) {
-            return Err(Invalid::new(Field::UserAgent, Why::LineBreak));
-        }
+        unbroken(Field::UserAgent, raw)?;
         let raw = trimmed(raw);
         self.cleaned(Field::UserAgent, trimmed(&raw[..raw.len().min(limits::USER_AGENT)]))
     }
 
     fn query(&mut self, raw: &[u8]) -> Result<usize, Invalid> {
         within(Field::Query, raw, limits::QUERY)?;
-        if raw.iter().any(|&byte| breaks_line(byte)) {
-            return Err(Invalid::new(Field::Query, Why::LineBreak));
-        }
-        let end = raw.iter().position(|&byte| byte == b'#').unwrap_or(raw.len());
-        self.cleaned(Field::Query, &raw[..end])
+        // What follows a fragment's sign is looked at too.
+        unbroken(Field::Query, raw)?;
+        let fragment = !scan::lacks(raw, b'#', b'#');
+        let end = if fragment { raw.iter().position(|&byte| byte == b'#') } else { None };
+        self.cleaned(Field::Query, &raw[..end.unwrap_or(raw.len())])
     }
 
     fn scope_and_path(&mut self, check: &Check<'_>, rules: Rules) -> Result<(), Invalid> {
@@ -363,16 +362,14 @@ impl Layout {
     /// Appends a field, its control bytes made spaces, and notes its length. Control bytes at an end are
     /// space by then, and go as space does.
     fn cleaned(&mut self, field: Field, raw: &[u8]) -> Result<usize, Invalid> {
-        let start = self.bytes.len();
-        let mut refused = false;
-        self.bytes.extend(raw.iter().map(|&byte| {
-            refused |= breaks_line(byte);
-            if (byte < 0x20 && byte != b'\t') || byte == 0x7F { b' ' } else { byte }
-        }));
-        if refused {
-            return Err(Invalid::new(field, Why::LineBreak));
+        if scan::is_plain(raw) {
+            self.bytes.extend_from_slice(raw);
+        } else {
+            unbroken(field, raw)?;
+            let is_control = |byte: u8| (byte < 0x20 && byte != b'\t') || byte == 0x7F;
+            self.bytes.extend(raw.iter().map(|&byte| if is_control(byte) { b' ' } else { byte }));
         }
-        let len = self.bytes.len() - start;
+        let len = raw.len();
         // The path's length stays out of the header: under a scope it is no part of the key.
         if self.field < FIELDS - 1 {
             let noted = u16::try_from(len).expect("every limit is below 64 KiB");
@@ -386,6 +383,13 @@ impl Layout {
 fn within(field: Field, raw: &[u8], limit: usize) -> Result<(), Invalid> {
     if raw.len() > limit {
         return Err(Invalid::new(field, Why::TooLong { len: raw.len(), limit }));
+    }
+    Ok(())
+}
+
+fn unbroken(field: Field, raw: &[u8]) -> Result<(), Invalid> {
+    if !scan::is_plain(raw) && raw.iter().any(|&byte| breaks_line(byte)) {
+        return Err(Invalid::new(field, Why::LineBreak));
     }
     Ok(())
 }

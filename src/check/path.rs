@@ -3,11 +3,20 @@
 //! `/public/..%2fpaid/index.m3u8` asks about one path and serves another. With `path.check = on` such a path
 //! never becomes a question: `path` is what the host will serve, after its own normalisation.
 
+use super::scan;
+
 /// How often a path is percent-decoded in search of a hidden spelling: hosts decode once, proxies twice.
 const DECODINGS: usize = 2;
 
 /// `Err` names what makes the path ambiguous.
 pub(super) fn unambiguous(path: &[u8]) -> Result<(), &'static str> {
+    // Most paths need no second look: none of these signs, and no segment that begins with a dot.
+    let signs = !scan::lacks(path, b'%', b'?') || !scan::lacks(path, b'#', b'\\');
+    let dotted = path.iter().zip(&path[1.min(path.len())..]);
+    let dotted = dotted.fold(false, |found, (&one, &next)| found | ((one == b'/') & (next == b'.')));
+    if !signs && !dotted && path.first() != Some(&b'.') {
+        return Ok(());
+    }
     literal(path)?;
     if !path.contains(&b'%') {
         return Ok(());
