@@ -11,10 +11,11 @@ mod backends;
 mod support;
 mod toolchain;
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read};
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 
 use backends::{Backend, PATIENCE, scripted, signal};
 use support::Php;
@@ -418,4 +419,135 @@ fn epoll_hls_takes_the_default_action_when_full_or_in_an_outage() {
 fn epoll_hls_cancels_for_a_client_that_left() {
     let hls = Hls::new();
     cancels_for_a_client_that_left(&hls.example, &[hls.root.to_str().unwrap(), "0"]);
+}
+
+/// A player of a stream that does not end: curl, whose output can be read while it comes.
+struct Player(Child);
+
+impl Player {
+    /// Connects and reads the head. Gives its first line.
+    fn open(server: &Serving, path: &str) -> (Self, BufReader<ChildStdout>, String) {
+        let mut child =
+            server.curl(path).args(["--include", "--no-buffer"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let (mut first, mut line) = (String::new(), String::new());
+        while line != "\r\n" {
+            line.clear();
+            assert_ne!(stdout.read_line(&mut line).unwrap(), 0, "no head");
+            if first.is_empty() {
+                line.trim_end().clone_into(&mut first);
+            }
+        }
+        (Self(child), stdout, first)
+    }
+}
+
+impl Drop for Player {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Whole packets of the stream.
+fn packets(stream: &mut impl Read, count: usize) {
+    for _ in 0..count {
+        let mut packet = [0; 188];
+        stream.read_exact(&mut packet).unwrap();
+        assert_eq!(&packet[..4], b"\x47\x1f\xff\x10");
+    }
+}
+
+/// A backend that allows for a second until it changes its mind.
+fn changing() -> (String, Arc<AtomicBool>) {
+    let allows = Arc::new(AtomicBool::new(true));
+    let mind = Arc::clone(&allows);
+    let address = scripted(move |_| {
+        let status = if mind.load(Ordering::SeqCst) { "200 OK" } else { "403 Forbidden" };
+        format!("HTTP/1.1 {status}\r\nX-AuthDuration: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            .into()
+    });
+    (format!("backend.url=http://{address}/auth"), allows)
+}
+
+#[test]
+fn live_stream_is_cut_off_when_the_backend_changes_its_mind() {
+    let example = Example::build("live_stream");
+    let (url, allows) = changing();
+    let server = example.serve(&["0", &url]);
+    let (mut player, mut stream, status) = Player::open(&server, "/news.ts?token=1");
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    packets(&mut stream, 20); // two seconds: the backend was asked again, and it goes on
+    allows.store(false, Ordering::SeqCst);
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).unwrap();
+    assert_eq!(player.0.wait().unwrap().code(), Some(0), "cut off, and not because curl lost its patience");
+    assert!(rest.ends_with(b"\n200"));
+    assert_eq!(server.status("/news.ts?token=1"), 403, "refused from the start");
+    allows.store(true, Ordering::SeqCst);
+    // A refusal is reused for a second, but each connection is a session of its own.
+    let (_player, mut stream, status) = Player::open(&server, "/news.ts?token=1");
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    packets(&mut stream, 1);
+    server.end();
+}
+
+#[test]
+fn live_stream_refuses_from_the_start() {
+    let example = Example::build("live_stream");
+    let php = Php::new();
+    let server = example.serve(&["0", &format!("backend.url={}", php.url())]);
+    assert_eq!(server.get("/news.ts?token=9"), (403, String::new()));
+    let asked = php.log.requests();
+    assert_eq!(asked.len(), 1);
+    assert_eq!(asked[0].uri, b"/auth?token=9");
+    assert_eq!(asked[0].headers[1].as_deref(), Some(&b"127.0.0.1"[..]));
+    assert_eq!(asked[0].headers[2].as_deref(), Some(&b"/news.ts"[..]));
+    assert_eq!(asked[0].headers[3].as_deref(), Some(server.url.as_bytes()));
+    for path in ["/../news.ts", "/a/news.ts", "/%6eews.ts", "/.ts", "/news", "/"] {
+        assert_eq!(server.status(&format!("{path}?token=123")), 404, "{path}");
+    }
+    assert_eq!(php.log.count(), 1);
+    let (_player, mut stream, status) = Player::open(&server, "/news.ts?token=123");
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    packets(&mut stream, 3);
+    server.end();
+}
+
+#[test]
+fn live_stream_takes_the_default_action_when_full_or_in_an_outage() {
+    let example = Example::build("live_stream");
+    let backend = Backend::start(&["--quiet"]);
+    for (args, expected) in [
+        ([OUTAGE, "default_action=allow", "watch.max=1"], "HTTP/1.1 200 OK"),
+        ([OUTAGE, "default_action=deny", "watch.max=1"], "HTTP/1.1 403 Forbidden"),
+        ([&url(&backend), "default_action=allow", "watch.max=0"], "HTTP/1.1 200 OK"),
+        ([&url(&backend), "default_action=deny", "watch.max=0"], "HTTP/1.1 403 Forbidden"),
+    ] {
+        let server = example.serve(&[&["0"], &args[..]].concat());
+        let (_player, mut stream, status) = Player::open(&server, "/news.ts?token=123");
+        assert_eq!(status, expected, "{args:?}");
+        if status.ends_with("OK") {
+            packets(&mut stream, 2);
+        }
+        let over_limit = format!("/news.ts?token={}", "x".repeat(16 * 1024 - 6));
+        assert_ne!(server.status(&over_limit), 200, "what cannot be asked is refused");
+        server.end();
+    }
+}
+
+#[test]
+fn live_stream_cancels_for_a_client_that_left() {
+    let example = Example::build("live_stream");
+    let backend = Backend::start(&["--quiet"]);
+    let server = example.serve(&["0", &url(&backend), "watch.max=1"]);
+    let (leaving, mut stream, _) = Player::open(&server, "/news.ts?token=123");
+    packets(&mut stream, 1);
+    assert_eq!(server.status("/news.ts?token=123"), 403, "there is room for one only");
+    drop(leaving);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while Player::open(&server, "/news.ts?token=123").2 != "HTTP/1.1 200 OK" {
+        assert!(tokio::time::Instant::now() < deadline, "the watch of a client that left is still open");
+    }
+    server.end();
 }

@@ -47,7 +47,8 @@ CASE(refresh_ahead_asks_once_in_the_background) {
     backend_rule(b, "unused", lasts);
     backend_rule(b, "looked", lasts);
     alta_auth_engine *engine = engine_with(backend_url(b), "refresh.ahead", "50%", NULL);
-    alta_auth_request used = ask("a", "token=used"), unused = ask("b", "token=unused"), looked = ask("c", "token=looked");
+    alta_auth_request used = ask("a", "token=used"), unused = ask("b", "token=unused");
+    alta_auth_request looked = ask("c", "token=looked");
     alta_auth_decision decision;
     uint64_t before = now_ns();
     check_ok(engine, &unused);
@@ -110,7 +111,8 @@ CASE(expired_keep_extends_what_is_in_use) {
     backend_rule(b, "123", brief);
     reply brief_no = {.status = 403, .headers = "X-AuthDuration: 1\r\n"};
     backend_rule(b, "no", brief_no);
-    alta_auth_engine *engine = engine_with(backend_url(b), "refresh", "never", "expired", "keep", "expired.idle", "2s", NULL);
+    alta_auth_engine *engine =
+        engine_with(backend_url(b), "refresh", "never", "expired", "keep", "expired.idle", "2s", NULL);
     alta_auth_request request = ask("s", "token=123"), no = ask("n", "token=no");
     check_ok(engine, &no);
     check_ok(engine, &request);

@@ -106,8 +106,8 @@ static void changes_are_told(bool in_queue, bool with_ttl, const char *callback_
     reply no = refused, yes = with_ttl ? brief : allowed;
     no.headers = with_ttl ? "X-AuthDuration: 1\r\n" : NULL;
     backend_rule(b, "123", yes);
-    alta_auth_engine *engine = with_ttl ? engine_with(backend_url(b), "threads.callback", callback_threads, NULL)
-                                        : engine_with(backend_url(b), OFTEN, "threads.callback", callback_threads, NULL);
+    alta_auth_engine *engine = engine_with(backend_url(b), "watch.interval", with_ttl ? "30s" : "20ms",
+                                           "threads.callback", callback_threads, NULL);
     alta_auth_queue *queue = queue_on(engine);
     viewer v;
     viewer_init(&v);

@@ -141,9 +141,10 @@ CASE(watch_arguments_are_checked) {
     request = good;
     request.path = alta_auth_str_of("/live/../index.m3u8");
     CHECK_EQ(refusal_of(engine, queue, &request), ALTA_AUTH_ERR_INVALID);
-    char misaligned[sizeof request + 1];
+    _Alignas(alta_auth_request) char misaligned[sizeof request + 1];
     memcpy(misaligned + 1, &good, sizeof good);
-    CHECK_EQ(refusal_of(engine, queue, (const alta_auth_request *)(const void *)(misaligned + 1)), ALTA_AUTH_ERR_INVALID);
+    const void *at = misaligned + 1;
+    CHECK_EQ(refusal_of(engine, queue, at), ALTA_AUTH_ERR_INVALID);
 
     static char text[20000];
     memset(text, 'a', sizeof text);

@@ -28,8 +28,8 @@ static void last_is_told(bool by_free) {
         viewer_init(&undecided);
         alta_auth_request request = ask("s", allow ? "token=123" : "token=9"), late = ask("l", "token=held");
         open_watch(engine, &request, &v);
-        check_told(&(alta_auth_decision[]){told(&v, 1)}[0], allow ? ALTA_AUTH_ALLOW : ALTA_AUTH_DENY,
-                   ALTA_AUTH_ORIGIN_BACKEND, ALTA_AUTH_CAUSE_NONE, 0);
+        alta_auth_decision last = told(&v, 1);
+        check_told(&last, allow ? ALTA_AUTH_ALLOW : ALTA_AUTH_DENY, ALTA_AUTH_ORIGIN_BACKEND, ALTA_AUTH_CAUSE_NONE, 0);
         size_t asked = backend_requests(b, "held");
         open_watch(engine, &late, &undecided);
         CHECK(backend_wait_requests(b, "held", asked + 1));
@@ -42,7 +42,7 @@ static void last_is_told(bool by_free) {
         }
         CHECK_EQ(told_count(&v), 2);
         CHECK_EQ(told_count(&undecided), 1);
-        alta_auth_decision last = told(&v, 2);
+        last = told(&v, 2);
         check_last(&last, allow ? ALTA_AUTH_ALLOW : ALTA_AUTH_DENY);
         last = told(&undecided, 1); /* nothing held: the default action */
         check_last(&last, allow ? ALTA_AUTH_DENY : ALTA_AUTH_ALLOW);
