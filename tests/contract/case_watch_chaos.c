@@ -275,7 +275,7 @@ CASE(watches_end_exactly_once_under_chaos) {
     }
     size_t ends = 0;
     for (size_t i = 0; i < 3; i++) {
-        CHECK(atomic_load(&in.ends[i]) > 0); /* there was chaos */
+        CHECK(atomic_load(&in.ends[i]) > 0 || *run_under()); /* there was chaos; a tool leaves too little of it */
         ends += atomic_load(&in.ends[i]);
     }
     CHECK_EQ(opened, ends);

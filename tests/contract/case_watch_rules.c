@@ -47,6 +47,26 @@ CASE(reload_turns_open_watches_to_the_new_backend) {
     backend_stop(new);
 }
 
+CASE(reload_that_forgets_asks_about_watches_again) {
+    backend *old = backend_start(), *new = backend_start();
+    backend_rule(old, "123", remembered);
+    backend_rule(new, "123", refused);
+    alta_auth_engine *engine = engine_with(backend_url(old), NULL);
+    viewer v;
+    viewer_init(&v);
+    alta_auth_request request = ask("s", "token=123");
+    open_watch(engine, &request, &v);
+    told(&v, 1);
+    char error[256] = "";
+    alta_auth_config *config = config_with(backend_url(new), NULL);
+    CHECK_EQ(alta_auth_engine_reload(engine, config, error, sizeof error), ALTA_AUTH_OK);
+    alta_auth_decision decision = told(&v, 2); /* long before the 600 s that the other allowed */
+    check_told(&decision, ALTA_AUTH_DENY, ALTA_AUTH_ORIGIN_BACKEND, ALTA_AUTH_CAUSE_NONE, 0);
+    alta_auth_engine_free(engine);
+    backend_stop(old);
+    backend_stop(new);
+}
+
 CASE(watch_of_a_backend_that_hangs_is_told_after_the_timeout) {
     backend *b = backend_start();
     reply held = {.status = 200, .hold = true};

@@ -51,6 +51,8 @@ void on_told(void *user_data, const alta_auth_decision *decision) {
     CHECK(!v->over);
     CHECK(v->count < MOST_TOLD);
     CHECK(decision->verdict == ALTA_AUTH_ALLOW || decision->verdict == ALTA_AUTH_DENY);
+    CHECK(!text_has(decision->detail, "token=")); /* "never contains the query" */
+    CHECK(!text_has(decision->detail, "\n"));
     alta_auth_decision *kept = &v->told[v->count];
     *kept = *decision;
     kept->user_id = keep(v->user_ids[v->count], sizeof v->user_ids[0], decision->user_id);
