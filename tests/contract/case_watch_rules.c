@@ -71,7 +71,9 @@ CASE(watch_of_a_backend_that_hangs_is_told_after_the_timeout) {
     backend *b = backend_start();
     reply held = {.status = 200, .hold = true};
     backend_rule(b, "123", allowed);
-    alta_auth_engine *engine = engine_with(backend_url(b), OFTEN, "timeout", "300ms", NULL);
+    char timeout[16];
+    snprintf(timeout, sizeof timeout, "%dms", scaled_ms(1500));
+    alta_auth_engine *engine = engine_with(backend_url(b), OFTEN, "timeout", timeout, NULL);
     viewer v;
     viewer_init(&v);
     alta_auth_request request = ask("s", "token=123");
