@@ -12,8 +12,7 @@ const DECODINGS: usize = 2;
 pub(super) fn unambiguous(path: &[u8]) -> Result<(), &'static str> {
     // Most paths need no second look: none of these signs, and no segment that begins with a dot.
     let signs = !scan::lacks(path, b'%', b'?') || !scan::lacks(path, b'#', b'\\');
-    let dotted = path.iter().zip(&path[1.min(path.len())..]);
-    let dotted = dotted.fold(false, |found, (&one, &next)| found | ((one == b'/') & (next == b'.')));
+    let dotted = path.windows(2).any(|pair| pair == b"/.");
     if !signs && !dotted && path.first() != Some(&b'.') {
         return Ok(());
     }
