@@ -276,7 +276,7 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::Percent { max: 50, put: |s, n| s.refresh_ahead = n },
         default: Value("0%"),
         text: "An allow that is in use is asked for again, once and in the background, when less than this part of its \
-               time is left; it serves until the answer. 0: not at all.",
+               time is left; it serves until the answer. 0: not at all; nothing else goes with `refresh = never`.",
     },
     Key {
         name: "expired", section: "Reuse", reload: Forgets,

@@ -34,7 +34,7 @@ pub(crate) struct Flight {
     pub(crate) task: Option<AbortHandle>,
     /// The asking is over: whoever leaves now does not end the flight, its task is about to.
     pub(crate) landing: bool,
-    hash: u64,
+    pub(crate) hash: u64,
     pub(crate) mark: Mark,
     /// Which flight of this thread it is.
     number: u64,

@@ -13,13 +13,14 @@ use super::policy::Policy;
 use super::revocations::Mark;
 use super::shard::Shard;
 use super::watch::Watch;
+use crate::check::Question;
 use crate::decision::{Cause, Decision, Verdict};
 
 impl Shard {
     pub(super) fn begin_watch(self: &Rc<Self>, watch: Arc<Watch>, asked: Asked) {
-        let Asked { policy, question, mark, .. } = asked;
+        let Asked { policy, question, hash, mark } = asked;
         let (ticket, fresh) = (watch.ticket, question.fresh);
-        self.watches.borrow_mut().add(watch, policy, Rc::new(question), mark.session);
+        self.watches.borrow_mut().add(watch, policy, Rc::new(question), hash, mark.session);
         self.ask_about(ticket, fresh);
     }
 
@@ -48,10 +49,10 @@ impl Shard {
         if !self.turn_watch_to(ticket) {
             return;
         }
-        let (policy, question, session) = {
+        let (policy, question, hash, session) = {
             let watches = self.watches.borrow();
             let Some(watched) = watches.get(ticket) else { return };
-            (Arc::clone(&watched.policy), Rc::clone(&watched.question), watched.session)
+            (Arc::clone(&watched.policy), Rc::clone(&watched.question), watched.hash, watched.session)
         };
         let mark = self.core.revocations.mark(session);
         let now = Instant::now();
@@ -59,7 +60,6 @@ impl Shard {
         if let Some(remembered) = remembered {
             return self.tell_watch(ticket, remembered.decision, &policy, mark);
         }
-        let hash = self.core.hash_of_key(question.key());
         let is_joinable = |mark| self.core.revocations.is_joinable(mark);
         let begun = self.flights.borrow_mut().watch(&policy, &question, hash, mark, is_joinable, ticket);
         if let Some(id) = begun {
@@ -71,7 +71,7 @@ impl Shard {
     fn turn_watch_to(&self, ticket: u64) -> bool {
         let current = Arc::clone(&self.policy.borrow());
         let mut watches = self.watches.borrow_mut();
-        let Some(watched) = watches.get_mut(ticket) else { return false };
+        let Some(watched) = watches.get(ticket) else { return false };
         if Arc::ptr_eq(&watched.policy, &current) {
             return true;
         }
@@ -88,7 +88,7 @@ impl Shard {
         let hash = self.core.hash_of_key(question.key());
         let thread = self.core.thread_of(hash);
         if thread == self.index {
-            (watched.policy, watched.question) = (current, Rc::new(question));
+            watches.turn_to(ticket, current, Rc::new(question), hash);
             return true;
         }
         // All that concerns a key happens on one thread, and the key has changed.
@@ -119,11 +119,26 @@ impl Shard {
         let told = {
             let mut watches = self.watches.borrow_mut();
             watches.place(ticket, &decision, &self.core.limits);
-            watches.decided(ticket, user, now + wait);
+            watches.decided(ticket, user, now, now + wait);
             watches.get(ticket).and_then(|watched| watched.watch.tell(decision))
         };
         if let Some((receiver, completed)) = told {
             self.outbox.borrow_mut().push(receiver, completed);
+        }
+    }
+
+    /// The backend has answered somebody: whoever watches the same question is told, too.
+    pub(super) fn tell_watches_of(
+        &self,
+        question: &Question,
+        hash: u64,
+        decision: &Decision,
+        policy: &Policy,
+        mark: Mark,
+    ) {
+        let tickets = self.watches.borrow().of_key(hash, question.key());
+        for ticket in tickets {
+            self.tell_watch(ticket, decision.clone(), policy, mark);
         }
     }
 

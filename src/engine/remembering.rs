@@ -60,7 +60,8 @@ impl Shard {
         let flights = self.flights.borrow();
         let flight = flights.flight(id);
         // Who asked only to refresh takes no place.
-        if !flights.is_awaited(id) {
+        let is_watched = || !self.watches.borrow().of_key(flight.hash, flight.question.key()).is_empty();
+        if !flights.is_awaited(id) && !is_watched() {
             return decision;
         }
         self.core.enforce(&flight.policy, flight.mark.session, decision, Instant::now())

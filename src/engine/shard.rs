@@ -134,6 +134,8 @@ impl Shard {
         if !Arc::ptr_eq(&before.memory, &policy.memory) {
             // What they were told was asked, or judged, by other rules.
             self.watches.borrow_mut().all_are_due(Instant::now());
+        } else if policy.settings.ttl.max < before.settings.ttl.max {
+            self.watches.borrow_mut().cut(policy.settings.ttl.max);
         }
         self.transports.turn_to(policy);
     }
@@ -213,7 +215,15 @@ impl Shard {
             Ok(answer) => {
                 self.flights.borrow_mut().overtake(id);
                 let decision = self.answered(id, answer);
+                let (hash, mark, overtaken) = {
+                    let flights = self.flights.borrow();
+                    let flight = flights.flight(id);
+                    (flight.hash, flight.mark, flight.overtaken)
+                };
                 self.land(id, &decision);
+                if !overtaken {
+                    self.tell_watches_of(&question, hash, &decision, &policy, mark);
+                }
             }
             Err(outage) => self.failed(id, &outage, deadline),
         }
@@ -321,8 +331,8 @@ impl Shard {
         }
         while let Some(news) = self.outlet.next_news() {
             if let News::Watch(watch, asked) = news {
-                let Asked { policy, question, mark, .. } = asked;
-                self.watches.borrow_mut().add(watch, policy, Rc::new(question), mark.session);
+                let Asked { policy, question, hash, mark } = asked;
+                self.watches.borrow_mut().add(watch, policy, Rc::new(question), hash, mark.session);
             }
         }
         self.end_watches();

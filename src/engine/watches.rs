@@ -24,7 +24,11 @@ pub(super) struct Watched {
     pub(super) watch: Arc<Watch>,
     pub(super) policy: Arc<Policy>,
     pub(super) question: Rc<Question>,
+    /// The keyed hash of the question's key.
+    pub(super) hash: u64,
     pub(super) session: u64,
+    /// When its decision was made; it may not be reused for longer than `ttl.max` from then.
+    since: Instant,
     /// The keyed hash of the user's id, once the backend has named it.
     user: Option<u64>,
     /// The user whose place it holds.
@@ -38,6 +42,7 @@ pub(super) struct Watches {
     by_ticket: HashMap<u64, Watched>,
     due: BTreeSet<(Instant, u64)>,
     of_session: HashMap<u64, HashSet<u64>>,
+    of_key: HashMap<u64, HashSet<u64>>,
     of_user: HashMap<u64, HashSet<u64>>,
     /// When the next one may be asked about if they are asked about evenly.
     next: Option<Instant>,
@@ -55,20 +60,19 @@ impl Watches {
         watch: Arc<Watch>,
         policy: Arc<Policy>,
         question: Rc<Question>,
+        hash: u64,
         session: u64,
     ) {
-        let ticket = watch.ticket;
+        let (ticket, since) = (watch.ticket, Instant::now());
         self.of_session.entry(session).or_default().insert(ticket);
-        self.by_ticket
-            .insert(ticket, Watched { watch, policy, question, session, user: None, place: None, due: None });
+        self.of_key.entry(hash).or_default().insert(ticket);
+        let watched =
+            Watched { watch, policy, question, hash, session, since, user: None, place: None, due: None };
+        self.by_ticket.insert(ticket, watched);
     }
 
     pub(super) fn get(&self, ticket: u64) -> Option<&Watched> {
         self.by_ticket.get(&ticket)
-    }
-
-    pub(super) fn get_mut(&mut self, ticket: u64) -> Option<&mut Watched> {
-        self.by_ticket.get_mut(&ticket)
     }
 
     /// It has ended, and gives its place back.
@@ -81,6 +85,7 @@ impl Watches {
             self.due.remove(&(due, ticket));
         }
         take_out(&mut self.of_session, watched.session, ticket);
+        take_out(&mut self.of_key, watched.hash, ticket);
         if let Some(user) = watched.user {
             take_out(&mut self.of_user, user, ticket);
         }
@@ -103,9 +108,34 @@ impl Watches {
         }
     }
 
-    /// It has its decision, of this user; to be asked about again at `due`.
-    pub(super) fn decided(&mut self, ticket: u64, user: Option<u64>, due: Instant) {
+    /// After a reload: it is asked about by another policy.
+    pub(super) fn turn_to(&mut self, ticket: u64, policy: Arc<Policy>, question: Rc<Question>, hash: u64) {
         let Some(watched) = self.by_ticket.get_mut(&ticket) else { return };
+        take_out(&mut self.of_key, watched.hash, ticket);
+        self.of_key.entry(hash).or_default().insert(ticket);
+        (watched.policy, watched.question, watched.hash) = (policy, question, hash);
+    }
+
+    /// Those of this question.
+    pub(super) fn of_key(&self, hash: u64, key: &[u8]) -> Vec<u64> {
+        let tickets = self.of_key.get(&hash).into_iter().flatten();
+        tickets.filter(|ticket| self.by_ticket[ticket].question.key() == key).copied().collect()
+    }
+
+    /// No decision may be reused for longer than this from when it was made.
+    pub(super) fn cut(&mut self, bound: Duration) {
+        for (due, ticket) in std::mem::take(&mut self.due) {
+            let watched = self.by_ticket.get_mut(&ticket).expect(FROM_THE_TABLES);
+            let due = due.min(watched.since + bound);
+            watched.due = Some(due);
+            self.due.insert((due, ticket));
+        }
+    }
+
+    /// It has its decision, of this user; to be asked about again at `due`.
+    pub(super) fn decided(&mut self, ticket: u64, user: Option<u64>, now: Instant, due: Instant) {
+        let Some(watched) = self.by_ticket.get_mut(&ticket) else { return };
+        watched.since = now;
         let before = std::mem::replace(&mut watched.user, user);
         if before != user {
             if let Some(before) = before {

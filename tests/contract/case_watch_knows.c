@@ -1,4 +1,4 @@
-/* What a watch still allows although this engine knows better. */
+/* What this engine learns elsewhere reaches an open watch. */
 #define _GNU_SOURCE
 #include "live.h"
 
