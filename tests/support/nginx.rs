@@ -50,6 +50,12 @@ impl Fpm {
         text.matches("Reloading in progress").count()
     }
 
+    /// How often it has begun to take requests.
+    pub(crate) fn starts(&self) -> usize {
+        let text = std::fs::read_to_string(self.directory.path().join("error.log")).unwrap_or_default();
+        text.matches("ready to handle connections").count()
+    }
+
     pub(crate) fn socket(&self) -> PathBuf {
         self.directory.path().join("fpm.sock")
     }
