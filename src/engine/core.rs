@@ -316,6 +316,7 @@ impl Core {
             origins: counts.origins,
             causes,
             coalesced: counts.coalesced,
+            latencies: counts.latencies,
             exchanges: gauges.exchanges + gauges.sum(|endpoint| &endpoint.exchanges),
             retries: read(&self.retries),
             remembered: self.policy().memory.len() as u64,

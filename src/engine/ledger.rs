@@ -33,6 +33,7 @@ use tokio::time::Instant;
 use super::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use super::sync::{Condvar, Mutex};
 use crate::decision::{Cause, Decision, Verdict};
+use crate::observe::{Durations, Histogram};
 
 const FREE: u64 = 0;
 const PENDING: u64 = 1;
@@ -107,6 +108,8 @@ struct Counters {
     origins: [AtomicU64; 4],
     causes: [AtomicU64; Cause::ALL.len()],
     coalesced: AtomicU64,
+    /// No other thread's step depends on it.
+    latencies: Histogram,
 }
 
 /// What the counters said at one instant.
@@ -120,6 +123,7 @@ pub(crate) struct Counts {
     pub(crate) origins: [u64; 4],
     pub(crate) causes: [u64; Cause::ALL.len()],
     pub(crate) coalesced: u64,
+    pub(crate) latencies: Durations,
 }
 
 pub(crate) struct Ledger {
@@ -232,6 +236,7 @@ impl Ledger {
         counters.verdicts[decision.verdict as usize].fetch_add(1, Ordering::Relaxed);
         counters.origins[decision.origin as usize].fetch_add(1, Ordering::Relaxed);
         counters.causes[decision.cause as usize].fetch_add(1, Ordering::Relaxed);
+        counters.latencies.count(decision.latency);
         if decision.coalesced {
             counters.coalesced.fetch_add(1, Ordering::Relaxed);
         }
@@ -329,6 +334,7 @@ impl Ledger {
             origins: std::array::from_fn(|index| read(&counters.origins[index])),
             causes: std::array::from_fn(|index| read(&counters.causes[index])),
             coalesced: read(&counters.coalesced),
+            latencies: counters.latencies.read(),
         }
     }
 

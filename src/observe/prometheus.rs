@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{EndpointStats, Stats};
+use super::{BOUNDS, Durations, EndpointStats, Stats};
 use crate::decision::{Cause, Origin};
 
 impl Stats {
@@ -35,6 +35,7 @@ impl Stats {
         page.many("decisions_by_origin_total", "Decisions by who gave them.", "origin", origins);
         let causes = Cause::ALL.map(|cause| (cause.name(), self.causes[cause as usize]));
         page.many("decisions_by_cause_total", "Decisions by why the backend gave none.", "cause", causes);
+        page.durations("check_duration_seconds", "From submit to decision.", &self.latencies);
         page.one("exchanges_total", "counter", "Requests begun.", self.exchanges);
         page.one("retries_total", "counter", "Safe retries among the requests.", self.retries);
         page.one("decisions_remembered", "gauge", "Decisions remembered.", self.remembered);
@@ -120,6 +121,18 @@ impl Page {
         self.labelled(name, "counter", help, label, values);
     }
 
+    fn durations(&mut self, name: &str, help: &str, durations: &Durations) {
+        self.head(name, "histogram", help);
+        let mut so_far = 0;
+        let bounds = BOUNDS.iter().map(|&bound| seconds(bound)).chain(["+Inf".to_owned()]);
+        for (bound, count) in bounds.zip(durations.classes) {
+            so_far += count;
+            let _ = writeln!(self.0, "alta_auth_{name}_bucket{{le=\"{bound}\"}} {so_far}");
+        }
+        let sum = seconds(durations.microseconds);
+        let _ = writeln!(self.0, "alta_auth_{name}_sum {sum}\nalta_auth_{name}_count {so_far}");
+    }
+
     fn labelled<'a>(
         &mut self,
         name: &str,
@@ -136,6 +149,12 @@ impl Page {
     }
 }
 
+/// Exactly, and without an exponent.
+fn seconds(microseconds: u64) -> String {
+    let text = format!("{}.{:06}", microseconds / 1_000_000, microseconds % 1_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,10 +168,13 @@ mod tests {
             ..EndpointStats::default()
         }];
         stats.causes[Cause::Timeout as usize] = 2;
+        stats.latencies.classes[1] = 2;
+        stats.latencies.classes[14] = 1;
+        stats.latencies.microseconds = 12_000_350;
         let page = stats.prometheus();
         for line in page.lines() {
             let sample = line.strip_prefix("alta_auth_").and_then(|line| line.rsplit_once(' '));
-            let is_sample = sample.is_some_and(|(_, value)| value.parse::<u64>().is_ok());
+            let is_sample = sample.is_some_and(|(_, value)| value.parse::<f64>().is_ok());
             assert!(
                 line.starts_with("# HELP alta_auth_") || line.starts_with("# TYPE alta_auth_") || is_sample
             );
@@ -161,6 +183,16 @@ mod tests {
         assert!(page.contains("\nalta_auth_decisions_total{verdict=\"deny\"} 3\n"));
         assert!(page.contains("\nalta_auth_checks_submitted_total 7\n"));
         assert!(page.contains("\nalta_auth_breaker_open{endpoint=\"unix:/a\\\"b\\\\c\"} 1\n"), "{page}");
+        for line in [
+            "_bucket{le=\"0.00005\"} 0",
+            "_bucket{le=\"0.0002\"} 2",
+            "_bucket{le=\"10\"} 2",
+            "_bucket{le=\"+Inf\"} 3",
+            "_sum 12.00035",
+            "_count 3",
+        ] {
+            assert!(page.contains(&format!("\nalta_auth_check_duration_seconds{line}\n")), "{line}: {page}");
+        }
         assert!(page.ends_with('\n'));
     }
 }

@@ -1,5 +1,7 @@
 //! Counters at one instant.
 
+use super::Durations;
+
 /// Counters at one instant, for all I/O threads together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -24,6 +26,8 @@ pub struct Stats {
     pub causes: [u64; 16],
     /// Delivered decisions of checks that joined another's exchange.
     pub coalesced: u64,
+    /// From submit to decision, of the delivered ones.
+    pub(crate) latencies: Durations,
     /// Requests begun.
     pub exchanges: u64,
     /// Safe retries among them.
