@@ -156,7 +156,8 @@ impl Engine {
     }
 
     /// Accepts many, with one wake-up of each I/O thread concerned. `each` gets every outcome, in order; one
-    /// check that is refused does not spoil the others.
+    /// check that is refused does not spoil the others. Neither `each` nor `checks` may shut the engine down: that would
+    /// wait for this call.
     pub fn submit_batch<'a>(
         &self,
         checks: impl IntoIterator<Item = (Check<'a>, usize)>,
@@ -407,8 +408,9 @@ impl Drop for Engine {
 
 fn core(settings: Arc<Settings>, log: Arc<Logger>) -> Result<(Arc<Core>, Vec<Outlet>), StartError> {
     let (threads, capacity) = (settings.threads_io, settings.inbox_capacity);
+    let spare = if settings.overload_default { capacity } else { 0 };
     let policy = policy(settings, None, &log)?;
-    let (inboxes, outlets): (Vec<_>, Vec<_>) = (0..threads).map(|_| inbox(capacity)).unzip();
+    let (inboxes, outlets): (Vec<_>, Vec<_>) = (0..threads).map(|_| inbox(capacity + spare)).unzip();
     let core = Core::new(policy, log, inboxes.into_boxed_slice()).map_err(StartError::System)?;
     Ok((Arc::new(core), outlets))
 }

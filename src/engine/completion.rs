@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::core::Core;
 use super::ledger::Ticket;
+use super::outbox::Outbox;
 use super::watch::Watch;
 use crate::decision::Decision;
 
@@ -202,7 +203,7 @@ impl Drop for Completion {
         if let Some(owed) = self.owed.take() {
             let decision = owed.core.lost();
             if let Some((receiver, completed)) = owed.decide(decision, self.joined, self.submitted) {
-                receiver.receive(&mut vec![completed]);
+                Outbox::default().push(receiver, completed);
             }
         }
     }

@@ -19,11 +19,11 @@ use super::limits::Limits;
 use super::outbox::Outbox;
 use super::policy::Policy;
 use super::revocations::{ENTRIES, Mark, Revocations};
-use super::watch::is_watch;
+use super::watch::{Watch, is_watch};
 use super::watching::Watching;
 use crate::backend::Answer;
 use crate::check::{Check, Draft};
-use crate::decision::{Cause, Decision};
+use crate::decision::{Cause, Decision, Origin, Verdict};
 use crate::observe::{EndpointStats, LogLevel, Logger, Stats};
 use crate::sys::ForkMark;
 use crate::transport::PoolGauges;
@@ -204,15 +204,24 @@ impl Core {
     /// For the end, after the I/O threads: those that nobody has taken in yet.
     pub(crate) fn end_watches(&self) {
         let mut last = Outbox::default();
-        let default = self.policy().settings.default_action;
         for watch in self.watches.all(None) {
-            let end =
-                watch.end(Cause::Shutdown, watch.verdict().unwrap_or(default), "the engine was shut down");
+            let end = watch.end(self.last_word(&watch, Cause::Shutdown, "the engine was shut down"));
             if let Some((receiver, completed)) = end {
                 last.push(receiver, completed);
             }
         }
         last.deliver(&self.log);
+    }
+
+    /// The last decision of a watch that ends with us: what its host knows stands; if it knows nothing, as for a check.
+    pub(crate) fn last_word(&self, watch: &Watch, cause: Cause, reason: &'static str) -> Decision {
+        match watch.verdict() {
+            Some(verdict) => Decision::new(verdict, Origin::Default, cause, reason),
+            None => {
+                let policy = self.policy();
+                self.unless_revoked(&policy, watch.session, policy.without_answer(cause, reason))
+            }
+        }
     }
 
     /// Forgets what is known of a session.
@@ -276,11 +285,16 @@ impl Core {
 
     /// The decision for a check that was dropped on its way.
     pub(crate) fn lost(&self) -> Decision {
-        if self.is_closed() {
+        let mut decision = if self.is_closed() {
             self.policy().without_answer(Cause::Shutdown, "the engine was shut down")
         } else {
             self.policy().without_answer(Cause::Internal, "a defect in the engine, caught")
+        };
+        // Whose it was is not known any more: it may have been revoked.
+        if self.revocations.count() > 0 {
+            decision.verdict = Verdict::Deny;
         }
+        decision
     }
 
     /// Counts what an answer says about itself.
@@ -402,14 +416,9 @@ impl<'a> Batch<'a> {
                 let (asked, thread) = core.addressed(Arc::clone(&policy), &draft, mark)?;
                 let Some(completion) = self.reserve(Room::Usual, thread, receiver, tag) else {
                     let why = "inbox.capacity checks are pending";
-                    return self.decide(
-                        Room::Spare,
-                        policy.without_answer(Cause::Overload, why),
-                        thread,
-                        receiver,
-                        tag,
-                        announce,
-                    );
+                    let decision = policy.without_answer(Cause::Overload, why);
+                    let decision = core.unless_revoked(&policy, mark.session, decision);
+                    return self.decide(Room::Spare, decision, thread, receiver, tag, announce);
                 };
                 let ticket = completion.ticket();
                 announce(ticket.number());
@@ -442,11 +451,11 @@ impl<'a> Batch<'a> {
         let watched = policy.draft(check, |draft| {
             let mark = core.revocations.mark(core.session(draft.session_id()));
             let (asked, thread) = core.addressed(Arc::clone(&policy), &draft, mark)?;
-            let watch = core.watches.open(policy.settings.watch.max, receiver, tag, self.now);
+            let watch = core.watches.open(policy.settings.watch.max, mark.session, receiver, tag, self.now);
             let watch = watch.ok_or(SubmitError::Full)?;
             let ticket = watch.ticket;
             announce(ticket);
-            core.inboxes[thread].tell(News::Watch(watch, asked));
+            core.inboxes[thread].tell(News::Watch(watch, asked, None));
             Ok(ticket)
         });
         watched.map_err(SubmitError::Invalid)?
@@ -496,7 +505,10 @@ impl<'a> Batch<'a> {
                 self.concerned |= 1 << thread;
                 return Ok(());
             }
-            Err(TrySendError::Full(message)) => (message, SubmitError::Full),
+            Err(TrySendError::Full(message)) => {
+                self.core.ledger.refused();
+                (message, SubmitError::Full)
+            }
             Err(TrySendError::Disconnected(message)) => (message, SubmitError::Closed),
         };
         let (Message::Ask(_, completion) | Message::Decided(completion, _)) = message;

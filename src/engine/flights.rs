@@ -117,7 +117,7 @@ impl Flights {
         Some(id)
     }
 
-    /// A watch waits for the flight of its key. Returns the flight if it is a new one.
+    /// A watch waits for the flight of its key. Returns the flight, and whether it is a new one.
     pub(crate) fn watch(
         &mut self,
         policy: &Arc<Policy>,
@@ -126,11 +126,18 @@ impl Flights {
         mark: Mark,
         is_joinable: impl Fn(Mark) -> bool,
         ticket: u64,
-    ) -> Option<FlightId> {
+    ) -> (FlightId, bool) {
         let joined = self.joinable(policy, question.key(), hash, is_joinable);
         let id = joined.unwrap_or_else(|| self.begin(policy, Rc::clone(question), hash, mark));
         self.all[id].as_mut().expect(LISTED).watches.push(ticket);
-        joined.is_none().then_some(id)
+        (id, joined.is_none())
+    }
+
+    /// The watch waits no more.
+    pub(crate) fn unwatch(&mut self, id: FlightId, ticket: u64) {
+        if let Some(flight) = &mut self.all[id] {
+            flight.watches.retain(|&other| other != ticket);
+        }
     }
 
     /// The watches that wait for the flight.

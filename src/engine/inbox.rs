@@ -1,8 +1,9 @@
 //! The way into an I/O thread: a bounded channel for checks, a list for everything else, and one wake-up.
 //!
-//! The channel has room for `inbox.capacity` messages, as many as may be pending: a send never waits. It can be
-//! full only of checks that were cancelled before their thread saw them. What else there is to say travels apart and is
-//! bounded by what it is about: a cancel a slot, a refresh a remembered decision, a watch a place.
+//! The channel has room for as many messages as checks may be pending: a send never waits. It can be full only of checks that
+//! were cancelled before their thread saw them. What else there is to say travels apart and is bounded by what it is
+//! about: a cancel a slot, a refresh a remembered decision; of watches there are never more than twice `watch.max`, those that
+//! this thread has not let go of yet included.
 //!
 //! Wake-ups are saved where they can be: see `parked.rs`.
 
@@ -37,8 +38,9 @@ pub(crate) enum News {
     Cancelled(Ticket),
     /// A decision that is remembered nears its end: to be asked again, though nobody waits.
     Refresh(Asked),
-    /// To be watched from now on.
-    Watch(Arc<Watch>, Asked),
+    /// To be watched from now on. With the keyed hash of its user, if it comes from another thread and the backend has named
+    /// one; the mark is that of its last decision.
+    Watch(Arc<Watch>, Asked, Option<u64>),
     /// Nobody wants to know any more.
     Unwatch(u64),
     /// What these were told is void.

@@ -21,7 +21,8 @@
 //! wait for their hosts only, and take no room from the others.
 //!
 //! A ticket is `generation << 24 | slot`. Generations begin at a random number that is not 0, so that a ticket
-//! means nothing to another engine; tickets are never 0 and do not come again before a slot was used 2^39 times.
+//! means nothing to another engine; tickets are never 0, never a watch's, and do not come again before a slot was used
+//! 2^39 times.
 //!
 //! Free slots are a stack (Treiber, with a tag against ABA): the slot freed last is used next, so that the
 //! tables of the I/O threads stay as small as the number of checks that were ever pending at once.
@@ -46,8 +47,9 @@ const STATE: u64 = (1 << STATE_BITS) - 1;
 
 const SLOT_BITS: u32 = 24;
 const MAX_SLOTS: usize = 1 << SLOT_BITS;
-/// Of the 40 bits that a ticket has for its generation, those that may be set at the start.
-const FIRST_BITS: u32 = 39;
+/// Of the 40 bits that a ticket has beside its slot, the highest is never set: it marks a watch's ticket.
+const GENERATION_BITS: u32 = 39;
+const GENERATION: u64 = (1 << GENERATION_BITS) - 1;
 
 const NONE: u32 = u32::MAX;
 
@@ -94,7 +96,9 @@ impl Ticket {
         (self.0 >> SLOT_BITS) << STATE_BITS | state
     }
     fn next_free_word(self) -> u64 {
-        ((self.0 >> SLOT_BITS) + 1) << STATE_BITS | FREE
+        // Never 0, so that no ticket is.
+        let next = (((self.0 >> SLOT_BITS) + 1) & GENERATION).max(1);
+        next << STATE_BITS | FREE
     }
 }
 
@@ -145,7 +149,7 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// `None`: the system has no memory for it.
     pub(crate) fn new(capacity: usize, spare: usize, random: u64) -> Option<Self> {
-        let first = random >> (64 - FIRST_BITS) | 1;
+        let first = random >> (64 - GENERATION_BITS) | 1;
         let count = 2 * capacity + spare;
         assert!((2..=MAX_SLOTS).contains(&count), "the configuration bounds inbox.capacity");
         let mut slots = Vec::new();
@@ -198,17 +202,21 @@ impl Ledger {
         self.counters.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// It is pending no more. Before its slot is given back, whose room tells.
-    fn not_pending(&self, ticket: Ticket) {
-        let room = self.slots[ticket.slot() as usize].room.load(Ordering::Relaxed);
-        self.pending[usize::from(room)].fetch_sub(1, Ordering::Relaxed);
+    /// Whose room a check takes. To be read while the check has not ended: then the slot may be another's.
+    fn room(&self, ticket: Ticket) -> usize {
+        self.slots[ticket.slot() as usize].room.load(Ordering::Relaxed).into()
+    }
+
+    fn not_pending(&self, room: usize) {
+        self.pending[room].fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Takes back a reservation that was never published.
     pub(crate) fn unreserve(&self, ticket: Ticket) {
         // Unless somebody who guessed its ticket has cancelled it: then it was accepted and ended.
+        let room = self.room(ticket);
         if self.exchange(ticket, PENDING, CANCELLED) {
-            self.not_pending(ticket);
+            self.not_pending(room);
             self.counters.submitted.fetch_sub(1, Ordering::Relaxed);
         }
         self.recycle(ticket);
@@ -240,7 +248,7 @@ impl Ledger {
         if decision.coalesced {
             counters.coalesced.fetch_add(1, Ordering::Relaxed);
         }
-        self.not_pending(ticket);
+        self.not_pending(self.room(ticket));
         // Last, with Release: who reads `completed` sees what it is the sum of.
         counters.completed.fetch_add(1, Ordering::Release);
         true
@@ -250,12 +258,13 @@ impl Ledger {
     pub(crate) fn cancel(&self, ticket: Ticket) -> Option<u16> {
         let slot = self.slots.get(ticket.slot() as usize)?;
         let thread = slot.thread.load(Ordering::Relaxed);
+        let room = self.room(ticket);
         let cancelled =
             [PENDING, READY, DUE].into_iter().any(|state| self.exchange(ticket, state, CANCELLED));
         if !cancelled {
             return None;
         }
-        self.not_pending(ticket);
+        self.not_pending(room);
         self.counters.cancelled.fetch_add(1, Ordering::Release);
         self.wake_drainers();
         Some(thread)

@@ -92,7 +92,7 @@ impl Limits {
             return Admission::Refused;
         }
         let ban = asks.now.saturating_add(asks.ttl.as_millis() as u64);
-        if let Some(place) = user.places.iter_mut().find(|place| place.session == asks.session) {
+        if let Some(place) = user.place(asks.session) {
             (place.used, place.ban) = (asks.now, ban);
             return Admission::Admitted;
         }
@@ -120,31 +120,30 @@ impl Limits {
         if user.is_banned(asks.session) {
             return Some(false);
         }
-        let place = user.places.iter_mut().find(|place| place.session == asks.session)?;
+        let place = user.place(asks.session)?;
         place.used = asks.now;
         Some(true)
     }
 
-    /// A watch of the session has been admitted, and holds its place until [`Limits::left`].
-    pub(crate) fn entered(&self, user: &str, session: u64) {
-        self.change(user, session, |place| place.watches += 1);
+    /// A watch of the session holds its place until [`Limits::left`]. False: it has none.
+    pub(crate) fn entered(&self, user: &str, session: u64) -> bool {
+        let mut users = self.users.lock();
+        let place = users.by_id.get_mut(user).and_then(|user| user.place(session));
+        let Some(place) = place else { return false };
+        place.watches += 1;
+        true
     }
 
-    /// A watch of the session is over. Without another the place is free: nobody asks for a connection that is closed.
+    /// A watch of the session is over. Without another the place is free, whenever it was asked about: the connection is
+    /// closed, and a session that also asks takes another place.
     pub(crate) fn left(&self, user: &str, session: u64) {
-        self.change(user, session, |place| {
+        let mut users = self.users.lock();
+        let Some(user) = users.by_id.get_mut(user) else { return };
+        if let Some(place) = user.place(session) {
             place.watches = place.watches.saturating_sub(1);
             if place.watches == 0 {
-                place.used = 0;
+                user.places.retain(|place| place.session != session);
             }
-        });
-    }
-
-    fn change(&self, user: &str, session: u64, change: impl FnOnce(&mut Place)) {
-        let mut users = self.users.lock();
-        let places = users.by_id.get_mut(user).map(|user| &mut user.places);
-        if let Some(place) = places.into_iter().flatten().find(|place| place.session == session) {
-            change(place);
         }
     }
 }
@@ -170,6 +169,10 @@ impl User {
         self.places.retain(|place| place.watches > 0 || place.used.saturating_add(idle) > now);
         self.bans.retain(|ban| ban.until > now);
         self
+    }
+
+    fn place(&mut self, session: u64) -> Option<&mut Place> {
+        self.places.iter_mut().find(|place| place.session == session)
     }
 
     fn is_empty(&self) -> bool {
@@ -233,6 +236,16 @@ mod tests {
         assert_eq!(ask(5, 200_000), Refused, "the first has a watch");
         limits.left("u", 1);
         assert_eq!(ask(6, 200_001), Admitted);
+    }
+
+    #[test]
+    fn a_watch_that_is_over_frees_its_place_also_right_after_the_start() {
+        let limits = Limits::default();
+        let ask = |session, now| limits.admit(Asks { limit: 1, ..asks(session, Enforce::Newest, now) });
+        assert_eq!(ask(1, 1_000), Admitted);
+        assert!(limits.entered("u", 1) && !limits.entered("u", 2) && !limits.entered("v", 1));
+        limits.left("u", 1);
+        assert_eq!(ask(2, 2_000), Admitted, "its only watch is over");
     }
 
     #[test]

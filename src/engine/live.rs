@@ -14,14 +14,38 @@ use super::revocations::Mark;
 use super::shard::Shard;
 use super::watch::Watch;
 use crate::check::Question;
-use crate::decision::{Cause, Decision, Verdict};
+use crate::decision::{Cause, Decision, Origin, Verdict};
+
+/// By what a decision was asked for, and when.
+#[derive(Clone, Copy)]
+pub(super) struct Heard<'a> {
+    pub(super) policy: &'a Policy,
+    pub(super) mark: Mark,
+    /// Something newer is known.
+    pub(super) overtaken: bool,
+}
 
 impl Shard {
-    pub(super) fn begin_watch(self: &Rc<Self>, watch: Arc<Watch>, asked: Asked) {
-        let Asked { policy, question, hash, mark } = asked;
-        let (ticket, fresh) = (watch.ticket, question.fresh);
-        self.watches.borrow_mut().add(watch, policy, Rc::new(question), hash, mark.session);
+    /// A new one, or one that comes from another thread, with its user if that is known.
+    pub(super) fn begin_watch(self: &Rc<Self>, watch: Arc<Watch>, asked: Asked, user: Option<u64>) {
+        // It may have been submitted after a reload that this thread has not seen yet.
+        self.turn_to(self.core.policy());
+        if watch.has_ended() {
+            return;
+        }
+        let (ticket, mark, fresh) = (watch.ticket, asked.mark, asked.question.fresh);
+        self.watches.borrow_mut().add(watch, asked, user);
+        // A revocation may have come here first, and found nothing to end.
+        if !self.holds_for(mark, user) {
+            return self.end_watch(ticket, Verdict::Deny, "revoked");
+        }
         self.ask_about(ticket, fresh);
+    }
+
+    fn holds_for(&self, mark: Mark, user: Option<u64>) -> bool {
+        let revocations = &self.core.revocations;
+        let is_current = |user| revocations.is_user_current(revocations.entry(user), mark.at);
+        revocations.is_current(mark) && user.is_none_or(is_current)
     }
 
     /// Those whose time has come, as many as may be asked about.
@@ -58,11 +82,17 @@ impl Shard {
         let now = Instant::now();
         let remembered = if fresh { None } else { self.core.recall(&policy, &*question, session, now, true) };
         if let Some(remembered) = remembered {
-            return self.tell_watch(ticket, remembered.decision, &policy, mark);
+            return self.tell_watch(
+                ticket,
+                remembered.decision,
+                Heard { policy: &policy, mark, overtaken: false },
+            );
         }
         let is_joinable = |mark| self.core.revocations.is_joinable(mark);
-        let begun = self.flights.borrow_mut().watch(&policy, &question, hash, mark, is_joinable, ticket);
-        if let Some(id) = begun {
+        let (id, begun) =
+            self.flights.borrow_mut().watch(&policy, &question, hash, mark, is_joinable, ticket);
+        self.watches.borrow_mut().waits_for(ticket, id);
+        if begun {
             self.depart(id);
         }
     }
@@ -70,48 +100,42 @@ impl Shard {
     /// After a reload: the watch is asked about by the new rules. False: it is not here any more.
     fn turn_watch_to(&self, ticket: u64) -> bool {
         let current = Arc::clone(&self.policy.borrow());
-        let mut watches = self.watches.borrow_mut();
-        let Some(watched) = watches.get(ticket) else { return false };
-        if Arc::ptr_eq(&watched.policy, &current) {
-            return true;
-        }
-        let Ok(question) = current.accept(&watched.question.check()) else {
-            drop(watches);
-            self.end_watch(
-                ticket,
-                Cause::None,
-                Some(Verdict::Deny),
-                "the configuration now refuses what was asked",
-            );
+        let (question, mark, user) = {
+            let watches = self.watches.borrow();
+            let Some(watched) = watches.get(ticket) else { return false };
+            if Arc::ptr_eq(&watched.policy, &current) {
+                return true;
+            }
+            (current.accept(&watched.question.check()), watched.mark, watched.user())
+        };
+        let Ok(question) = question else {
+            self.end_watch(ticket, Verdict::Deny, "the configuration now refuses what was asked");
             return false;
         };
         let hash = self.core.hash_of_key(question.key());
         let thread = self.core.thread_of(hash);
         if thread == self.index {
-            watches.turn_to(ticket, current, Rc::new(question), hash);
+            self.watches.borrow_mut().turn_to(ticket, current, Rc::new(question), hash);
             return true;
         }
         // All that concerns a key happens on one thread, and the key has changed.
-        let watch = Arc::clone(&watched.watch);
-        let mark = self.core.revocations.mark(watched.session);
-        watches.remove(ticket, &self.core.limits);
-        let asked = Asked { policy: current, question, hash, mark };
-        self.core.inboxes[thread].tell(News::Watch(watch, asked));
+        if let Some(watch) = self.drop_watch(ticket) {
+            let asked = Asked { policy: current, question, hash, mark };
+            self.core.inboxes[thread].tell(News::Watch(watch, asked, user));
+        }
         false
     }
 
-    /// The host is told if the decision is news, and the watch asked about again when its time ends. `policy`, `mark`:
-    /// what it was asked by, and when.
-    pub(super) fn tell_watch(&self, ticket: u64, decision: Decision, policy: &Policy, mark: Mark) {
+    /// The host is told if the decision is news, and the watch asked about again when its time ends.
+    pub(super) fn tell_watch(&self, ticket: u64, decision: Decision, heard: Heard<'_>) {
         let now = Instant::now();
         let user = Some(decision.user_id()).filter(|id| !id.is_empty());
         let user = user.map(|id| self.core.user(id.as_bytes()));
-        let revocations = &self.core.revocations;
-        let is_void = !revocations.is_current(mark)
-            || user.is_some_and(|user| !revocations.is_user_current(revocations.entry(user), mark.at))
-            || !Arc::ptr_eq(&policy.memory, &self.policy.borrow().memory);
+        let is_void = heard.overtaken
+            || !self.holds_for(heard.mark, user)
+            || !Arc::ptr_eq(&heard.policy.memory, &self.policy.borrow().memory);
         let wait = match decision.ttl {
-            // Asked before a revocation or by other rules: it holds until there is a better one.
+            // Asked before a revocation, by other rules, or before something newer: it holds until there is a better one.
             _ if is_void => Duration::ZERO,
             Duration::ZERO => self.watch_interval(),
             ttl => ttl,
@@ -119,7 +143,12 @@ impl Shard {
         let told = {
             let mut watches = self.watches.borrow_mut();
             watches.place(ticket, &decision, &self.core.limits);
-            watches.decided(ticket, user, now, now + wait);
+            if decision.origin == Origin::Default {
+                // It knows nothing of the user, and takes nothing back.
+                watches.undecided(ticket, now, now + wait);
+            } else {
+                watches.decided(ticket, user, heard.mark, now, now + wait);
+            }
             watches.get(ticket).and_then(|watched| watched.watch.tell(decision))
         };
         if let Some((receiver, completed)) = told {
@@ -133,12 +162,11 @@ impl Shard {
         question: &Question,
         hash: u64,
         decision: &Decision,
-        policy: &Policy,
-        mark: Mark,
+        heard: Heard<'_>,
     ) {
         let tickets = self.watches.borrow().of_key(hash, question.key());
         for ticket in tickets {
-            self.tell_watch(ticket, decision.clone(), policy, mark);
+            self.tell_watch(ticket, decision.clone(), heard);
         }
     }
 
@@ -152,35 +180,41 @@ impl Shard {
         };
         let tickets = self.watches.borrow().of(whose);
         for ticket in tickets {
-            self.end_watch(ticket, Cause::None, Some(Verdict::Deny), reason);
+            self.end_watch(ticket, Verdict::Deny, reason);
         }
     }
 
-    /// The host hears no more of it. Without a verdict: what it knows stands.
-    pub(super) fn end_watch(
-        &self,
-        ticket: u64,
-        cause: Cause,
-        verdict: Option<Verdict>,
-        reason: &'static str,
-    ) {
+    /// The host hears no more of it.
+    fn end_watch(&self, ticket: u64, verdict: Verdict, reason: &'static str) {
         let Some(watch) = self.drop_watch(ticket) else { return };
-        let verdict = verdict.or_else(|| watch.verdict());
-        let verdict = verdict.unwrap_or_else(|| self.policy.borrow().without_answer(cause, reason).verdict);
-        if let Some((receiver, completed)) = watch.end(cause, verdict, reason) {
+        if let Some((receiver, completed)) =
+            watch.end(Decision::new(verdict, Origin::Default, Cause::None, reason))
+        {
             self.outbox.borrow_mut().push(receiver, completed);
         }
     }
 
+    /// It is not this thread's any more. An exchange that it alone waited for is dropped if nothing was written.
     pub(super) fn drop_watch(&self, ticket: u64) -> Option<Arc<Watch>> {
         let watched = self.watches.borrow_mut().remove(ticket, &self.core.limits)?;
+        if let Some(id) = watched.flight
+            && self.flights.borrow().contains(id)
+        {
+            self.flights.borrow_mut().unwatch(id, ticket);
+            self.abandon_if_empty(id);
+        }
         Some(watched.watch)
     }
 
-    pub(super) fn end_watches(&self) {
+    /// All of them, because this thread ends: what their hosts know stands.
+    pub(super) fn end_watches(&self, cause: Cause, reason: &'static str) {
         let tickets = self.watches.borrow().of(Whose::All);
         for ticket in tickets {
-            self.end_watch(ticket, Cause::Shutdown, None, "the engine was shut down");
+            let Some(watched) = self.watches.borrow_mut().remove(ticket, &self.core.limits) else { continue };
+            let last = self.core.last_word(&watched.watch, cause, reason);
+            if let Some((receiver, completed)) = watched.watch.end(last) {
+                self.outbox.borrow_mut().push(receiver, completed);
+            }
         }
     }
 

@@ -385,3 +385,22 @@ fn a_denial_that_an_answer_lifts_comes_back_with_the_next_revocation() {
         assert!(revocations.denies(SESSION, BOUND));
     });
 }
+
+#[test]
+fn a_cancel_gives_back_the_room_that_its_check_took() {
+    model(|| {
+        let ledger = Arc::new(Ledger::new(1, 1, 1 << 40).unwrap());
+        let ticket = ledger.reserve(Room::Usual, 0, 0).unwrap();
+        let cancel = {
+            let ledger = Arc::clone(&ledger);
+            thread::spawn(move || ledger.cancel(ticket).is_some())
+        };
+        // The I/O thread lets go of it, and another check takes its slot for the other room.
+        ledger.release(ticket);
+        let spare = ledger.reserve(Room::Spare, 0, 0).unwrap();
+        cancel.join().unwrap();
+        ledger.release(spare);
+        assert!(ledger.reserve(Room::Usual, 0, 0).is_some(), "the usual room is free");
+        assert!(ledger.reserve(Room::Spare, 0, 0).is_some(), "the spare room is free");
+    });
+}

@@ -40,14 +40,25 @@ impl Outbox {
         std::mem::take(self)
     }
 
-    pub(crate) fn deliver(self, log: &Logger) {
-        for (receiver, mut batch) in self.batches {
-            let call = AssertUnwindSafe(|| receiver.receive(&mut batch));
-            if catch_unwind(call).is_err() {
-                log.log(LogLevel::Error, || {
-                    "a receiver panicked; what it left counts as cancelled".to_owned()
-                });
-            }
+    pub(crate) fn deliver(mut self, log: &Logger) {
+        if self.hand_out() {
+            log.log(LogLevel::Error, || "a receiver panicked; what it left counts as cancelled".to_owned());
         }
+    }
+
+    /// Whether a receiver panicked.
+    fn hand_out(&mut self) -> bool {
+        let mut panicked = false;
+        for (receiver, mut batch) in std::mem::take(&mut self.batches) {
+            panicked |= catch_unwind(AssertUnwindSafe(|| receiver.receive(&mut batch))).is_err();
+        }
+        panicked
+    }
+}
+
+/// What was decided is delivered, also by a thread that a defect ends.
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.hand_out();
     }
 }

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::asking::explained;
 use super::core::Core;
 use super::policy::Policy;
 use super::revocations::Mark;
 use crate::check::Question;
-use crate::decision::{Decision, Origin};
+use crate::decision::{Decision, Origin, Verdict};
 use crate::memory::Record;
 
 /// A remembered decision that answers a check.
@@ -38,7 +39,7 @@ impl Core {
         let recalled = self.if_it_holds(policy, question, session, |record| {
             let left = record.left(now, settings.ttl.max).or_else(|| {
                 let in_use = watched || record.idle(now) <= settings.expired_idle;
-                if !settings.expired_keep || !record.allows() || !in_use {
+                if !settings.expired_keep || !record.may_be_kept(settings.ttl.max) || !in_use {
                     return None;
                 }
                 record.renew(now);
@@ -101,6 +102,14 @@ impl Core {
             record.user().is_some_and(|user| !self.revocations.is_user_current(user, record.at()))
         };
         policy.memory.read(session, question.key(), revoked).unwrap_or(false)
+    }
+
+    /// A session that was revoked gets no decision of our own that lets it in, until the backend is heard about it.
+    pub(crate) fn unless_revoked(&self, policy: &Policy, session: u64, decision: Decision) -> Decision {
+        if decision.origin == Origin::Default && self.revocations.denies(session, policy.settings.ttl.max) {
+            return explained(Decision { verdict: Verdict::Deny, ..decision }, "revoked");
+        }
+        decision
     }
 
     /// Whether nobody has revoked it.

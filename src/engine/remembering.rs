@@ -46,7 +46,7 @@ impl Flight {
 fn of_use_until(record: &Record, settings: &Settings) -> u64 {
     let known = record.known_until(settings.ttl.max, settings.last_known);
     // What has expired may be kept for whoever still asks.
-    if settings.expired_keep && record.allows() {
+    if settings.expired_keep && record.may_be_kept(settings.ttl.max) {
         known.max(record.in_use_until(settings.expired_idle))
     } else {
         known
@@ -97,7 +97,8 @@ impl Shard {
         let record = Record::new(&answer, &facts);
         let mut decision = record.decision(Origin::Backend, ttl.as_millis() as u64);
         decision.reason = answer.reason;
-        self.sweeping.borrow_mut().note(mark.session, of_use_until(&record, settings));
+        let until = of_use_until(&record, settings);
+        self.sweeping.borrow_mut().note(mark.session, until, settings.memory.decisions);
         policy.memory.put(mark.session, record);
         decision
     }
@@ -119,7 +120,7 @@ impl Shard {
                 until > now
             });
             if next.get() < u64::MAX {
-                self.sweeping.borrow_mut().note(session, next.get());
+                self.sweeping.borrow_mut().note(session, next.get(), settings.memory.decisions);
             }
         }
         self.outlet.poke();
@@ -133,9 +134,10 @@ impl Shard {
         }
         let About { policy, question, mark } = about;
         let core = &self.core;
-        if core.revocations.denies(mark.session, policy.settings.ttl.max)
-            || core.is_user_revoked(policy, question, mark.session)
-        {
+        if core.revocations.denies(mark.session, policy.settings.ttl.max) {
+            return core.unless_revoked(policy, mark.session, decision);
+        }
+        if core.is_user_revoked(policy, question, mark.session) {
             decision.verdict = Verdict::Deny;
             return explained(decision, "revoked");
         }
@@ -150,12 +152,13 @@ impl Shard {
             known.texts = Some(Texts::new(known.user_id(), known.location(), decision.detail()));
             return explained(known, "last known");
         }
-        // A request that only fails itself, because of what it is, gets nothing by that.
+        // A request that only fails itself, because of what it is, gets nothing by that. Of several endpoints each is in
+        // question: one that answers the others would have answered this.
         let corroborated = |health: &Health| health.is_open() || health.corroborates(client(question));
         if policy.settings.fail_open_corroborated
             && decision.verdict == Verdict::Allow
             && decision.cause.is_outage()
-            && !policy.health.iter().any(corroborated)
+            && !policy.health.iter().all(corroborated)
         {
             decision.verdict = Verdict::Deny;
             return explained(decision, "nobody else met an outage (fail_open = corroborated)");

@@ -19,6 +19,7 @@ use super::completion::Completion;
 use super::core::Core;
 use super::flights::{Boarding, FlightId, Flights};
 use super::inbox::{Asked, Message, News, Outlet};
+use super::live::Heard;
 use super::outages::OutageLog;
 use super::outbox::Outbox;
 use super::policy::Policy;
@@ -120,7 +121,7 @@ impl Shard {
                     }
                 }
                 News::Refresh(asked) => self.refresh(asked),
-                News::Watch(watch, asked) => self.begin_watch(watch, asked),
+                News::Watch(watch, asked, user) => self.begin_watch(watch, asked, user),
                 News::Unwatch(ticket) => drop(self.drop_watch(ticket)),
                 News::Void(whose) => self.void(whose),
                 #[cfg(test)]
@@ -129,7 +130,7 @@ impl Shard {
         }
     }
 
-    fn turn_to(&self, policy: Arc<Policy>) {
+    pub(super) fn turn_to(&self, policy: Arc<Policy>) {
         let before = self.policy.replace(Arc::clone(&policy));
         if !Arc::ptr_eq(&before.memory, &policy.memory) {
             // What they were told was asked, or judged, by other rules.
@@ -222,7 +223,8 @@ impl Shard {
                 };
                 self.land(id, &decision);
                 if !overtaken {
-                    self.tell_watches_of(&question, hash, &decision, &policy, mark);
+                    let answer = Heard { policy: &policy, mark, overtaken };
+                    self.tell_watches_of(&question, hash, &decision, answer);
                 }
             }
             Err(outage) => self.failed(id, &outage, deadline),
@@ -256,14 +258,13 @@ impl Shard {
             let Some(completion) = completion else { break };
             self.decide(completion, decision.clone());
         }
-        let (watches, policy, mark) = {
+        let (watches, flight) = {
             let mut flights = self.flights.borrow_mut();
-            let watches = flights.take_watches(id);
-            let flight = flights.remove(id);
-            (watches, flight.policy, flight.mark)
+            (flights.take_watches(id), flights.remove(id))
         };
+        let answer = Heard { policy: &flight.policy, mark: flight.mark, overtaken: flight.overtaken };
         for ticket in watches {
-            self.tell_watch(ticket, decision.clone(), &policy, mark);
+            self.tell_watch(ticket, decision.clone(), answer);
         }
     }
 
@@ -289,7 +290,7 @@ impl Shard {
 
     /// An exchange that nobody waits for is dropped if the backend knows nothing of it yet; otherwise it runs
     /// on to its own end, so that its connection stays usable.
-    fn abandon_if_empty(&self, id: FlightId) {
+    pub(super) fn abandon_if_empty(&self, id: FlightId) {
         let flight = {
             let mut flights = self.flights.borrow_mut();
             let flight = flights.flight(id);
@@ -315,7 +316,7 @@ impl Shard {
 
     fn end(&self) {
         // Before their flights are landed, which would tell them something else.
-        self.end_watches();
+        self.end_watches(Cause::Shutdown, "the engine was shut down");
         let ids = self.flights.borrow().ids();
         for id in ids {
             let (task, decision) = {
@@ -330,12 +331,11 @@ impl Shard {
             }
         }
         while let Some(news) = self.outlet.next_news() {
-            if let News::Watch(watch, asked) = news {
-                let Asked { policy, question, hash, mark } = asked;
-                self.watches.borrow_mut().add(watch, policy, Rc::new(question), hash, mark.session);
+            if let News::Watch(watch, asked, user) = news {
+                self.watches.borrow_mut().add(watch, asked, user);
             }
         }
-        self.end_watches();
+        self.end_watches(Cause::Shutdown, "the engine was shut down");
         while let Some(message) = self.outlet.next() {
             match message {
                 Message::Ask(asked, completion) => {
@@ -347,6 +347,13 @@ impl Shard {
         }
         self.deliver();
         self.transports.close();
+    }
+}
+
+/// Whatever went wrong, hosts are waiting: each watch is told that nothing comes any more, and gives its place back.
+impl Drop for Shard {
+    fn drop(&mut self) {
+        self.end_watches(Cause::Internal, "a defect in the engine, caught");
     }
 }
 

@@ -12,12 +12,21 @@ const STEP: u64 = 16_000;
 pub(crate) struct Sweeping {
     /// By the number of the step at whose end they are due.
     due: BTreeMap<u64, Vec<u64>>,
+    noted: usize,
 }
 
+/// Notes beyond as many as decisions may be remembered. A session whose note finds no room is taken out by what comes after
+/// it, as without this list; only a flood makes so many.
+const SPARE: usize = 65_536;
+
 impl Sweeping {
-    /// The session has a decision that is of no use from `at` on, in milliseconds of the engine's time.
-    pub(crate) fn note(&mut self, session: u64, at: u64) {
-        self.due.entry(at / STEP + 1).or_default().push(session);
+    /// The session has a decision that is of no use from `at` on, in milliseconds of the engine's time. `most`: how many
+    /// decisions may be remembered.
+    pub(crate) fn note(&mut self, session: u64, at: u64, most: usize) {
+        if self.noted < most.saturating_add(SPARE) {
+            self.noted += 1;
+            self.due.entry(at / STEP + 1).or_default().push(session);
+        }
     }
 
     /// A session that is due.
@@ -28,7 +37,10 @@ impl Sweeping {
                 return None;
             }
             match first.get_mut().pop() {
-                Some(session) => return Some(session),
+                Some(session) => {
+                    self.noted -= 1;
+                    return Some(session);
+                }
                 None => drop(first.remove()),
             }
         }
@@ -48,9 +60,9 @@ mod tests {
     fn each_comes_once_and_not_before_its_time() {
         let mut sweeping = Sweeping::default();
         assert_eq!(sweeping.next_at(), None);
-        sweeping.note(1, 100_000);
-        sweeping.note(2, 20_000);
-        sweeping.note(3, 31_999);
+        for (session, at) in [(1, 100_000), (2, 20_000), (3, 31_999)] {
+            sweeping.note(session, at, 9);
+        }
         assert_eq!(sweeping.next_at(), Some(32_000));
         assert_eq!(sweeping.next(31_999), None);
         let mut early = [sweeping.next(32_000), sweeping.next(32_000)];
@@ -59,5 +71,20 @@ mod tests {
         assert_eq!(sweeping.next(99_999), None);
         assert_eq!(sweeping.next(u64::MAX), Some(1));
         assert_eq!((sweeping.next(u64::MAX), sweeping.next_at()), (None, None));
+    }
+
+    #[test]
+    fn a_flood_does_not_make_it_grow_without_end() {
+        let mut sweeping = Sweeping::default();
+        for session in 0..200_000 {
+            sweeping.note(session, 86_400_000 + session, 1_000);
+        }
+        let mut taken = 0;
+        while sweeping.next(u64::MAX).is_some() {
+            taken += 1;
+        }
+        assert_eq!(taken, 1_000 + SPARE);
+        sweeping.note(1, 0, 1_000);
+        assert_eq!(sweeping.next(u64::MAX), Some(1), "there is room again");
     }
 }

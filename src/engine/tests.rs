@@ -7,6 +7,7 @@ mod forgetting;
 mod kept;
 mod last_known;
 mod ledger;
+mod meetings;
 mod memory;
 mod ministra;
 mod order;

@@ -29,6 +29,8 @@ pub(crate) struct Watch {
     all: Arc<Watching>,
     pub(super) ticket: u64,
     pub(super) tag: Tag,
+    /// The keyed hash of its session's id.
+    pub(super) session: u64,
     receiver: Arc<dyn Receiver>,
     submitted: Instant,
     state: Mutex<State>,
@@ -61,12 +63,14 @@ impl Watch {
     pub(super) fn new(
         all: &Arc<Watching>,
         ticket: u64,
+        session: u64,
         receiver: &Arc<dyn Receiver>,
         tag: Tag,
         submitted: Instant,
     ) -> Self {
         let (all, receiver) = (Arc::clone(all), Arc::clone(receiver));
-        Self { all, ticket: ticket | WATCH, tag, receiver, submitted, state: Mutex::default() }
+        all.existing.fetch_add(1, Ordering::Relaxed);
+        Self { all, ticket: ticket | WATCH, tag, session, receiver, submitted, state: Mutex::default() }
     }
 
     /// The decision is news unless the host knows it already. Returns what is to go to the receiver.
@@ -102,15 +106,14 @@ impl Watch {
         Some((Arc::clone(&self.receiver), Completed::of_watch(self)))
     }
 
-    /// The last decision: the watch ends with it. As the host knows it, if it knows one.
-    pub(super) fn end(
-        self: &Arc<Self>,
-        cause: Cause,
-        verdict: Verdict,
-        reason: &'static str,
-    ) -> Option<(Arc<dyn Receiver>, Completed)> {
-        let decision = Decision { last: true, ..Decision::new(verdict, Origin::Default, cause, reason) };
-        self.tell(decision)
+    /// The last decision: the watch ends with it.
+    pub(super) fn end(self: &Arc<Self>, decision: Decision) -> Option<(Arc<dyn Receiver>, Completed)> {
+        self.tell(Decision { last: true, ..decision })
+    }
+
+    /// Whether nothing is told any more, or only what waits.
+    pub(super) fn has_ended(&self) -> bool {
+        self.state.lock().end != End::Open
     }
 
     /// What the host was told last, or is about to be.
@@ -175,6 +178,12 @@ impl Watch {
             state.end = End::Over;
             self.all.forget(self.ticket);
         }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.all.existing.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -13,12 +13,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::inbox::Whose;
+use super::flights::FlightId;
+use super::inbox::{Asked, Whose};
 use super::limits::Limits;
 use super::policy::Policy;
+use super::revocations::Mark;
 use super::watch::Watch;
 use crate::check::Question;
-use crate::decision::{Cause, Decision, Verdict};
+use crate::decision::{Decision, Origin};
 
 pub(super) struct Watched {
     pub(super) watch: Arc<Watch>,
@@ -29,12 +31,22 @@ pub(super) struct Watched {
     pub(super) session: u64,
     /// When its decision was made; it may not be reused for longer than `ttl.max` from then.
     since: Instant,
+    /// Under what that was asked for; at first, when the watch was opened.
+    pub(super) mark: Mark,
+    /// The flight that it waits for.
+    pub(super) flight: Option<FlightId>,
     /// The keyed hash of the user's id, once the backend has named it.
     user: Option<u64>,
     /// The user whose place it holds.
     place: Option<Box<str>>,
     /// `None`: it is being asked about.
     due: Option<Instant>,
+}
+
+impl Watched {
+    pub(super) fn user(&self) -> Option<u64> {
+        self.user
+    }
 }
 
 #[derive(Default)]
@@ -54,21 +66,26 @@ const AHEAD: Duration = Duration::from_millis(100);
 const FROM_THE_TABLES: &str = "the tables name watches that are there";
 
 impl Watches {
-    /// A new one, which is being asked about.
-    pub(super) fn add(
-        &mut self,
-        watch: Arc<Watch>,
-        policy: Arc<Policy>,
-        question: Rc<Question>,
-        hash: u64,
-        session: u64,
-    ) {
-        let (ticket, since) = (watch.ticket, Instant::now());
+    /// A new one, which is being asked about. `user`: the keyed hash of its user, if that is known.
+    pub(super) fn add(&mut self, watch: Arc<Watch>, asked: Asked, user: Option<u64>) {
+        let Asked { policy, question, hash, mark } = asked;
+        let (ticket, session, question) = (watch.ticket, mark.session, Rc::new(question));
         self.of_session.entry(session).or_default().insert(ticket);
         self.of_key.entry(hash).or_default().insert(ticket);
+        if let Some(user) = user {
+            self.of_user.entry(user).or_default().insert(ticket);
+        }
+        let (since, flight, place, due) = (Instant::now(), None, None, None);
         let watched =
-            Watched { watch, policy, question, hash, session, since, user: None, place: None, due: None };
+            Watched { watch, policy, question, hash, session, since, mark, flight, user, place, due };
         self.by_ticket.insert(ticket, watched);
+    }
+
+    /// It waits for this flight.
+    pub(super) fn waits_for(&mut self, ticket: u64, flight: FlightId) {
+        if let Some(watched) = self.by_ticket.get_mut(&ticket) {
+            watched.flight = Some(flight);
+        }
     }
 
     pub(super) fn get(&self, ticket: u64) -> Option<&Watched> {
@@ -96,14 +113,16 @@ impl Watches {
     pub(super) fn place(&mut self, ticket: u64, decision: &Decision, limits: &Limits) {
         let Some(watched) = self.by_ticket.get_mut(&ticket) else { return };
         let user = if decision.allows() { decision.user_id() } else { "" };
-        if watched.place.as_deref().unwrap_or_default() == user {
+        // A default action knows nothing of the user, which takes nothing back.
+        let unknown = decision.allows() && decision.origin == Origin::Default;
+        if unknown || watched.place.as_deref() == Some(user) {
             return;
         }
         if let Some(before) = watched.place.take() {
             limits.left(&before, watched.session);
         }
-        if !user.is_empty() {
-            limits.entered(user, watched.session);
+        // Without a limit that is enforced there is no place to hold.
+        if limits.entered(user, watched.session) {
             watched.place = Some(user.into());
         }
     }
@@ -132,10 +151,10 @@ impl Watches {
         }
     }
 
-    /// It has its decision, of this user; to be asked about again at `due`.
-    pub(super) fn decided(&mut self, ticket: u64, user: Option<u64>, now: Instant, due: Instant) {
+    /// It has its decision, of this user, asked for under `mark`; to be asked about again at `due`.
+    pub(super) fn decided(&mut self, ticket: u64, user: Option<u64>, mark: Mark, now: Instant, due: Instant) {
         let Some(watched) = self.by_ticket.get_mut(&ticket) else { return };
-        watched.since = now;
+        watched.mark = mark;
         let before = std::mem::replace(&mut watched.user, user);
         if before != user {
             if let Some(before) = before {
@@ -145,6 +164,13 @@ impl Watches {
                 self.of_user.entry(user).or_default().insert(ticket);
             }
         }
+        self.undecided(ticket, now, due);
+    }
+
+    /// The backend said nothing of it; to be asked about again at `due`.
+    pub(super) fn undecided(&mut self, ticket: u64, now: Instant, due: Instant) {
+        let Some(watched) = self.by_ticket.get_mut(&ticket) else { return };
+        (watched.since, watched.flight) = (now, None);
         if let Some(before) = watched.due.replace(due) {
             self.due.remove(&(before, ticket));
         }
@@ -185,20 +211,6 @@ impl Watches {
             Whose::Session(session) | Whose::Displaced(session) => listed(&self.of_session, session),
             Whose::User(user) => listed(&self.of_user, user),
             Whose::All => self.by_ticket.keys().copied().collect(),
-        }
-    }
-}
-
-/// Whatever went wrong, the hosts are waiting: each is told that nothing comes any more, and what it knows stands.
-impl Drop for Watches {
-    fn drop(&mut self) {
-        for (_, Watched { watch, .. }) in self.by_ticket.drain() {
-            let verdict = watch.verdict().unwrap_or(Verdict::Deny);
-            if let Some((receiver, completed)) =
-                watch.end(Cause::Internal, verdict, "a defect in the engine, caught")
-            {
-                receiver.receive(&mut vec![completed]);
-            }
         }
     }
 }

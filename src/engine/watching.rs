@@ -17,6 +17,8 @@ const SHARDS: usize = 16;
 pub(crate) struct Watching {
     by_ticket: [Mutex<HashMap<u64, Arc<Watch>>>; SHARDS],
     open: AtomicUsize,
+    /// With those that have ended and that an I/O thread or a receiver has not let go of yet.
+    pub(super) existing: AtomicUsize,
     /// The next ticket. They begin at a random number, so that one means nothing to another engine, and never come again.
     next: AtomicU64,
     /// Decisions that were delivered.
@@ -28,23 +30,27 @@ impl Watching {
         Self {
             by_ticket: std::array::from_fn(|_| Mutex::default()),
             open: AtomicUsize::new(0),
+            existing: AtomicUsize::new(0),
             next: AtomicU64::new(random >> 2),
             told: AtomicU64::new(0),
         }
     }
 
-    /// One more; at most `most` at a time.
+    /// One more; at most `most` at a time, and as many again that are not let go of yet, so that opening and closing in a
+    /// loop cannot pile up memory.
     pub(super) fn open(
         self: &Arc<Self>,
         most: usize,
+        session: u64,
         receiver: &Arc<dyn Receiver>,
         tag: Tag,
         now: Instant,
     ) -> Option<Arc<Watch>> {
-        let more = |open| (open < most).then_some(open + 1);
+        let more =
+            |open| (open < most && self.existing.load(Ordering::Relaxed) < 2 * most).then_some(open + 1);
         self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         let ticket = self.next.fetch_add(1, Ordering::Relaxed);
-        let watch = Arc::new(Watch::new(self, ticket, receiver, tag, now));
+        let watch = Arc::new(Watch::new(self, ticket, session, receiver, tag, now));
         self.shard(watch.ticket).lock().insert(watch.ticket, Arc::clone(&watch));
         Some(watch)
     }

@@ -85,6 +85,11 @@ impl Record {
         self.verdict == Verdict::Allow
     }
 
+    /// Whether it may be kept beyond its end: it lets somebody in, lived at all, and nobody said that it must be asked for.
+    pub(crate) fn may_be_kept(&self, bound: Duration) -> bool {
+        self.allows() && self.repeatable && self.ttl > 0 && bound > Duration::ZERO
+    }
+
     /// Milliseconds that are left for reuse, at most `bound` from its birth. `None`: it has expired.
     pub(crate) fn left(&self, now: u64, bound: Duration) -> Option<u64> {
         self.end(bound).checked_sub(now).filter(|&left| left > 0)

@@ -185,7 +185,7 @@ fn a_remembered_decision_takes_at_most_400_bytes() {
         // 200 bytes, as a session id, an address, a token, an origin and a user agent make.
         let key = [&number.to_le_bytes()[..], &[b'k'; 192]].concat();
         memory.put(hash(number), record(&key, "", 0));
-        sweeping.note(hash(number), number);
+        sweeping.note(hash(number), number, 2_000_000);
     }
     let each = (resident() - before) as u64 / count;
     println!("{count} remembered decisions with keys of 200 bytes: {each} bytes each");

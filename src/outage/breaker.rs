@@ -52,9 +52,16 @@ enum State {
 struct Evidence {
     /// Outages since the last answer.
     in_a_row: usize,
-    /// Who had one, and when it was counted.
-    addresses: Vec<(u64, Instant)>,
+    answers: u64,
+    addresses: Vec<Counted>,
     window: Window,
+}
+
+/// An address whose outage was counted: when, and after how many answers.
+struct Counted {
+    address: u64,
+    at: Instant,
+    answers: u64,
 }
 
 /// Answers and outages of the last seconds.
@@ -104,7 +111,7 @@ impl Breaker {
         match &mut self.state {
             State::Closed(evidence) => {
                 evidence.in_a_row = 0;
-                evidence.addresses.clear();
+                evidence.answers += 1;
                 if self.rules.rate > 0 {
                     let part = evidence.window.advance(now);
                     evidence.window.answers[part] += 1;
@@ -166,10 +173,11 @@ impl Breaker {
     /// Whether another client has met an outage lately, and nobody an answer since.
     pub(super) fn corroborates(&self, now: Instant, address: u64) -> bool {
         match &self.state {
-            State::Closed(evidence) => evidence
-                .addresses
-                .iter()
-                .any(|&(other, at)| other != address && now.saturating_duration_since(at) < WINDOW),
+            State::Closed(evidence) => evidence.addresses.iter().any(|counted| {
+                counted.address != address
+                    && counted.answers == evidence.answers
+                    && now.saturating_duration_since(counted.at) < WINDOW
+            }),
             State::Open { .. } | State::HalfOpen { .. } => true,
         }
     }
@@ -193,12 +201,13 @@ impl Breaker {
 impl Evidence {
     /// Whether the outage is the address's first in the window.
     fn counts(&mut self, now: Instant, address: u64) -> bool {
-        self.addresses.retain(|&(_, at)| now.saturating_duration_since(at) < WINDOW);
-        if self.addresses.len() >= MOST_ADDRESSES || self.addresses.iter().any(|&(known, _)| known == address)
+        self.addresses.retain(|counted| now.saturating_duration_since(counted.at) < WINDOW);
+        if self.addresses.len() >= MOST_ADDRESSES
+            || self.addresses.iter().any(|counted| counted.address == address)
         {
             return false;
         }
-        self.addresses.push((address, now));
+        self.addresses.push(Counted { address, at: now, answers: self.answers });
         true
     }
 }

@@ -7,6 +7,7 @@ use std::thread;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::support::ALLOW;
 use crate::check::Check;
 use crate::config::Config;
 use crate::decision::{Cause, Decision, Verdict};
@@ -15,8 +16,8 @@ use crate::engine::inbox::News;
 use crate::engine::{Engine, SubmitError};
 use crate::observe::{Log, LogLevel};
 
-/// Answers every request but those that say `hang`.
-fn backend() -> String {
+/// Answers every request like this, but those that say `hang`.
+fn backend(reply: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/auth", listener.local_addr().unwrap());
     thread::spawn(move || {
@@ -29,7 +30,7 @@ fn backend() -> String {
                     head.push(byte[0]);
                     if head.ends_with(b"\r\n\r\n") {
                         if !head.windows(4).any(|part| part == b"hang") {
-                            let _ = stream.write_all(super::support::ALLOW.as_bytes());
+                            let _ = stream.write_all(reply.as_bytes());
                         }
                         head.clear();
                     }
@@ -78,7 +79,8 @@ impl Log for Lines {
 fn a_defect_answers_everything_that_was_taken_in_and_the_thread_begins_anew() {
     let lines = Arc::new(Lines::default());
     let mut config = Config::new();
-    for (key, value) in [("backend.url", backend().as_str()), ("default_action", "allow"), ("timeout", "60s")]
+    for (key, value) in
+        [("backend.url", backend(ALLOW).as_str()), ("default_action", "allow"), ("timeout", "60s")]
     {
         config.set(key, value).unwrap();
     }
@@ -115,4 +117,82 @@ fn a_defect_answers_everything_that_was_taken_in_and_the_thread_begins_anew() {
     drop(engine);
     let said = lines.0.lock().iter().filter(|line| line.contains("begins anew")).count();
     assert_eq!(said, 3);
+}
+
+/// Holds the I/O thread in its first delivery until it is let go.
+struct Gate {
+    entered: crossbeam_channel::Sender<()>,
+    go_on: crossbeam_channel::Receiver<()>,
+    told: Arc<Told>,
+}
+
+impl Receiver for Gate {
+    fn receive(&self, batch: &mut Vec<Completed>) {
+        let _ = self.entered.send(());
+        let _ = self.go_on.recv();
+        self.told.receive(batch);
+    }
+}
+
+const PLACED: &str = "HTTP/1.1 200 OK\r\nX-AuthDuration: 1000\r\nX-UserId: u1\r\nX-Max-Sessions: 1\r\nContent-Length: 0\r\n\r\n";
+
+fn engine(reply: &'static str, keys: &[(&str, &str)]) -> Engine {
+    let mut config = Config::new();
+    for (key, value) in
+        [("backend.url", backend(reply).as_str()), ("default_action", "deny")].iter().chain(keys)
+    {
+        config.set(key, value).unwrap();
+    }
+    Engine::new(&config).unwrap()
+}
+
+fn named(id: &str) -> Check<'_> {
+    Check { session_id: id.as_bytes(), ..Check::default() }
+}
+
+#[test]
+fn what_was_decided_in_the_turn_of_a_defect_is_delivered() {
+    let engine = engine(PLACED, &[]);
+    let told = Arc::new(Told::default());
+    let receiver: Arc<dyn Receiver> = Arc::clone(&told) as _;
+    engine.submit(&named("s"), &receiver, 1).unwrap();
+    told.wait(1);
+    engine.watch(&named("w"), &receiver, 2).unwrap();
+    told.wait(2);
+
+    let (entered, has_entered) = crossbeam_channel::bounded(1);
+    let (let_go, go_on) = crossbeam_channel::bounded(0);
+    let gate: Arc<dyn Receiver> = Arc::new(Gate { entered, go_on, told: Arc::clone(&told) });
+    engine.submit(&named("other"), &gate, 3).unwrap();
+    has_entered.recv().unwrap();
+    // All of this waits for one turn: a decision that is remembered, a revocation, and the defect.
+    engine.submit(&named("s"), &receiver, 4).unwrap();
+    engine.revoke(b"w");
+    engine.core.inboxes[0].tell(News::Panic);
+    let_go.send(()).unwrap();
+    let told = told.wait(5);
+    let of = |number| {
+        told.iter()
+            .filter(|told| told.0 == number)
+            .map(|told| (told.1.verdict, told.1.last))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of(4), [(Verdict::Allow, false)]);
+    assert_eq!(of(2), [(Verdict::Allow, false), (Verdict::Deny, true)]);
+    assert_eq!(engine.stats().cancelled, 0);
+}
+
+#[test]
+fn a_defect_gives_back_the_places_of_the_watches_that_it_ends() {
+    let engine = engine(PLACED, &[("sessions.enforce", "newest"), ("sessions.idle", "1h")]);
+    let told = Arc::new(Told::default());
+    let receiver: Arc<dyn Receiver> = Arc::clone(&told) as _;
+    engine.watch(&named("a"), &receiver, 1).unwrap();
+    told.wait(1);
+    engine.submit(&named("b"), &receiver, 2).unwrap();
+    assert_eq!(told.wait(2)[1].1.verdict, Verdict::Deny, "the twin: the place is taken");
+    engine.core.inboxes[0].tell(News::Panic);
+    assert!(told.wait(3)[2].1.last);
+    engine.submit(&named("c"), &receiver, 3).unwrap();
+    assert_eq!(told.wait(4)[3].1.verdict, Verdict::Allow);
 }

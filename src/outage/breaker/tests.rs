@@ -43,8 +43,8 @@ impl Bench {
 fn so_many_outages_in_a_row_open_it_and_an_answer_begins_anew() {
     let mut bench = Bench::new(RULES);
     assert_eq!((bench.outage(1), bench.outage(2), bench.answer()), (None, None, None));
-    assert_eq!((bench.outage(1), bench.outage(2), bench.admit()), (None, None, Pass));
-    assert_eq!(bench.outage(3), Some(Change::Opened { cooldown: SECOND }));
+    assert_eq!((bench.outage(3), bench.outage(4), bench.admit()), (None, None, Pass));
+    assert_eq!(bench.outage(5), Some(Change::Opened { cooldown: SECOND }));
     assert_eq!(bench.admit(), Stop);
 }
 
@@ -61,8 +61,14 @@ fn one_address_counts_once_in_a_window() {
         bench.answer();
     }
     assert_eq!(bench.admit(), Pass);
-    assert_eq!((bench.outage(1), bench.outage(2)), (None, None));
+    assert_eq!((bench.wait(WINDOW).outage(1), bench.outage(2)), (None, None));
     assert!(bench.outage(3).is_some(), "the twin: three addresses");
+
+    // Nor by the rate, whatever comes between.
+    let mut bench = Bench::new(Rules { failures: 5, rate: 50, ..RULES });
+    for round in 0..100 {
+        assert_eq!((bench.outage(1), bench.answer()), (None, None), "{round}");
+    }
 }
 
 #[test]
@@ -179,6 +185,6 @@ fn another_client_s_outage_corroborates_one_s_own_does_not() {
     bench.outage(1);
     bench.answer();
     assert!(!corroborates(&bench, 2), "answered since");
-    bench.open();
+    bench.wait(WINDOW).open();
     assert!(corroborates(&bench, 1));
 }
