@@ -8,6 +8,7 @@
 
 mod certificates;
 mod collect;
+mod fault_proxy;
 mod log;
 mod nginx;
 mod php;
@@ -26,6 +27,7 @@ use alta_auth::{Check, Config, Decision, Engine, StartError};
 
 pub(crate) use certificates::{Authority, Identity};
 pub(crate) use collect::Collect;
+pub(crate) use fault_proxy::{Fault, FaultProxy, Place, at_once, head_end, status_line_end};
 pub(crate) use log::Lines;
 pub(crate) use nginx::{Fpm, Nginx, NginxOptions, Served};
 pub(crate) use php::{AuthLog, Logged, Php};

@@ -331,7 +331,7 @@ fn serve(mut stream: &TcpStream, connection: usize, shared: &Shared) -> std::io:
 }
 
 /// Up to the empty line; what follows stays for the next call.
-fn next_head(mut stream: &TcpStream, received: &mut Vec<u8>) -> std::io::Result<Vec<u8>> {
+pub(super) fn next_head(mut stream: &TcpStream, received: &mut Vec<u8>) -> std::io::Result<Vec<u8>> {
     loop {
         if let Some(end) = received.windows(4).position(|window| window == b"\r\n\r\n") {
             let rest = received.split_off(end + 4);
