@@ -35,13 +35,24 @@ impl Fpm {
             auth = log.0.display(),
         );
         std::fs::write(at("fpm.conf"), conf).unwrap();
+        let process = Self::start(directory.path());
+        Self { process, log, directory }
+    }
+
+    fn start(directory: &Path) -> Process {
         // -R: root may run it, as in a container.
         let mut process = Process::spawn(
-            Command::new(fpm_program()).args(["-F", "-R", "-y"]).arg(at("fpm.conf")),
-            &at("printed.log"),
+            Command::new(fpm_program()).args(["-F", "-R", "-y"]).arg(directory.join("fpm.conf")),
+            &directory.join("printed.log"),
         );
-        process.wait_for_socket(&at("fpm.sock"));
-        Self { process, log, directory }
+        process.wait_for_socket(&directory.join("fpm.sock"));
+        process
+    }
+
+    /// On the same socket, after [`Process::kill`].
+    pub(crate) fn start_again(&mut self) {
+        let _ = std::fs::remove_file(self.socket());
+        self.process = Self::start(self.directory.path());
     }
 
     /// How often it began to reload.
@@ -96,14 +107,17 @@ impl Nginx {
         let root = directory.path().to_owned();
         let (mut process, port) = Process::spawn_on_port(&root.join("printed.log"), |port| {
             std::fs::write(root.join("nginx.conf"), configuration(&root, port, fpm, options)).unwrap();
-            // Of an attempt on a port that was taken.
-            let _ = std::fs::remove_file(root.join("nginx.sock"));
-            let mut command = Command::new("/usr/sbin/nginx");
-            command.arg("-e").arg(root.join("error.log")).arg("-c").arg(root.join("nginx.conf"));
-            command
+            nginx(&root)
         });
         process.wait_for_socket(&root.join("nginx.sock"));
         Self { process, port, directory }
+    }
+
+    /// On the same port, after [`Process::kill`].
+    pub(crate) fn start_again(&mut self) {
+        let root = self.directory.path();
+        self.process = Process::spawn(&mut nginx(root), &root.join("printed.log"));
+        self.process.wait_for_port(self.port);
     }
 
     pub(crate) fn url(&self) -> String {
@@ -141,6 +155,14 @@ impl Nginx {
             })
             .collect()
     }
+}
+
+fn nginx(root: &Path) -> Command {
+    // Of an attempt on a port that was taken, or of one that was killed.
+    let _ = std::fs::remove_file(root.join("nginx.sock"));
+    let mut command = Command::new("/usr/sbin/nginx");
+    command.arg("-e").arg(root.join("error.log")).arg("-c").arg(root.join("nginx.conf"));
+    command
 }
 
 fn configuration(root: &Path, port: u16, fpm: Option<&Fpm>, options: NginxOptions<'_>) -> String {

@@ -14,7 +14,7 @@ pub(crate) struct Php {
     pub(crate) process: Process,
     pub(crate) log: AuthLog,
     pub(crate) port: u16,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Php {
@@ -42,11 +42,19 @@ impl Php {
                 .env("AUTH_LOG", &log.0);
             command
         });
-        Self { process, log, port, _directory: directory }
+        Self { process, log, port, directory }
     }
 
     pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}/auth", self.port)
+    }
+
+    /// On the same port, after [`Process::kill`]; with the configuration that the package brings.
+    pub(crate) fn start_again(&mut self) {
+        let mut command = Command::new("php");
+        command.arg("-S").arg(format!("127.0.0.1:{}", self.port)).arg(SCRIPT).env("AUTH_LOG", &self.log.0);
+        self.process = Process::spawn(&mut command, &self.directory.path().join("php.log"));
+        self.process.wait_for_port(self.port);
     }
 }
 

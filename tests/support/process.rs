@@ -54,6 +54,12 @@ impl Process {
         assert!(up, "ended: {}", std::fs::read_to_string(&self.output).unwrap_or_default());
     }
 
+    #[track_caller]
+    pub(crate) fn wait_for_port(&mut self, port: u16) {
+        let up = self.answers(|| TcpStream::connect(("127.0.0.1", port)).is_ok());
+        assert!(up, "ended: {}", self.printed());
+    }
+
     /// Waits until a connection succeeds; false: the program ended first.
     fn answers(&mut self, connects: impl Fn() -> bool) -> bool {
         let deadline = Instant::now() + PATIENCE;

@@ -33,13 +33,21 @@ impl Rerun {
     /// The child has a network of its own: a loopback, and these ports for its connections. `None`, which a
     /// person is told and which fails where `CI` is set, if this system lets nobody make one.
     pub(crate) fn with_ports(self, first: u16, last: u16) -> Option<Self> {
+        self.in_network(&format!("echo {first} {last} >/proc/sys/net/ipv4/ip_local_port_range"))
+    }
+
+    /// The child has a network of its own, and may filter in it. `None` likewise.
+    pub(crate) fn with_filters(self) -> Option<Self> {
+        self.in_network("iptables -w -S >/dev/null")
+    }
+
+    fn in_network(self, prepare: &str) -> Option<Self> {
         // Root may in most places; anyone may, as root of a user namespace, in many.
         for unshare in [&["--net"][..], &["--net", "--map-root-user"]] {
-            const ENTER: &str = "ip link set lo up && echo \"$0\" >/proc/sys/net/ipv4/ip_local_port_range";
-            let ports = format!("{first} {last}");
             let entered = |then: &str| {
                 let mut command = Command::new("unshare");
-                command.args(unshare).args(["--", "sh", "-c", &format!("{ENTER} && {then}"), &ports]);
+                let script = format!("PATH=$PATH:/usr/sbin:/sbin; ip link set lo up && {prepare} && {then}");
+                command.args(unshare).args(["--", "sh", "-c", &script, "sh"]);
                 command
             };
             let tried = entered("true").stdin(Stdio::null()).stderr(Stdio::null()).status();
@@ -49,7 +57,8 @@ impl Rerun {
                 return Some(Self { command, ..self });
             }
         }
-        not_possible_here(self.test, "a network of its own (`unshare --net`, `ip link`) is not allowed");
+        let why = format!("a network of its own (`unshare --net`, `ip link`, `{prepare}`) is not allowed");
+        not_possible_here(self.test, &why);
         None
     }
 
