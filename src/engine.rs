@@ -13,6 +13,7 @@
 
 mod asking;
 mod awaiting;
+mod batch;
 mod callbacks;
 mod completion;
 mod core;
@@ -58,9 +59,9 @@ use tokio::time::Instant;
 pub(crate) use self::asking::{
     Asking, Attempt, Means, ask, backend_decision, doing, explained, outage_decision,
 };
+pub(crate) use self::batch::Batch;
 pub(crate) use self::completion::Tag;
 pub use self::completion::{Completed, Receiver};
-pub(crate) use self::core::Batch;
 pub(crate) use self::policy::Policy;
 pub use self::queue::Queue;
 pub(crate) use self::retries::RetryBudget;

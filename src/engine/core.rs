@@ -6,15 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::TrySendError;
 use parking_lot::{Mutex, RwLock};
 use siphasher::sip::SipHasher13;
 use tokio::time::Instant;
 
 use super::SubmitError;
-use super::completion::{Completion, Receiver, Tag};
-use super::inbox::{Asked, Inbox, Message, News, Whose};
-use super::ledger::{Ledger, Room, Ticket};
+use super::inbox::{Asked, Inbox, News, Whose};
+use super::ledger::{Ledger, Ticket};
 use super::limits::Limits;
 use super::outbox::Outbox;
 use super::policy::Policy;
@@ -22,7 +20,7 @@ use super::revocations::{ENTRIES, Mark, Revocations};
 use super::watch::{Watch, is_watch};
 use super::watching::Watching;
 use crate::backend::Answer;
-use crate::check::{Check, Draft};
+use crate::check::Draft;
 use crate::decision::{Cause, Decision, Origin, Verdict};
 use crate::observe::{EndpointStats, LogLevel, Logger, Stats};
 use crate::sys::ForkMark;
@@ -43,7 +41,7 @@ pub(crate) struct Core {
     pub(crate) inboxes: Box<[Inbox]>,
     pub(crate) closed: AtomicBool,
     /// Submitting threads that hand over what is remembered. The end waits for them, once `closed` is set.
-    handing_over: AtomicUsize,
+    pub(super) handing_over: AtomicUsize,
     /// The engine was freed: queues that are left give nothing any more.
     pub(crate) freed: AtomicBool,
     /// Drawn from the system for this engine: nobody outside can choose checks whose hashes collide.
@@ -138,7 +136,7 @@ impl Core {
     }
 
     /// One question, about to be asked, and the thread that does it.
-    fn addressed(
+    pub(super) fn addressed(
         &self,
         policy: Arc<Policy>,
         draft: &Draft<'_>,
@@ -151,7 +149,7 @@ impl Core {
     }
 
     /// A decision nears its end: asks again though nobody waits.
-    fn refresh(&self, policy: Arc<Policy>, draft: &Draft<'_>, mark: Mark) {
+    pub(super) fn refresh(&self, policy: Arc<Policy>, draft: &Draft<'_>, mark: Mark) {
         if let Ok((asked, thread)) = self.addressed(policy, draft, mark) {
             self.inboxes[thread].tell(News::Refresh(asked));
         }
@@ -377,164 +375,45 @@ enum Domain {
     User,
 }
 
-/// Checks submitted together. Dropped, it delivers what needed not be asked, each receiver called once, and wakes each I/O
-/// thread concerned once.
-pub(crate) struct Batch<'a> {
-    core: &'a Arc<Core>,
-    now: Instant,
-    /// One bit an I/O thread; the configuration allows 64.
-    concerned: u64,
-    /// What was decided without being asked.
-    decided: Outbox,
-    /// Counted among those that the engine's end waits for.
-    handing_over: bool,
-}
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
 
-impl<'a> Batch<'a> {
-    pub(crate) fn new(core: &'a Arc<Core>) -> Self {
-        Self { core, now: Instant::now(), concerned: 0, decided: Outbox::default(), handing_over: false }
+    use super::*;
+    use crate::config::Config;
+
+    fn core() -> Core {
+        let mut config = Config::new();
+        config.set("backend.url", "http://127.0.0.1:1/auth").unwrap();
+        config.set("default_action", "deny").unwrap();
+        let log = Arc::new(Logger::new(LogLevel::Off, None));
+        let policy = Policy::new(Arc::new(config.settings().unwrap()), None, &log).unwrap();
+        Core::new(policy, log, Box::default()).unwrap()
     }
 
-    /// `announce` gets the ticket before the check can be decided.
-    pub(crate) fn submit(
-        &mut self,
-        check: &Check<'_>,
-        receiver: &Arc<dyn Receiver>,
-        tag: Tag,
-        announce: impl FnOnce(u64),
-    ) -> Result<u64, SubmitError> {
-        if self.core.is_closed() {
-            return Err(SubmitError::Closed);
+    /// `Ez`, `FY` and `G8` have one hash under DJBX33A, and so has every text that is put together from as many of them: the
+    /// collisions of which PHP's and others' tables were flooded in 2011 (CERT VU#903934).
+    #[test]
+    fn published_collisions_are_none_here_and_each_engine_hashes_for_itself() {
+        let mut texts = vec![String::new()];
+        for _ in 0..8 {
+            texts = texts
+                .iter()
+                .flat_map(|text| ["Ez", "FY", "G8"].map(|part| format!("{text}{part}")))
+                .collect();
         }
-        let policy = self.core.policy();
-        let submitted = policy.draft(check, |draft| {
-            let core = self.core;
-            let mark = core.revocations.mark(core.session(draft.session_id()));
-            let remembered =
-                if draft.fresh { None } else { core.recall(&policy, &draft, mark.session, self.now, false) };
-            let Some(remembered) = remembered else {
-                let (asked, thread) = core.addressed(Arc::clone(&policy), &draft, mark)?;
-                let Some(completion) = self.reserve(Room::Usual, thread, receiver, tag) else {
-                    let why = "inbox.capacity checks are pending";
-                    let decision = policy.without_answer(Cause::Overload, why);
-                    let decision = core.unless_revoked(&policy, mark.session, decision);
-                    return self.decide(Room::Spare, decision, thread, receiver, tag, announce);
-                };
-                let ticket = completion.ticket();
-                announce(ticket.number());
-                return self.send(Message::Ask(asked, completion), thread).map(|()| ticket);
-            };
-            if remembered.refresh {
-                core.refresh(Arc::clone(&policy), &draft, mark);
+        let (one, other) = (core(), core());
+        let hashes: HashSet<_> = texts.iter().map(|text| one.session(text.as_bytes())).collect();
+        assert_eq!((texts.len(), hashes.len()), (6561, 6561));
+        // The table looks at the low bits, the threads at the high ones: neither may crowd.
+        for part in [|hash: &u64| hash & 0xFF, |hash: &u64| hash >> 56] {
+            let mut places = [0; 256];
+            for hash in &hashes {
+                places[part(hash) as usize] += 1;
             }
-            let thread = core.thread_of(mark.session);
-            self.decide(Room::Usual, remembered.decision, thread, receiver, tag, announce)
-        });
-        Ok(submitted.map_err(SubmitError::Invalid)??.number())
-    }
-
-    /// A watch, for as long as the host wants: its first decision, and each change of it. `announce` gets the ticket
-    /// before anything can be told.
-    pub(crate) fn watch(
-        &mut self,
-        check: &Check<'_>,
-        receiver: &Arc<dyn Receiver>,
-        tag: Tag,
-        announce: impl FnOnce(u64),
-    ) -> Result<u64, SubmitError> {
-        // The end ends every watch that began before it.
-        if !self.may_hand_over() {
-            return Err(SubmitError::Closed);
+            assert!(places.iter().all(|&count| count < 80), "25 on average: {places:?}");
         }
-        let core = self.core;
-        let policy = core.policy();
-        let watched = policy.draft(check, |draft| {
-            let mark = core.revocations.mark(core.session(draft.session_id()));
-            let (asked, thread) = core.addressed(Arc::clone(&policy), &draft, mark)?;
-            let watch = core.watches.open(policy.settings.watch.max, mark.session, receiver, tag, self.now);
-            let watch = watch.ok_or(SubmitError::Full)?;
-            let ticket = watch.ticket;
-            announce(ticket);
-            core.inboxes[thread].tell(News::Watch(watch, asked, None));
-            Ok(ticket)
-        });
-        watched.map_err(SubmitError::Invalid)?
-    }
-
-    fn reserve(
-        &self,
-        room: Room,
-        thread: usize,
-        receiver: &Arc<dyn Receiver>,
-        tag: Tag,
-    ) -> Option<Completion> {
-        let ticket = self.core.ledger.reserve(room, thread as u16, tag.owner)?;
-        Some(Completion::new(self.core, ticket, receiver, tag, self.now))
-    }
-
-    /// A check that needs not be asked.
-    fn decide(
-        &mut self,
-        room: Room,
-        decision: Decision,
-        thread: usize,
-        receiver: &Arc<dyn Receiver>,
-        tag: Tag,
-        announce: impl FnOnce(u64),
-    ) -> Result<Ticket, SubmitError> {
-        let Some(completion) = self.reserve(room, thread, receiver, tag) else {
-            self.core.ledger.refused();
-            return Err(SubmitError::Full);
-        };
-        let ticket = completion.ticket();
-        announce(ticket.number());
-        if !completion.can_be_put_aside() {
-            return self.send(Message::Decided(completion, Box::new(decision)), thread).map(|()| ticket);
-        }
-        if !self.may_hand_over() {
-            completion.withdraw();
-            return Err(SubmitError::Closed);
-        }
-        self.decided.decide(completion, decision);
-        Ok(ticket)
-    }
-
-    fn send(&mut self, message: Message, thread: usize) -> Result<(), SubmitError> {
-        let (message, error) = match self.core.inboxes[thread].send(message) {
-            Ok(()) => {
-                self.concerned |= 1 << thread;
-                return Ok(());
-            }
-            Err(TrySendError::Full(message)) => {
-                self.core.ledger.refused();
-                (message, SubmitError::Full)
-            }
-            Err(TrySendError::Disconnected(message)) => (message, SubmitError::Closed),
-        };
-        let (Message::Ask(_, completion) | Message::Decided(completion, _)) = message;
-        completion.withdraw();
-        Err(error)
-    }
-
-    /// From here on the engine's end waits for this batch.
-    fn may_hand_over(&mut self) -> bool {
-        if !std::mem::replace(&mut self.handing_over, true) {
-            self.core.handing_over.fetch_add(1, Ordering::SeqCst);
-        }
-        !self.core.is_closed()
-    }
-}
-
-impl Drop for Batch<'_> {
-    fn drop(&mut self) {
-        self.decided.take().deliver(&self.core.log);
-        if self.handing_over {
-            self.core.handing_over.fetch_sub(1, Ordering::SeqCst);
-        }
-        let mut concerned = self.concerned;
-        while concerned != 0 {
-            self.core.inboxes[concerned.trailing_zeros() as usize].wake();
-            concerned &= concerned - 1;
-        }
+        assert!(texts.iter().all(|text| one.session(text.as_bytes()) != other.session(text.as_bytes())));
+        assert_ne!(one.session(b"x"), one.user(b"x"), "a session is not the user of its name");
     }
 }

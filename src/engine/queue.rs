@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::SubmitError;
+use super::batch::Batch;
 use super::completion::{Completed, Receiver, Tag};
-use super::core::{Batch, Core};
+use super::core::Core;
 use super::shelf::{Shelf, Signal};
 use crate::check::Check;
 use crate::decision::Decision;

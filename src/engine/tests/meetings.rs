@@ -14,8 +14,8 @@ use crate::check::Check;
 use crate::config::Config;
 use crate::decision::{Decision, Origin, Verdict};
 use crate::engine::Policy;
+use crate::engine::batch::Batch;
 use crate::engine::completion::{Completed, Receiver, Tag};
-use crate::engine::core::Batch;
 use crate::engine::inbox::{Asked, News};
 use crate::engine::ledger::{Ledger, Room, Ticket};
 

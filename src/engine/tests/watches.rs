@@ -12,8 +12,8 @@ use super::support::{ALLOW, Bench, DENY, Peer, check, with_shard};
 use crate::check::Check;
 use crate::config::Config;
 use crate::decision::{Cause, Decision, Origin, Verdict};
+use crate::engine::batch::Batch;
 use crate::engine::completion::{Completed, Receiver, Tag};
-use crate::engine::core::Batch;
 use crate::engine::ledger::Ticket;
 use crate::engine::{Policy, SubmitError};
 

@@ -1,0 +1,178 @@
+//! Checks that a host hands over together: validated, looked up in memory, reserved, and sent on their way.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crossbeam_channel::TrySendError;
+use tokio::time::Instant;
+
+use super::SubmitError;
+use super::completion::{Completion, Receiver, Tag};
+use super::core::Core;
+use super::inbox::{Message, News};
+use super::ledger::{Room, Ticket};
+use super::outbox::Outbox;
+use crate::check::Check;
+use crate::decision::{Cause, Decision};
+
+/// Checks submitted together. Dropped, it delivers what needed not be asked, each receiver called once, and wakes each I/O
+/// thread concerned once.
+pub(crate) struct Batch<'a> {
+    core: &'a Arc<Core>,
+    now: Instant,
+    /// One bit an I/O thread; the configuration allows 64.
+    concerned: u64,
+    /// What was decided without being asked.
+    decided: Outbox,
+    /// Counted among those that the engine's end waits for.
+    handing_over: bool,
+}
+
+impl<'a> Batch<'a> {
+    pub(crate) fn new(core: &'a Arc<Core>) -> Self {
+        Self { core, now: Instant::now(), concerned: 0, decided: Outbox::default(), handing_over: false }
+    }
+
+    /// `announce` gets the ticket before the check can be decided.
+    pub(crate) fn submit(
+        &mut self,
+        check: &Check<'_>,
+        receiver: &Arc<dyn Receiver>,
+        tag: Tag,
+        announce: impl FnOnce(u64),
+    ) -> Result<u64, SubmitError> {
+        if self.core.is_closed() {
+            return Err(SubmitError::Closed);
+        }
+        let policy = self.core.policy();
+        let submitted = policy.draft(check, |draft| {
+            let core = self.core;
+            let mark = core.revocations.mark(core.session(draft.session_id()));
+            let remembered =
+                if draft.fresh { None } else { core.recall(&policy, &draft, mark.session, self.now, false) };
+            let Some(remembered) = remembered else {
+                let (asked, thread) = core.addressed(Arc::clone(&policy), &draft, mark)?;
+                let Some(completion) = self.reserve(Room::Usual, thread, receiver, tag) else {
+                    let why = "inbox.capacity checks are pending";
+                    let decision = policy.without_answer(Cause::Overload, why);
+                    let decision = core.unless_revoked(&policy, mark.session, decision);
+                    return self.decide(Room::Spare, decision, thread, receiver, tag, announce);
+                };
+                let ticket = completion.ticket();
+                announce(ticket.number());
+                return self.send(Message::Ask(asked, completion), thread).map(|()| ticket);
+            };
+            if remembered.refresh {
+                core.refresh(Arc::clone(&policy), &draft, mark);
+            }
+            let thread = core.thread_of(mark.session);
+            self.decide(Room::Usual, remembered.decision, thread, receiver, tag, announce)
+        });
+        Ok(submitted.map_err(SubmitError::Invalid)??.number())
+    }
+
+    /// A watch, for as long as the host wants: its first decision, and each change of it. `announce` gets the ticket
+    /// before anything can be told.
+    pub(crate) fn watch(
+        &mut self,
+        check: &Check<'_>,
+        receiver: &Arc<dyn Receiver>,
+        tag: Tag,
+        announce: impl FnOnce(u64),
+    ) -> Result<u64, SubmitError> {
+        // The end ends every watch that began before it.
+        if !self.may_hand_over() {
+            return Err(SubmitError::Closed);
+        }
+        let core = self.core;
+        let policy = core.policy();
+        let watched = policy.draft(check, |draft| {
+            let mark = core.revocations.mark(core.session(draft.session_id()));
+            let (asked, thread) = core.addressed(Arc::clone(&policy), &draft, mark)?;
+            let watch = core.watches.open(policy.settings.watch.max, mark.session, receiver, tag, self.now);
+            let watch = watch.ok_or(SubmitError::Full)?;
+            let ticket = watch.ticket;
+            announce(ticket);
+            core.inboxes[thread].tell(News::Watch(watch, asked, None));
+            Ok(ticket)
+        });
+        watched.map_err(SubmitError::Invalid)?
+    }
+
+    fn reserve(
+        &self,
+        room: Room,
+        thread: usize,
+        receiver: &Arc<dyn Receiver>,
+        tag: Tag,
+    ) -> Option<Completion> {
+        let ticket = self.core.ledger.reserve(room, thread as u16, tag.owner)?;
+        Some(Completion::new(self.core, ticket, receiver, tag, self.now))
+    }
+
+    /// A check that needs not be asked.
+    fn decide(
+        &mut self,
+        room: Room,
+        decision: Decision,
+        thread: usize,
+        receiver: &Arc<dyn Receiver>,
+        tag: Tag,
+        announce: impl FnOnce(u64),
+    ) -> Result<Ticket, SubmitError> {
+        let Some(completion) = self.reserve(room, thread, receiver, tag) else {
+            self.core.ledger.refused();
+            return Err(SubmitError::Full);
+        };
+        let ticket = completion.ticket();
+        announce(ticket.number());
+        if !completion.can_be_put_aside() {
+            return self.send(Message::Decided(completion, Box::new(decision)), thread).map(|()| ticket);
+        }
+        if !self.may_hand_over() {
+            completion.withdraw();
+            return Err(SubmitError::Closed);
+        }
+        self.decided.decide(completion, decision);
+        Ok(ticket)
+    }
+
+    fn send(&mut self, message: Message, thread: usize) -> Result<(), SubmitError> {
+        let (message, error) = match self.core.inboxes[thread].send(message) {
+            Ok(()) => {
+                self.concerned |= 1 << thread;
+                return Ok(());
+            }
+            Err(TrySendError::Full(message)) => {
+                self.core.ledger.refused();
+                (message, SubmitError::Full)
+            }
+            Err(TrySendError::Disconnected(message)) => (message, SubmitError::Closed),
+        };
+        let (Message::Ask(_, completion) | Message::Decided(completion, _)) = message;
+        completion.withdraw();
+        Err(error)
+    }
+
+    /// From here on the engine's end waits for this batch.
+    fn may_hand_over(&mut self) -> bool {
+        if !std::mem::replace(&mut self.handing_over, true) {
+            self.core.handing_over.fetch_add(1, Ordering::SeqCst);
+        }
+        !self.core.is_closed()
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        self.decided.take().deliver(&self.core.log);
+        if self.handing_over {
+            self.core.handing_over.fetch_sub(1, Ordering::SeqCst);
+        }
+        let mut concerned = self.concerned;
+        while concerned != 0 {
+            self.core.inboxes[concerned.trailing_zeros() as usize].wake();
+            concerned &= concerned - 1;
+        }
+    }
+}
