@@ -240,12 +240,15 @@ impl Engine {
         // One at a time: each keeps, or not, what the one before it had.
         let _turn = self.reloading.lock();
         let now = self.core.policy();
-        for (key, before, after) in [
-            ("threads.io", now.settings.threads_io, settings.threads_io),
-            ("threads.callback", now.settings.threads_callback, settings.threads_callback),
-            ("inbox.capacity", now.settings.inbox_capacity, settings.inbox_capacity),
-            ("overload", now.settings.overload_default.into(), settings.overload_default.into()),
-        ] {
+        let fixed = |settings: &Settings| {
+            [
+                ("threads.io", settings.threads_io.to_string()),
+                ("threads.callback", settings.threads_callback.to_string()),
+                ("inbox.capacity", settings.inbox_capacity.to_string()),
+                ("overload", if settings.overload_default { "default" } else { "refuse" }.to_owned()),
+            ]
+        };
+        for ((key, before), (_, after)) in fixed(&now.settings).into_iter().zip(fixed(&settings)) {
             if before != after {
                 let why =
                     format!("cannot change from {before} to {after} in a running engine; start a new one");

@@ -108,22 +108,26 @@ fn credentials_and_policy_change_at_once() {
 fn what_cannot_change_is_refused_by_name_and_nothing_has_changed() {
     let (old, new) = (Scripted::always(Reply::allow()), Scripted::always(Reply::deny()));
     let engine = engine(&old.url(), &[("default_action", "allow"), ("threads.io", "2")]);
-    for (key, value) in [
-        ("threads.io", "3"),
-        ("threads.callback", "2"),
-        ("inbox.capacity", "77"),
-        ("tls.ca_file", "/nowhere/authority.pem"),
+    for (key, value, what) in [
+        ("threads.io", "3", "from 2 to 3"),
+        ("threads.callback", "2", "from 1 to 2"),
+        ("inbox.capacity", "77", "to 77"),
+        ("overload", "default", "from refuse to default"),
+        ("tls.ca_file", "/nowhere/authority.pem", "/nowhere/authority.pem"),
     ] {
         let keys = [("threads.io", "2"), ("default_action", "deny"), (key, value)];
         let url = if key.starts_with("tls") { "https://127.0.0.1:1/auth" } else { &new.url() };
         match engine.reload(&config(url, &keys)) {
-            Err(StartError::Config(error)) => assert!(error.to_string().contains(key), "{key}: {error}"),
+            Err(StartError::Config(error)) => {
+                let said = error.to_string();
+                assert!(said.contains(key) && said.contains(what), "{key}: {said}");
+            }
             other => panic!("{key}: {other:?}"),
         }
         assert_eq!(engine.default_action(), Verdict::Allow, "{key}");
         assert_backend(&ask(&engine, &good()), Verdict::Allow, 200);
     }
-    assert_eq!((old.request_count(), old.connections(), new.request_count()), (4, 1, 0));
+    assert_eq!((old.request_count(), old.connections(), new.request_count()), (5, 1, 0));
 }
 
 #[test]
