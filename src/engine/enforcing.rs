@@ -39,12 +39,12 @@ impl Core {
         &self,
         policy: &Policy,
         session: u64,
-        decision: &Decision,
+        decision: Decision,
         now: Instant,
     ) -> Option<Decision> {
-        let Some(asks) = self.asks(policy, session, decision, now) else { return Some(decision.clone()) };
+        let Some(asks) = self.asks(policy, session, &decision, now) else { return Some(decision) };
         let stays = self.limits.standing(asks)?;
-        Some(if stays { decision.clone() } else { refused(decision.clone()) })
+        Some(if stays { decision } else { refused(decision) })
     }
 
     /// Tells the watches concerned, wherever they are.

@@ -44,13 +44,11 @@ impl Shard {
 
     fn holds_for(&self, mark: Mark, user: Option<u64>) -> bool {
         let revocations = &self.core.revocations;
-        let is_current = |user| revocations.is_user_current(revocations.entry(user), mark.at);
-        revocations.is_current(mark) && user.is_none_or(is_current)
+        revocations.holds(mark, user.map(|user| revocations.entry(user)))
     }
 
     /// Those whose time has come, as many as may be asked about.
-    pub(super) fn watch_again(self: &Rc<Self>) {
-        let now = Instant::now();
+    pub(super) fn watch_again(self: &Rc<Self>, now: Instant) {
         loop {
             let ticket = self.watches.borrow_mut().next(now, self.watch_pace());
             let Some(ticket) = ticket else { return };
@@ -142,7 +140,8 @@ impl Shard {
         };
         let told = {
             let mut watches = self.watches.borrow_mut();
-            watches.place(ticket, &decision, &self.core.limits);
+            let is_limited = heard.policy.settings.sessions.enforce.is_some();
+            watches.place(ticket, &decision, &self.core.limits, is_limited);
             if decision.origin == Origin::Default {
                 // It knows nothing of the user, and takes nothing back.
                 watches.undecided(ticket, now, now + wait);

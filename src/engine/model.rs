@@ -333,19 +333,15 @@ fn an_answer_in_flight_revives_nothing_that(revoke: fn(&Revocations)) {
             let (revocations, memory) = (Arc::clone(&revocations), Arc::clone(&memory));
             thread::spawn(move || {
                 revocations.heard(asked);
-                if revocations.is_current(asked)
-                    && revocations.is_user_current(revocations.entry(USER), asked.at)
-                {
+                if revocations.holds(asked, Some(revocations.entry(USER))) {
                     memory.store(asked.at + 1, Ordering::Release);
                 }
             })
         };
         revoke(&revocations);
         assert!(!revocations.is_joinable(asked));
-        let holds = |at| {
-            revocations.is_current(Mark { session: SESSION, at })
-                && revocations.is_user_current(revocations.entry(USER), at)
-        };
+        let user = Some(revocations.entry(USER));
+        let holds = |at| revocations.holds(Mark { session: SESSION, at }, user);
         for finish in [None, Some(io)] {
             if let Some(io) = finish {
                 io.join().unwrap();

@@ -69,7 +69,7 @@ impl Core {
             Some(record.decision(Origin::Memory, left))
         })?;
         // A session that has no place yet takes one by a check.
-        self.standing(policy, session, &decision, instant)
+        self.standing(policy, session, decision, instant)
     }
 
     /// In an outage: what the backend said last, if it may be repeated.
@@ -114,8 +114,7 @@ impl Core {
 
     /// Whether nobody has revoked it.
     pub(crate) fn holds(&self, session: u64, record: &Record) -> bool {
-        self.revocations.is_current(Mark { session, at: record.at() })
-            && record.user().is_none_or(|user| self.revocations.is_user_current(user, record.at()))
+        self.revocations.holds(Mark { session, at: record.at() }, record.user())
     }
 
     fn if_it_holds<B: AsRef<[u8]>, T>(

@@ -56,7 +56,8 @@ fn of_use_until(record: &Record, settings: &Settings) -> u64 {
 impl Shard {
     /// What the waiters of an answered flight get.
     pub(super) fn answered(&self, id: FlightId, answer: Answer) -> Decision {
-        let decision = self.remember(id, answer);
+        let now = Instant::now();
+        let decision = self.remember(id, answer, now);
         let flights = self.flights.borrow();
         let flight = flights.flight(id);
         // Who asked only to refresh takes no place.
@@ -64,21 +65,19 @@ impl Shard {
         if !flights.is_awaited(id) && !is_watched() {
             return decision;
         }
-        self.core.enforce(&flight.policy, flight.mark.session, decision, Instant::now())
+        self.core.enforce(&flight.policy, flight.mark.session, decision, now)
     }
 
     /// The answer takes the place of all that was remembered for its
     /// question, also if it may not be remembered itself, unless something newer is known.
-    fn remember(&self, id: FlightId, answer: Answer) -> Decision {
+    fn remember(&self, id: FlightId, answer: Answer, now: Instant) -> Decision {
         let flights = self.flights.borrow();
         let flight = flights.flight(id);
         let (core, policy, mark) = (&self.core, &flight.policy, flight.mark);
         core.note(&answer);
         core.revocations.heard(mark);
         let user = answer.user_id.as_deref().map(|id| core.revocations.entry(core.user(id.as_bytes())));
-        let revoked = !core.revocations.is_current(mark)
-            || user.is_some_and(|user| !core.revocations.is_user_current(user, mark.at));
-        if revoked || flight.overtaken {
+        if !core.revocations.holds(mark, user) || flight.overtaken {
             // Those who asked before get its answer, but not for later.
             return backend_decision(answer, Duration::ZERO);
         }
@@ -91,7 +90,7 @@ impl Shard {
             policy.memory.remove(mark.session, flight.question.key());
             return backend_decision(answer, Duration::ZERO);
         }
-        let now = core.milliseconds(Instant::now());
+        let now = core.milliseconds(now);
         let facts =
             Facts { key: flight.question.key(), now, ttl, at: mark.at, user: user.unwrap_or_default() };
         let record = Record::new(&answer, &facts);
@@ -104,9 +103,9 @@ impl Shard {
     }
 
     /// Takes out of memory what has expired. A decision that was kept alive comes again later.
-    pub(super) fn sweep(&self) {
-        let now = self.core.milliseconds(Instant::now());
-        let policy = self.core.policy();
+    pub(super) fn sweep(&self, now: Instant) {
+        let now = self.core.milliseconds(now);
+        let policy = Arc::clone(&self.policy.borrow());
         let settings = &policy.settings;
         for _ in 0..SWEEP {
             let session = self.sweeping.borrow_mut().next(now);
@@ -133,20 +132,18 @@ impl Shard {
             return decision;
         }
         let About { policy, question, mark } = about;
-        let core = &self.core;
-        if core.revocations.denies(mark.session, policy.settings.ttl.max) {
-            return core.unless_revoked(policy, mark.session, decision);
-        }
-        if core.is_user_revoked(policy, question, mark.session) {
+        let (core, now) = (&self.core, Instant::now());
+        if core.revocations.denies(mark.session, policy.settings.ttl.max)
+            || core.is_user_revoked(policy, question, mark.session)
+        {
             decision.verdict = Verdict::Deny;
             return explained(decision, "revoked");
         }
         if decision.cause.is_outage()
-            && let Some(mut known) = core.last_known(policy, question, mark.session, Instant::now())
+            && let Some(known) = core.last_known(policy, question, mark.session, now)
         {
-            if let Some(standing) = core.standing(policy, mark.session, &known, Instant::now()) {
-                known = standing;
-            }
+            let standing = core.standing(policy, mark.session, known.clone(), now);
+            let mut known = standing.unwrap_or(known);
             known.cause = decision.cause;
             known.http_status = decision.http_status;
             known.texts = Some(Texts::new(known.user_id(), known.location(), decision.detail()));

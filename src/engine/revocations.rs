@@ -132,6 +132,12 @@ impl Revocations {
         revoked(self.of(mark.session)) <= mark.at && revoked(&self.all) <= mark.at
     }
 
+    /// Whether what was asked for under `mark` still holds: neither its session, nor all, nor the user that the backend
+    /// named (its entry) were revoked since.
+    pub(crate) fn holds(&self, mark: Mark, user: Option<u16>) -> bool {
+        self.is_current(mark) && user.is_none_or(|user| self.is_user_current(user, mark.at))
+    }
+
     /// Whether a check may join the exchange that was begun under `mark`.
     pub(crate) fn is_joinable(&self, mark: Mark) -> bool {
         self.is_current(mark) && self.last_user.load(Ordering::SeqCst) <= mark.at

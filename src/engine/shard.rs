@@ -79,10 +79,11 @@ impl Shard {
         loop {
             self.turn_to(self.core.policy());
             self.take_in();
-            self.watch_again();
+            let now = Instant::now();
+            self.watch_again(now);
             self.turn_away();
-            self.expire();
-            self.sweep();
+            self.expire(now);
+            self.sweep(now);
             self.deliver();
             if self.outlet.stopped() {
                 break;
@@ -268,8 +269,7 @@ impl Shard {
         }
     }
 
-    fn expire(self: &Rc<Self>) {
-        let now = Instant::now();
+    fn expire(self: &Rc<Self>, now: Instant) {
         loop {
             let expired = self.flights.borrow_mut().expired(now);
             let Some((id, mut completion)) = expired else { break };

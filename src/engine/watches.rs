@@ -110,7 +110,7 @@ impl Watches {
     }
 
     /// It holds a place of the user whose session was let in, as long as it is.
-    pub(super) fn place(&mut self, ticket: u64, decision: &Decision, limits: &Limits) {
+    pub(super) fn place(&mut self, ticket: u64, decision: &Decision, limits: &Limits, is_limited: bool) {
         let Some(watched) = self.by_ticket.get_mut(&ticket) else { return };
         let user = if decision.allows() { decision.user_id() } else { "" };
         // A default action knows nothing of the user, which takes nothing back.
@@ -121,8 +121,8 @@ impl Watches {
         if let Some(before) = watched.place.take() {
             limits.left(&before, watched.session);
         }
-        // Without a limit that is enforced there is no place to hold.
-        if limits.entered(user, watched.session) {
+        // Without a limit that is enforced there is no place to hold, and nobody takes the lock.
+        if is_limited && !user.is_empty() && limits.entered(user, watched.session) {
             watched.place = Some(user.into());
         }
     }
