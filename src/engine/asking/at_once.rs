@@ -1,0 +1,56 @@
+//! `backend.mode = any`: all endpoints together.
+
+use std::future::{Future, poll_fn};
+use std::task::Poll;
+use std::time::Duration;
+
+use super::inquiry::ask_one;
+use super::{Means, Outage};
+use crate::backend::Answer;
+use crate::decision::{Cause, Verdict};
+
+/// All together: the first that allows decides. Without one, a refusal decides when all have answered or the time is up
+/// (`any.deny = first`: at once); it may be kept only if all have answered.
+pub(super) async fn ask(means: Means<'_>) -> Result<Answer, Outage> {
+    let endpoints = 0..means.policy.plans.len();
+    let mut asked: Vec<_> =
+        endpoints.map(|endpoint| Some(Box::pin(ask_one(means, endpoint, means.deadline)))).collect();
+    let (mut outage, mut all_answered) = (None, true);
+    poll_fn(|context| {
+        let mut waiting = false;
+        for place in &mut asked {
+            let Some(future) = place else { continue };
+            let Poll::Ready(result) = future.as_mut().poll(context) else {
+                waiting = true;
+                continue;
+            };
+            *place = None;
+            match result {
+                Ok(answer) if answer.verdict == Verdict::Allow => return Poll::Ready(Ok(answer)),
+                Ok(answer) => {
+                    let first = means.policy.settings.any_deny_first;
+                    let refused = means.asking.refused.borrow_mut().get_or_insert(answer).clone();
+                    if first {
+                        return Poll::Ready(Ok(Answer { storable: false, ttl: Duration::ZERO, ..refused }));
+                    }
+                }
+                Err(other) => {
+                    all_answered = false;
+                    let says_less = |known: &Outage| known.cause == Cause::BreakerOpen;
+                    if outage.as_ref().is_none_or(says_less) {
+                        outage = Some(other);
+                    }
+                }
+            }
+        }
+        if waiting {
+            return Poll::Pending;
+        }
+        Poll::Ready(match (means.asking.refused.take(), outage.take()) {
+            (Some(refused), _) if all_answered => Ok(refused),
+            (Some(refused), _) => Ok(Answer { storable: false, ttl: Duration::ZERO, ..refused }),
+            (None, outage) => Err(outage.expect("each endpoint has answered or not")),
+        })
+    })
+    .await
+}

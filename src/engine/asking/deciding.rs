@@ -1,0 +1,39 @@
+//! From what a flight has heard to the decision its waiters get.
+
+use std::time::Duration;
+
+use super::Outage;
+use crate::backend::Answer;
+use crate::decision::{Cause, Decision, Origin, Texts};
+use crate::engine::Policy;
+
+/// What every waiter of an answered flight gets. `ttl` is what is left of the answer's.
+pub(crate) fn backend_decision(answer: Answer, ttl: Duration) -> Decision {
+    let mut decision = Decision::new(answer.verdict, Origin::Backend, Cause::None, answer.reason);
+    decision.http_status = Some(answer.status);
+    decision.ttl = ttl;
+    decision.max_sessions = answer.max_sessions;
+    decision.unique = answer.unique;
+    if answer.user_id.is_some() || answer.location.is_some() {
+        let (user_id, location) = (answer.user_id.as_deref(), answer.location.as_deref());
+        decision.texts = Some(Texts::new(user_id.unwrap_or_default(), location.unwrap_or_default(), ""));
+    }
+    decision
+}
+
+/// What the waiters of a failed flight get, unless there is something better than the default action.
+pub(crate) fn outage_decision(policy: &Policy, outage: &Outage) -> Decision {
+    let mut decision = policy.without_answer(outage.cause, "");
+    decision.http_status = outage.http_status;
+    decision.texts = Some(Texts::new("", "", &outage.detail));
+    decision
+}
+
+/// An outage's detail says what was done about it.
+pub(crate) fn explained(mut decision: Decision, what: &str) -> Decision {
+    if decision.texts.is_some() {
+        let detail = format!("{}; {what}: {}", decision.detail(), decision.verdict);
+        decision.texts = Some(Texts::new(decision.user_id(), decision.location(), &detail));
+    }
+    decision
+}

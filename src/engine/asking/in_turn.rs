@@ -1,0 +1,30 @@
+//! `backend.mode = failover` and `balance`: one endpoint after the other.
+
+use tokio::time::Instant;
+
+use super::inquiry::ask_one;
+use super::{MAX_REQUESTS, Means, Outage};
+use crate::backend::Answer;
+use crate::decision::Cause;
+
+/// One after the other: an outage, never a refusal, moves on to the next. Each gets its part of the time that is left.
+pub(super) async fn ask(means: Means<'_>, order: &[usize]) -> Result<Answer, Outage> {
+    let mut outage = None;
+    for (tried, &endpoint) in order.iter().enumerate() {
+        let now = Instant::now();
+        let left = means.deadline.saturating_duration_since(now);
+        let healthy =
+            order[tried + 1..].iter().filter(|&&later| !means.policy.health[later].is_open()).count();
+        let share = now + left / (healthy as u32 + 1);
+        match ask_one(means, endpoint, share).await {
+            Ok(answer) => return Ok(answer),
+            // An open breaker says less than what another endpoint did.
+            Err(other) if other.cause == Cause::BreakerOpen && outage.is_some() => {}
+            Err(other) => outage = Some(other),
+        }
+        if means.asking.requests.get() >= MAX_REQUESTS || Instant::now() >= means.deadline {
+            break;
+        }
+    }
+    Err(outage.expect("the configuration has at least one URL"))
+}

@@ -1,0 +1,90 @@
+//! What an exchange without a complete answer means: an outage, or a refusal by its status line alone.
+
+use std::time::Duration;
+
+use super::Outage;
+use crate::backend::{Answer, REFUSING_STATUS};
+use crate::decision::{Cause, Verdict};
+use crate::engine::Policy;
+use crate::transport::{Failure, Progress, Stage};
+
+/// The time is up. What that means depends on how far the exchange had come.
+pub(super) fn late(policy: &Policy, endpoint: usize, progress: &Progress) -> Result<Answer, Outage> {
+    let stage = progress.stage.get();
+    let cause = match stage {
+        // It waited behind checks that got no answer.
+        Stage::Queued if policy.health[endpoint].is_open() => return Err(breaker_open(policy, endpoint)),
+        Stage::Queued => Cause::Overload,
+        _ => Cause::Timeout,
+    };
+    let detail = format!("{}: timeout while {}", label(policy, endpoint), doing(stage));
+    settle(policy, endpoint, progress, cause, detail)
+}
+
+pub(super) fn failed(
+    policy: &Policy,
+    endpoint: usize,
+    progress: &Progress,
+    failure: Failure,
+) -> Result<Answer, Outage> {
+    settle(policy, endpoint, progress, failure.cause, failure.detail.into_owned())
+}
+
+/// A refusal needs only a status line: what went wrong after it changes nothing.
+fn settle(
+    policy: &Policy,
+    endpoint: usize,
+    progress: &Progress,
+    cause: Cause,
+    detail: String,
+) -> Result<Answer, Outage> {
+    let http_status = progress.status_line.get();
+    let outage = |cause| Err(Outage { endpoint, cause, http_status, detail, retry_after: None });
+    match http_status {
+        Some(status) if policy.replies.unavailable.contains(status) => outage(Cause::Status),
+        Some(status) if !policy.replies.allow.contains(status) => Ok(refusal(status, REFUSING_STATUS)),
+        _ => outage(cause),
+    }
+}
+
+/// Refused by a status line, or by a body that could not hold: nothing else is known, nothing is kept.
+pub(super) fn refusal(status: u16, reason: &'static str) -> Answer {
+    Answer {
+        verdict: Verdict::Deny,
+        reason,
+        status,
+        ttl: Duration::ZERO,
+        must_revalidate: false,
+        storable: false,
+        user_id: None,
+        location: None,
+        max_sessions: 0,
+        unique: false,
+        dropped_text: false,
+        from_cache: false,
+        broken: true,
+    }
+}
+
+pub(super) fn breaker_open(policy: &Policy, endpoint: usize) -> Outage {
+    let detail = format!("{}: not asked, the breaker is open", label(policy, endpoint));
+    Outage { endpoint, cause: Cause::BreakerOpen, http_status: None, detail, retry_after: None }
+}
+
+pub(super) fn label(policy: &Policy, endpoint: usize) -> String {
+    policy.settings.backends[endpoint].label()
+}
+
+/// For a person: what the exchange was doing.
+pub(crate) fn doing(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Queued => "waiting for a free connection",
+        Stage::Resolving => "resolving the name",
+        Stage::Connecting => "connecting",
+        Stage::Handshaking => "in the TLS handshake",
+        Stage::Ready => "sending the request",
+        Stage::Written => "waiting for the first byte of the answer",
+        Stage::Replying => "reading the answer's header section",
+        Stage::Replied => "reading the answer's body",
+    }
+}
