@@ -8,15 +8,11 @@
 
 mod support;
 
-use std::path::Path;
-use std::time::Duration;
-
 use alta_auth::{Cause, Check, Origin, Verdict};
-use support::{Reply, Scripted, ask, at_once, engine, good, until};
+use support::{Line, Part, Reply, Scripted, ask, at_once, corpus, engine, good, step, until};
 
 /// Each lane reads the whole corpus.
 const LANES: [&str; 1] = ["hyper"];
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/replies");
 const THREADS: usize = 16;
 
 struct Case {
@@ -46,7 +42,7 @@ fn each_reply_of_the_corpus_has_the_same_verdict_if_it_comes_byte_by_byte() {
 }
 
 fn read_by_each_lane(run: impl Fn(&Case, &str) -> Result<(), String> + Sync) {
-    let mut cases = corpus();
+    let mut cases: Vec<_> = corpus("replies").into_iter().map(Case::new).collect();
     assert!(cases.len() >= 150, "{}: some of the corpus was lost", cases.len());
     // Those that wait first, so that they wait together.
     cases.sort_by_key(|case| !case.waits);
@@ -122,154 +118,37 @@ impl Case {
         Reply::status(if self.allows() { 403 } else { 200 }, "X-UserId: next\r\n")
     }
 
-    fn parse(at: String, line: &str) -> Self {
-        let mut rest = line;
-        let mut word = || {
-            let (word, after) = rest.split_once(' ').unwrap_or_else(|| panic!("{at}: four columns"));
-            rest = after.trim_start_matches(' ');
-            word
-        };
-        let (verdict, cause) = match word() {
-            "allow" => (Verdict::Allow, Cause::None),
-            "deny" => (Verdict::Deny, Cause::None),
-            name => {
-                let outages =
-                    [("PROTOCOL", Cause::Protocol), ("RESET", Cause::Reset), ("TIMEOUT", Cause::Timeout)];
-                let outage = outages.into_iter().find(|(known, _)| *known == name);
-                (Verdict::Deny, outage.unwrap_or_else(|| panic!("{at}: no verdict {name}")).1)
-            }
-        };
-        let kept = match word() {
-            "kept" => Some(true),
-            "closed" => Some(false),
-            "either" => None,
-            other => panic!("{at}: no fate of a connection: {other}"),
-        };
-        let remembered = match word() {
-            "remembered" => true,
-            "forgotten" => false,
-            other => panic!("{at}: not about memory: {other}"),
-        };
+    fn new(line: Line) -> Self {
         // What was not sent yet when a reset goes out is never sent: many small pieces would not arrive.
-        let [whole, in_bytes] = [false, !rest.contains("\\[reset]")].map(|in_bytes| {
-            let mut script = Script { in_bytes, ..Script::default() };
-            script.read(rest, None).unwrap_or_else(|what| panic!("{at}: {what}"));
-            script.flush();
-            script
-        });
-        let (reply, waits, in_bytes) = (whole.reply, whole.waits, in_bytes.reply);
-        Self { at, verdict, cause, kept, remembered, reply, in_bytes, waits }
+        let [whole, in_bytes] = [false, !line.has("reset")].map(|in_bytes| script(&line, in_bytes));
+        let waits = line.has("wait");
+        let Line { at, verdict, cause, kept, remembered, .. } = line;
+        Self { at, verdict, cause, kept, remembered, reply: whole, in_bytes, waits }
     }
-}
-
-fn corpus() -> Vec<Case> {
-    let mut files: Vec<_> = Path::new(FOLDER)
-        .read_dir()
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|end| end == "txt"))
-        .collect();
-    files.sort();
-    let mut cases = Vec::new();
-    for file in files {
-        let text = std::fs::read_to_string(&file).unwrap();
-        let name = file.file_name().unwrap().to_string_lossy();
-        for (number, line) in text.lines().enumerate() {
-            if !line.is_empty() && !line.starts_with('#') {
-                cases.push(Case::parse(format!("{name}:{}: {line:.120}", number + 1), line));
-            }
-        }
-    }
-    cases
 }
 
 /// What a line says is sent.
-#[derive(Default)]
-struct Script {
-    reply: Reply,
-    bytes: Vec<u8>,
-    in_bytes: bool,
-    waits: bool,
-}
-
-impl Script {
-    /// Reads up to `end`; what follows it is left.
-    fn read<'a>(&mut self, mut text: &'a str, end: Option<char>) -> Result<&'a str, String> {
-        loop {
-            let mut letters = text.chars();
-            let Some(letter) = letters.next() else {
-                return if end.is_none() { Ok(text) } else { Err("a brace is not closed".to_owned()) };
-            };
-            text = letters.as_str();
-            if Some(letter) == end {
-                return Ok(text);
-            }
-            if letter != '\\' {
-                self.bytes.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes());
+fn script(line: &Line, in_bytes: bool) -> Reply {
+    let (mut reply, mut bytes) = (Reply::default(), Vec::new());
+    for part in &line.reply {
+        let mark = match part {
+            Part::Bytes(more) => {
+                bytes.extend_from_slice(more);
                 continue;
             }
-            let escaped = letters.next().ok_or("a backslash at the end")?;
-            text = letters.as_str();
-            match escaped {
-                'r' => self.bytes.push(b'\r'),
-                'n' => self.bytes.push(b'\n'),
-                't' => self.bytes.push(b'\t'),
-                '0' => self.bytes.push(0),
-                '\\' => self.bytes.push(b'\\'),
-                'x' => {
-                    let (digits, rest) = text.split_at_checked(2).ok_or("\\x and two digits")?;
-                    self.bytes.push(u8::from_str_radix(digits, 16).map_err(|error| error.to_string())?);
-                    text = rest;
-                }
-                '{' => {
-                    let (count, rest) = text.split_once('*').ok_or("\\{ and how often")?;
-                    let count = count.parse().map_err(|_| format!("not a number: {count}"))?;
-                    let mut inner = Self::default();
-                    text = inner.read(rest, Some('}'))?;
-                    self.bytes.extend(inner.bytes.repeat(count));
-                }
-                '[' => {
-                    let (mark, rest) = text.split_once(']').ok_or("\\[ without an end")?;
-                    self.mark(mark)?;
-                    text = rest;
-                }
-                other => return Err(format!("no escape: \\{other}")),
-            }
-        }
-    }
-
-    fn mark(&mut self, mark: &str) -> Result<(), String> {
-        let bytes = match mark {
+            Part::Mark(mark) => mark.as_str(),
+        };
+        let more = match mark {
             "200" => "HTTP/1.1 200 OK\r\nX-AuthDuration: 600\r\n",
             "403" => "HTTP/1.1 403 Forbidden\r\nX-AuthDuration: 600\r\n",
             "0" => "Content-Length: 0\r\n\r\n",
             _ => "",
         };
-        if !bytes.is_empty() {
-            self.bytes.extend_from_slice(bytes.as_bytes());
-            return Ok(());
-        }
-        self.flush();
-        let step = match mark {
-            "close" => Reply::close(),
-            "reset" => Reply::reset(),
-            "later" => Reply::raw("").after(Duration::from_millis(20)),
-            "wait" => {
-                self.waits = true;
-                Reply::silence()
-            }
-            other => return Err(format!("no mark: {other}")),
-        };
-        self.reply = std::mem::take(&mut self.reply).then(step);
-        Ok(())
-    }
-
-    fn flush(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
-        // The long ones are about their length.
-        let size = if self.in_bytes && bytes.len() < 1000 { 1 } else { usize::MAX };
-        for piece in bytes.chunks(size) {
-            self.reply = std::mem::take(&mut self.reply).then(Reply::raw(piece));
+        bytes.extend_from_slice(more.as_bytes());
+        if more.is_empty() {
+            let step = step(mark).unwrap_or_else(|| panic!("{}: no mark: {mark}", line.at));
+            reply = reply.then(Reply::pieces(&std::mem::take(&mut bytes), in_bytes)).then(step);
         }
     }
+    reply.then(Reply::pieces(&bytes, in_bytes))
 }

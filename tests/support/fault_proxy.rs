@@ -189,8 +189,8 @@ fn serve(
 ) -> std::io::Result<()> {
     let mut received = Vec::new();
     for sequence in 0.. {
-        let head = next_head(client, &mut received)?;
-        let request = Request { connection, sequence, head };
+        let head = next_head(&mut client, &mut received)?;
+        let request = Request { connection, sequence, head, stream: 0 };
         let (fault, place) = (shared.plan)(&request);
         backend.write_all(&request.head)?;
         shared.state.lock().requests.push(request);

@@ -8,7 +8,9 @@
 
 mod certificates;
 mod collect;
+mod corpus;
 mod fault_proxy;
+mod frames;
 mod log;
 mod nginx;
 mod php;
@@ -27,14 +29,16 @@ use alta_auth::{Check, Config, Decision, Engine, StartError};
 
 pub(crate) use certificates::{Authority, Identity};
 pub(crate) use collect::Collect;
+pub(crate) use corpus::{Line, Part, corpus, parts};
 pub(crate) use fault_proxy::{Fault, FaultProxy, Place, at_once, head_end, status_line_end};
+pub(crate) use frames::{Frame, Kind, field, header_block};
 pub(crate) use log::Lines;
 pub(crate) use nginx::{Fpm, Nginx, NginxOptions, Served};
 pub(crate) use php::{AuthLog, Logged, Php};
 pub(crate) use polling::{Edges, is_readable, wait_readable};
 pub(crate) use process::Process;
 pub(crate) use rerun::{Rerun, not_possible_here};
-pub(crate) use scripted::{Gate, Reply, Request, Scripted};
+pub(crate) use scripted::{Gate, Reply, Request, Scripted, step};
 pub(crate) use servers::{Framing, Server};
 pub(crate) use twins::twins;
 pub(crate) use warmed::{assert_remembered, reaped, warmed};

@@ -1,7 +1,8 @@
 //! A backend whose every byte the test decides, and which counts what reaches it.
 //!
-//! One thread accepts and one serves each connection, one request after another. A reply is a list of steps;
-//! dropping the backend ends every step that still waits.
+//! One thread accepts and one serves each connection, one request after another. A reply is a list of steps, each write of
+//! it a record of its own where there is TLS; dropping the backend ends every step that still waits. It speaks HTTP/1.1, or
+//! HTTP/2 as far as [`frames`](super::frames) goes: whole frames, whose making is the test's.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -12,9 +13,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use rustls::{ServerConnection, StreamOwned};
 use tokio::time::Instant;
 
-use super::PATIENCE;
+use super::{Identity, PATIENCE, frames};
 
 pub(crate) struct Scripted {
     listener: TcpListener,
@@ -24,6 +26,9 @@ pub(crate) struct Scripted {
 }
 
 struct Shared {
+    tls: Option<Arc<rustls::ServerConfig>>,
+    /// What is sent before anything is asked; with it, HTTP/2 is spoken.
+    greeting: Option<Box<dyn Fn(usize) -> Reply + Send + Sync>>,
     answer: Box<dyn Fn(&Request) -> Reply + Send + Sync>,
     state: Mutex<State>,
     changed: Condvar,
@@ -46,7 +51,10 @@ pub(crate) struct Request {
     pub(crate) connection: usize,
     /// Which request of that connection, from 0.
     pub(crate) sequence: usize,
+    /// HTTP/1.1: the head. HTTP/2: the frames since the last request.
     pub(crate) head: Vec<u8>,
+    /// HTTP/2: which stream.
+    pub(crate) stream: u32,
 }
 
 /// What is done about a request.
@@ -70,10 +78,39 @@ pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
 impl Scripted {
     pub(crate) fn new(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::serving(None, None, Box::new(answer))
+    }
+
+    /// Over TLS.
+    pub(crate) fn tls(
+        identity: &Identity,
+        answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::serving(Some(identity.server_config(&[])), None, Box::new(answer))
+    }
+
+    /// In HTTP/2, over TLS if there is an identity. `greeting` is what the connection of that number begins with; SETTINGS and
+    /// PING are acknowledged.
+    pub(crate) fn http2(
+        identity: Option<&Identity>,
+        greeting: impl Fn(usize) -> Reply + Send + Sync + 'static,
+        answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let tls = identity.map(|identity| identity.server_config(&["h2"]));
+        Self::serving(tls, Some(Box::new(greeting)), Box::new(answer))
+    }
+
+    fn serving(
+        tls: Option<Arc<rustls::ServerConfig>>,
+        greeting: Option<Box<dyn Fn(usize) -> Reply + Send + Sync>>,
+        answer: Box<dyn Fn(&Request) -> Reply + Send + Sync>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
-            answer: Box::new(answer),
+            tls,
+            greeting,
+            answer,
             state: Mutex::default(),
             changed: Condvar::new(),
             stopping: AtomicBool::new(false),
@@ -240,6 +277,13 @@ impl Reply {
         Self(vec![Step::Open(gate.clone())])
     }
 
+    /// These bytes in one write, or each in a write of its own, unless they are many: the long ones are about their
+    /// length.
+    pub(crate) fn pieces(bytes: &[u8], in_bytes: bool) -> Self {
+        let size = if in_bytes && bytes.len() < 1000 { 1 } else { usize::MAX };
+        Self(bytes.chunks(size).map(|piece| Step::Send(piece.to_vec())).collect())
+    }
+
     pub(crate) fn then(mut self, next: Self) -> Self {
         self.0.extend(next.0);
         self
@@ -255,6 +299,17 @@ impl Reply {
     pub(crate) fn after(mut self, delay: Duration) -> Self {
         self.0.insert(0, Step::After(delay));
         self
+    }
+}
+
+/// What a mark of the corpora does between the bytes.
+pub(crate) fn step(mark: &str) -> Option<Reply> {
+    match mark {
+        "close" => Some(Reply::close()),
+        "reset" => Some(Reply::reset()),
+        "later" => Some(Reply::raw("").after(Duration::from_millis(20))),
+        "wait" | "hang" => Some(Reply::silence()),
+        _ => None,
     }
 }
 
@@ -304,34 +359,68 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-fn serve(mut stream: &TcpStream, connection: usize, shared: &Shared) -> std::io::Result<()> {
+pub(super) trait Io: Read + Write {}
+impl<T: Read + Write> Io for T {}
+
+fn serve(stream: &TcpStream, connection: usize, shared: &Shared) -> std::io::Result<()> {
+    let io: &mut dyn Io = match &shared.tls {
+        Some(config) => {
+            let server = ServerConnection::new(Arc::clone(config)).unwrap();
+            &mut StreamOwned::new(server, stream)
+        }
+        None => &mut &*stream,
+    };
+    if let Some(greeting) = &shared.greeting {
+        frames::accept(io)?;
+        if !perform(greeting(connection), io, stream, shared)? {
+            return Ok(());
+        }
+    }
     let mut received = Vec::new();
     for sequence in 0.. {
-        let head = next_head(stream, &mut received)?;
-        let request = Request { connection, sequence, head };
+        let (head, stream_id) = match &shared.greeting {
+            Some(_) => frames::next_request(io)?,
+            None => (next_head(io, &mut received)?, 0),
+        };
+        let request = Request { connection, sequence, head, stream: stream_id };
         // Decided before the request is told of: who waits for its arrival may change what comes next.
         let reply = (shared.answer)(&request);
         shared.state.lock().requests.push(request);
         shared.changed.notify_all();
-        for step in reply.0 {
-            match step {
-                Step::Send(bytes) => stream.write_all(&bytes)?,
-                Step::After(delay) => std::thread::sleep(delay),
-                Step::When(gate) => gate.wait(&shared.stopping),
-                Step::Open(gate) => gate.open(),
-                Step::Hang => drop(stream.read(&mut [0; 1])?),
-                Step::Close => return Ok(()),
-                Step::Reset => {
-                    return socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
-                }
-            }
+        if !perform(reply, io, stream, shared)? {
+            return Ok(());
         }
     }
     Ok(())
 }
 
+/// False: the connection is over.
+fn perform(reply: Reply, io: &mut dyn Io, socket: &TcpStream, shared: &Shared) -> std::io::Result<bool> {
+    for step in reply.0 {
+        match step {
+            Step::Send(bytes) => {
+                io.write_all(&bytes)?;
+                io.flush()?;
+            }
+            Step::After(delay) => std::thread::sleep(delay),
+            Step::When(gate) => gate.wait(&shared.stopping),
+            Step::Open(gate) => gate.open(),
+            Step::Hang => while io.read(&mut [0; 1024])? > 0 {},
+            Step::Close => return Ok(false),
+            Step::Reset => {
+                socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO))?;
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
 /// Up to the empty line; what follows stays for the next call.
-pub(super) fn next_head(mut stream: &TcpStream, received: &mut Vec<u8>) -> std::io::Result<Vec<u8>> {
+pub(super) fn next_head(
+    stream: &mut (impl Read + ?Sized),
+    received: &mut Vec<u8>,
+) -> std::io::Result<Vec<u8>> {
     loop {
         if let Some(end) = received.windows(4).position(|window| window == b"\r\n\r\n") {
             let rest = received.split_off(end + 4);
