@@ -269,6 +269,38 @@ impl<B: AsRef<[u8]>> Question<B> {
         }
     }
 
+    /// What the key is made of, field by field.
+    pub(crate) fn key_fields(&self) -> Vec<(Field, &[u8])> {
+        let kind = self.bytes.as_ref()[0];
+        let scope = matches!(kind & !KIND_WITH_PATH, KIND_HOST | KIND_DIRECTORY).then_some(Field::Scope);
+        let path = (kind & KIND_WITH_PATH != 0).then_some(Field::Path);
+        let always = [Field::SessionId, Field::Ip, Field::Query, Field::Origin, Field::UserAgent];
+        let value = |field| match field {
+            Field::SessionId => self.session_id(),
+            Field::Ip => self.ip(),
+            Field::Query => self.query(),
+            Field::Origin => self.origin(),
+            Field::UserAgent => self.user_agent(),
+            Field::Path => self.path(),
+            Field::Scope | Field::Request => self.scope(),
+        };
+        always.into_iter().chain(scope).chain(path).map(|field| (field, value(field))).collect()
+    }
+
+    /// For a person: what a decision covers.
+    pub(crate) fn covers(&self) -> &'static str {
+        let kind = self.bytes.as_ref()[0];
+        match (kind & !KIND_WITH_PATH, kind & KIND_WITH_PATH != 0) {
+            (KIND_PATH, _) => "scope = path: a decision covers this path alone",
+            (KIND_HOST, false) => {
+                "a decision covers all that the host calls by this scope, whatever the path"
+            }
+            (KIND_DIRECTORY, false) => "scope = directory: a decision covers every path in this directory",
+            (_, false) => "scope = session: a decision covers every path of this session",
+            (_, true) => "a template sends the path, so that a decision covers this path alone",
+        }
+    }
+
     /// The scope the host named, or what the configuration makes of the path; empty for `session`.
     pub(crate) fn scope(&self) -> &[u8] {
         if self.bytes.as_ref()[0] & !KIND_WITH_PATH == KIND_PATH { self.path() } else { self.field(5) }

@@ -27,6 +27,7 @@ pub(crate) use settings::{
     BackendMode, Enforce, HttpVersion, MemoryBounds, ScopeRule, Settings, TlsSettings, TtlHeader, TtlRules,
 };
 pub(crate) use url::{Address, BackendUrl, Scheme};
+pub(crate) use value::show_duration;
 
 use crate::observe::Log;
 use value::Kind;

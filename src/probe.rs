@@ -3,6 +3,8 @@
 //! Asked by the same code that the engine uses, on a runtime of its own on the calling thread. Nothing is
 //! pooled, coalesced or remembered.
 
+mod explain;
+
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,7 +22,9 @@ use crate::engine::{
     explained, outage_decision,
 };
 use crate::observe::{LogLevel, Logger};
-use crate::transport::{Stage, Transport};
+use crate::transport::{Stage, Trace, Transport};
+
+pub use self::explain::Explanation;
 
 /// Everything that one check did, for a person to read. Holds secrets: the bytes are as sent.
 #[derive(Debug)]
@@ -32,6 +36,8 @@ pub struct ProbeReport {
     pub attempts: Vec<ProbeAttempt>,
     /// What the configuration warns of.
     pub warnings: Vec<String>,
+    /// Which rules led to the decision.
+    pub explanation: Explanation,
 }
 
 /// One request to one endpoint.
@@ -60,6 +66,8 @@ pub struct ProbeAttempt {
     pub first_byte: Option<Duration>,
     /// The whole attempt.
     pub total: Duration,
+    /// The same time, step by step: what it was doing, and for how long.
+    pub stages: Vec<(&'static str, Duration)>,
     /// What it was doing when it ended without an answer, e.g. `connecting`; empty if there was an answer.
     pub stage: &'static str,
     /// Why there was no answer; empty if there was one.
@@ -96,6 +104,8 @@ pub fn probe(config: &Config, check: &Check<'_>) -> Result<Result<ProbeReport, S
         transport.close();
         result
     });
+    let attempts = asking.attempts();
+    let explanation = explain::explanation(&policy, &question, &attempts, &result);
     let mut decision = match result {
         Ok(answer) => {
             let ttl = answer.ttl;
@@ -104,15 +114,14 @@ pub fn probe(config: &Config, check: &Check<'_>) -> Result<Result<ProbeReport, S
         Err(outage) => explained(outage_decision(&policy, &outage), "default action"),
     };
     decision.latency = began.elapsed();
-    let attempts = asking
-        .attempts()
-        .into_iter()
+    let attempts = attempts
+        .iter()
         .map(|attempt| {
             let endpoint = attempt.endpoint;
-            shown(&attempt, &settings.backends[endpoint], &policy.plans[endpoint], &question)
+            shown(attempt, &settings.backends[endpoint], &policy.plans[endpoint], &question)
         })
         .collect();
-    Ok(Ok(ProbeReport { decision, attempts, warnings: settings.warnings.clone() }))
+    Ok(Ok(ProbeReport { decision, attempts, warnings: settings.warnings.clone(), explanation }))
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
@@ -148,7 +157,21 @@ fn shown(attempt: &Attempt, url: &BackendUrl, plan: &Arc<RequestPlan>, question:
         tls_handshake: lasted(Stage::Handshaking),
         first_byte: entered(Stage::Replying).and(lasted(Stage::Written)),
         total: ended - attempt.began,
+        stages: stages(attempt, &trace, ended),
         stage: if attempt.failure.is_empty() { "" } else { doing(attempt.progress.stage.get()) },
         failure: attempt.failure.clone(),
     }
+}
+
+fn stages(attempt: &Attempt, trace: &Trace, ended: Instant) -> Vec<(&'static str, Duration)> {
+    let (mut stage, mut since) = (Stage::Queued, attempt.began);
+    let mut stages = Vec::new();
+    for &(next, at) in trace.marks.iter().chain([&(Stage::Replied, ended)]) {
+        // The body is waited for only where `verdict.body` wants it.
+        let doing = if stage == Stage::Replied { "after the header section" } else { doing(stage) };
+        stages.push((doing, at.saturating_duration_since(since)));
+        (stage, since) = (next, at);
+    }
+    stages.retain(|(_, took)| !took.is_zero());
+    stages
 }

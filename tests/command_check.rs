@@ -230,8 +230,8 @@ fn echo() -> String {
     format!("http://operator:canary-password@{address}/auth?key=canary-own")
 }
 
-const CANARIES: [&str; 5] =
-    ["--set", "header.X-Api-Key=canary-header", "--set", "param.extra=canary-param", "--probe"];
+const CANARIES: [&str; 6] =
+    ["--explain", "--set", "header.X-Api-Key=canary-header", "--set", "param.extra=canary-param", "--probe"];
 
 #[test]
 fn no_secret_is_shown_wherever_it_turns_up() {
@@ -240,6 +240,7 @@ fn no_secret_is_shown_wherever_it_turns_up() {
     let all = shown(&output) + &text(&output.stderr);
     assert!(all.contains("> X-Api-Key: …"), "{all}");
     assert!(all.contains("> Authorization: …"), "{all}");
+    assert!(all.contains("*   query: token=…&…&x=…\n"), "{all}");
     assert!(!all.to_ascii_lowercase().contains("canary"), "{all}");
     // "operator:canary-password", as it goes out.
     assert!(!all.contains("b3BlcmF0b3I6Y2FuYXJ5LXBhc3N3b3Jk"), "{all}");
@@ -248,13 +249,188 @@ fn no_secret_is_shown_wherever_it_turns_up() {
 #[test]
 fn show_secrets_shows_them() {
     let output =
-        check("https://h/a?token=canary-token", &echo(), &[&CANARIES[..4], &["--show-secrets"]].concat());
+        check("https://h/a?token=canary-token", &echo(), &[&CANARIES[..5], &["--show-secrets"]].concat());
     let all = shown(&output);
+    assert!(all.contains("*   query: token=canary-token\n"), "{all}");
     for secret in
         ["canary-token", "canary-own", "canary-header", "canary-param", "b3BlcmF0b3I6Y2FuYXJ5LXBhc3N3b3Jk"]
     {
         assert!(all.contains(secret), "{secret} is not in\n{all}");
     }
+}
+
+fn answering(reply: &'static str) -> String {
+    format!("http://{}/", scripted(move |_| reply.as_bytes().to_vec()))
+}
+
+#[test]
+fn explain_says_by_which_rules_an_allow_lives_how_long() {
+    let reply = "HTTP/1.1 200 OK\r\nX-AuthDuration: 36000\r\nX-UserId: u\r\nX-Max-Sessions: 2\r\nContent-Length: 0\r\n\r\n";
+    let url = answering(reply);
+    let keys =
+        ["--explain", "--set", "ttl.max=1h", "--set", "last_known=10m", "--set", "sessions.enforce=oldest"];
+    let label = url.trim_end_matches('/');
+    assert_shows(
+        &check(URL, &url, &keys),
+        0,
+        &[
+            "* Step by step: ",
+            "* ALLOW: ",
+            &format!("*   endpoint: {label}: asked once, answered"),
+            "*   verdict: status 200 is one of allow_statuses (200)",
+            "*   reuse: X-AuthDuration decides and says 36000 s",
+            "*   reuse: cut to 1h by ttl.max",
+            "*   reuse: ttl.jitter = on: ",
+            "*   outage: last_known = 10m: in a later outage this is repeated",
+            "*   sessions: X-Max-Sessions is 2; sessions.enforce = oldest: one more than that ends the oldest",
+        ],
+    );
+    let plain = shown(&check(URL, &url, &[]));
+    assert!(!plain.contains("* Rules:") && !plain.contains("Step by step"), "{plain}");
+}
+
+#[test]
+fn explain_names_the_fields_that_are_the_key_and_what_a_decision_covers() {
+    let url = answering("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
+    let client = ["--explain", "--session", "s1", "--ip", "192.0.2.7", "--user-agent", "VLC"];
+    let explained = |more: &[&str]| shown(&check(URL, &url, &[&client, more].concat()));
+    let path = "*   path: /ch/index.m3u8\n";
+    for (more, covers, has_path, scope) in [
+        (&[][..], "scope = path: a decision covers this path alone", true, None),
+        (&["--set", "scope=directory"], "scope = directory: ", false, Some("*   scope: /ch/\n")),
+        (&["--set", "scope=session"], "scope = session: ", false, None),
+        (
+            &["--scope", "ch"],
+            "a decision covers all that the host calls by this scope",
+            false,
+            Some("*   scope: ch\n"),
+        ),
+        (
+            &["--scope", "ch", "--set", "param.p={path}"],
+            "a template sends the path",
+            true,
+            Some("*   scope: ch\n"),
+        ),
+    ] {
+        let text = explained(more);
+        assert!(text.contains(&format!("*   key: {covers}")), "{more:?}: {text}");
+        assert_eq!(text.contains(path), has_path, "{more:?}: {text}");
+        match scope {
+            Some(scope) => assert!(text.contains(scope), "{more:?}: {text}"),
+            None => assert!(!text.contains("*   scope: "), "{more:?}: {text}"),
+        }
+        for field in [
+            "session_id: s1",
+            "ip: 192.0.2.7",
+            "query: token=…",
+            "origin: https://live.example.com",
+            "user_agent: VLC",
+        ] {
+            assert!(text.contains(&format!("*   {field}\n")), "{field}: {text}");
+        }
+    }
+}
+
+#[test]
+fn explain_says_why_an_answer_is_not_reused() {
+    for (head, keys, why) in [
+        (
+            "404 Not Found\r\nCache-Control: max-age=60",
+            &[][..],
+            "none, each check asks: a refusing status other than 401 and 403",
+        ),
+        ("200 OK\r\nAge: 7\r\nX-AuthDuration: 60", &[], "none, each check asks: it came out of a cache"),
+        (
+            "200 OK\r\nCache-Control: max-age=60\r\nVary: Cookie",
+            &[],
+            "none, each check asks: Vary names what is no part",
+        ),
+        (
+            "200 OK\r\nCache-Control: no-store",
+            &[],
+            "none, each check asks: Cache-Control says no-store or private",
+        ),
+        (
+            "403 No\r\nX-Session-Id: other",
+            &[],
+            "none, each check asks: an X-Session-Id that was not asked about",
+        ),
+        (
+            "200 OK\r\nX-AuthDuration: 60",
+            &["memory.max_decisions=0"],
+            "none, each check asks: memory.max_decisions = 0",
+        ),
+        ("200 OK\r\nX-AuthDuration: soon", &[], "X-AuthDuration decides and says 0 s"),
+        ("200 OK\r\nX-AuthDuration: soon", &[], "no time: each check asks"),
+        (
+            "200 OK",
+            &["ttl.allow=5s"],
+            "no header of ttl.headers (X-AuthDuration, Cache-Control) is there: ttl.allow = 5s",
+        ),
+        (
+            "403 No",
+            &["ttl.deny=5s"],
+            "no header of ttl.headers (X-AuthDuration, Cache-Control) is there: ttl.deny = 5s",
+        ),
+        ("403 No\r\nX-AuthDuration: 600", &[], "cut to 1m by ttl.max_deny"),
+        ("403 No\r\nX-AuthDuration: 600", &["ttl.max=10s"], "cut to 10s by ttl.max"),
+        (
+            "200 OK\r\nX-AuthDuration: 600",
+            &["expired=keep"],
+            "expired = keep: renewed while the session is in use",
+        ),
+    ] {
+        let backend = scripted(move |_| format!("HTTP/1.1 {head}\r\nContent-Length: 0\r\n\r\n").into_bytes());
+        let sets: Vec<_> = keys.iter().flat_map(|key| ["--set", key]).collect();
+        let text = shown(&check(URL, &format!("http://{backend}/"), &[&["--explain"], &sets[..]].concat()));
+        assert!(text.contains(&format!("*   reuse: {why}")), "{head}: {why} is not in\n{text}");
+    }
+}
+
+#[test]
+fn explain_tells_the_endpoints_apart() {
+    let (_held, dead) = refusing();
+    let (alive, spare) = (Backend::start(&[]), Backend::start(&[]));
+    let urls = format!("http://{dead}/,{},{}", alive.url, spare.url);
+    assert_shows(
+        &check(URL, &urls, &["--explain"]),
+        0,
+        &[
+            "*   endpoint: backend.mode = failover: ",
+            &format!("*   endpoint: http://{dead}: asked once, no answer: one outage of the 5 in a row"),
+            &format!("*   endpoint: {}: asked once, answered", alive.url),
+            &format!("*   endpoint: {}: not asked, another had answered", spare.url),
+        ],
+    );
+    assert_eq!((alive.stats()["requests"].clone(), spare.stats()["requests"].clone()), (1.into(), 0.into()));
+}
+
+#[test]
+fn explain_says_what_decides_in_an_outage() {
+    let url = answering("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n");
+    let keys = [
+        "default_action=allow",
+        "unavailable_statuses=503",
+        "fail_open=corroborated",
+        "last_known=10m",
+        "breaker.failures=3",
+    ];
+    let sets: Vec<_> = keys.iter().flat_map(|key| ["--set", key]).collect();
+    assert_shows(
+        &check(URL, &url, &[&["--explain"], &sets[..]].concat()),
+        2,
+        &[
+            "* UNDETERMINED (status): ",
+            "*   endpoint: http://127.0.0.1:",
+            "*   verdict: status 503 is one of unavailable_statuses (503): an outage, no refusal",
+            "*   outage: default_action = allow, as nothing better is known",
+            "*   outage: fail_open = corroborated: an engine denies unless",
+            "*   outage: last_known = 10m: an engine repeats what the backend said last",
+        ],
+    );
+    // Not in the list, the same status is a refusal.
+    let refused = "*   verdict: status 503 is not one of allow_statuses (200), nor of unavailable_statuses, which is empty: refused";
+    assert_shows(&check(URL, &url, &["--explain"]), 1, &[refused]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::reply::ReplyHead;
 use crate::config::{TtlHeader, TtlRules};
 
 /// What the headers say. The configuration's bounds are not applied yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Lifetime {
     /// `None`: nothing was said, `ttl.allow` and `ttl.deny` apply.
     pub(super) said: Option<Duration>,
@@ -18,6 +18,10 @@ pub(super) struct Lifetime {
     pub(super) must_revalidate: bool,
     /// May not be kept at all.
     pub(super) no_store: bool,
+    /// … because the answer depends on something that is not part of the question.
+    pub(super) varies: bool,
+    /// The header that decided; `None`: none did.
+    pub(super) by: Option<TtlHeader>,
 }
 
 impl Lifetime {
@@ -25,28 +29,26 @@ impl Lifetime {
     pub(super) fn of(head: &ReplyHead<'_>, rules: &TtlRules, sent: &[Box<str>]) -> Self {
         for header in &rules.headers {
             let found = match header {
-                TtlHeader::XAuthDuration => head
-                    .all("X-AuthDuration")
-                    .map(seconds)
-                    .min()
-                    .map(|said| Self::seconds(said, false, false)),
+                TtlHeader::XAuthDuration => {
+                    let said = head.all("X-AuthDuration").map(seconds).min();
+                    said.map(|said| Self { said: Some(Duration::from_secs(said)), ..Self::default() })
+                }
                 TtlHeader::CacheControl => CacheControl::of(head).map(|control| {
-                    Self::seconds(
-                        control.seconds(),
-                        control.must_revalidate || control.no_cache,
-                        control.no_store || varies(head, sent),
-                    )
+                    let varies = varies(head, sent);
+                    Self {
+                        said: Some(Duration::from_secs(control.seconds())),
+                        must_revalidate: control.must_revalidate || control.no_cache,
+                        no_store: control.no_store || varies,
+                        varies,
+                        by: None,
+                    }
                 }),
             };
             if let Some(found) = found {
-                return found;
+                return Self { by: Some(*header), ..found };
             }
         }
-        Self { said: None, must_revalidate: false, no_store: false }
-    }
-
-    fn seconds(said: u64, must_revalidate: bool, no_store: bool) -> Self {
-        Self { said: Some(Duration::from_secs(said)), must_revalidate, no_store }
+        Self::default()
     }
 }
 
@@ -264,14 +266,24 @@ mod tests {
             ("s-maxage=9, no-store", 0, false, true),
         ];
         for (value, seconds, must_revalidate, no_store) in words {
-            let expected = Lifetime { said: Some(Duration::from_secs(seconds)), must_revalidate, no_store };
+            let expected = Lifetime {
+                said: Some(Duration::from_secs(seconds)),
+                must_revalidate,
+                no_store,
+                varies: false,
+                by: Some(TtlHeader::CacheControl),
+            };
             assert_eq!(lifetime(&BOTH, &[("Cache-Control", value)]), expected, "{value}");
 
             let overruled =
                 lifetime(&BOTH, &[("Cache-Control", value), ("X-AuthDuration", "7"), ("Vary", "*")]);
             assert_eq!(
                 overruled,
-                Lifetime { said: Some(Duration::from_secs(7)), must_revalidate: false, no_store: false },
+                Lifetime {
+                    said: Some(Duration::from_secs(7)),
+                    by: Some(TtlHeader::XAuthDuration),
+                    ..Lifetime::default()
+                },
                 "{value}"
             );
         }

@@ -12,7 +12,7 @@ use super::StatusSet;
 use super::lifetime::{Lifetime, digits, from_cache};
 use super::template::FIVE;
 use crate::backend::BodyRule;
-use crate::config::{Settings, TtlRules};
+use crate::config::{Settings, TtlHeader, TtlRules};
 use crate::decision::Verdict;
 
 /// Most headers of a reply that allows.
@@ -83,6 +83,16 @@ pub(crate) struct Answer {
     pub(crate) from_cache: bool,
     /// A refusal whose rest breaks a rule: it stands, but its connection is not to be used again.
     pub(crate) broken: bool,
+    pub(crate) basis: Basis,
+}
+
+/// Why an answer lives as long as it does, for a person who asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Basis {
+    /// The header of the reply that decided, and what it said before any bound; `None`: `ttl.allow` or `ttl.deny` did.
+    pub(crate) said: Option<(TtlHeader, Duration)>,
+    /// Why nothing of it may be kept, whatever was said.
+    pub(crate) unkept: Option<&'static str>,
 }
 
 /// What follows from a reply's header section.
@@ -124,8 +134,18 @@ pub(crate) fn judge(
     let from_cache = from_cache(head);
     let lifetime = Lifetime::of(head, &rules.ttl, &rules.sent);
     // An error is no decision to hold on to: a 404 or 429 with max-age would cut off a viewer.
-    let storable =
-        (allows || matches!(head.status, 401 | 403)) && broken.is_none() && !from_cache && !lifetime.no_store;
+    let unkept = if !allows && !matches!(head.status, 401 | 403) {
+        Some("a refusing status other than 401 and 403 may be a passing error")
+    } else if broken.is_some() {
+        broken
+    } else if from_cache {
+        Some("it came out of a cache between us and the backend")
+    } else if lifetime.varies {
+        Some("Vary names what is no part of the question")
+    } else {
+        lifetime.no_store.then_some("Cache-Control says no-store or private")
+    };
+    let storable = unkept.is_none();
     let ttl = |default: Duration, bound: Duration| {
         if storable { lifetime.said.unwrap_or(default).min(bound) } else { Duration::ZERO }
     };
@@ -153,6 +173,7 @@ pub(crate) fn judge(
             .is_some_and(|value| value == b"1" || value.eq_ignore_ascii_case(b"true")),
         from_cache,
         broken: broken.is_some(),
+        basis: Basis { said: lifetime.by.zip(lifetime.said), unkept },
     };
     if allows && rules.body.is_some() {
         Judgement::NeedsBody(Undecided { allow: answer, deny_ttl })

@@ -1,5 +1,7 @@
 //! A set of HTTP statuses: `200,204`, `5xx`.
 
+use std::fmt;
+
 /// Statuses 100 to 599.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StatusSet {
@@ -8,6 +10,22 @@ pub(crate) struct StatusSet {
 
 const FIRST: u16 = 100;
 const LAST: u16 = 599;
+
+/// As it is written in the configuration, whole classes as such.
+impl fmt::Display for StatusSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut items = Vec::new();
+        for first in (FIRST..=LAST).step_by(100) {
+            let members: Vec<_> = (first..first + 100).filter(|&status| self.contains(status)).collect();
+            if members.len() == 100 {
+                items.push(format!("{}xx", first / 100));
+            } else {
+                items.extend(members.iter().map(u16::to_string));
+            }
+        }
+        f.write_str(&items.join(","))
+    }
+}
 
 impl StatusSet {
     /// Numbers and classes, separated by commas; empty is the empty set.
@@ -73,6 +91,14 @@ fn position(status: u16) -> (usize, u64) {
 #[cfg(test)]
 mod tests {
     use super::StatusSet;
+
+    #[test]
+    fn a_set_is_shown_as_it_is_written() {
+        for text in ["", "200", "200,204", "5xx", "200,403,5xx"] {
+            assert_eq!(StatusSet::parse(text).unwrap().to_string(), text);
+        }
+        assert_eq!(StatusSet::parse("503,5xx,200").unwrap().to_string(), "200,5xx");
+    }
 
     fn members(text: &str) -> Vec<u16> {
         let set = StatusSet::parse(text).unwrap();

@@ -180,7 +180,7 @@ impl Kind {
 }
 
 /// Longest unit in which it is a whole number: `1500ms`, `24h`, `0`.
-pub(super) fn show_duration(duration: Duration) -> String {
+pub(crate) fn show_duration(duration: Duration) -> String {
     let ms = duration.as_millis();
     match ms {
         0 => "0".to_owned(),

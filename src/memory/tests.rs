@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::backend::Answer;
+use crate::backend::{Answer, Basis};
 use crate::decision::{Origin, Verdict};
 
 const BOUNDS: MemoryBounds = MemoryBounds { decisions: 1_000_000, bytes: 512 << 20 };
@@ -22,6 +22,7 @@ fn answer(user_id: &str) -> Answer {
         dropped_text: false,
         from_cache: false,
         broken: false,
+        basis: Basis::default(),
     }
 }
 

@@ -235,6 +235,7 @@ fn ministras_answer() {
         dropped_text: false,
         from_cache: false,
         broken: false,
+        basis: Basis { said: Some((TtlHeader::XAuthDuration, secs(36000))), unkept: None },
     };
     assert_eq!(decided(&rules(), 200, lines), expected);
 }

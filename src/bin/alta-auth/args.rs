@@ -124,6 +124,9 @@ pub(crate) struct CheckArgs {
     /// Show tokens and header values as they are
     #[arg(long)]
     pub(crate) show_secrets: bool,
+    /// Also say which rules led to the decision: endpoints, key, verdict, reuse, each step's time
+    #[arg(long)]
+    pub(crate) explain: bool,
     /// Ask three times more, without a valid token, and say so when the backend allows
     #[arg(long)]
     pub(crate) probe: bool,

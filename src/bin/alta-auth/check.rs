@@ -3,6 +3,7 @@
 //! It answers what an operator asks when a stream does not start: is the connection refused, does the
 //! response hang, or did the backend say no?
 
+mod explain;
 mod lax;
 mod show;
 mod words;
@@ -42,7 +43,7 @@ pub(crate) fn run(args: &CheckArgs) -> u8 {
     };
     let status = match asked {
         Ok(report) => {
-            print(&show::report(&report, &client, args.show_secrets));
+            print(&show::report(&report, &client, args.show_secrets, args.explain));
             status_of(&report)
         }
         Err(error) => {

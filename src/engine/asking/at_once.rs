@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::inquiry::ask_one;
 use super::{Means, Outage};
-use crate::backend::Answer;
+use crate::backend::{Answer, Basis};
 use crate::decision::{Cause, Verdict};
 
 /// All together: the first that allows decides. Without one, a refusal decides when all have answered or the time is up
@@ -31,7 +31,7 @@ pub(super) async fn ask(means: Means<'_>) -> Result<Answer, Outage> {
                     let first = means.policy.settings.any_deny_first;
                     let refused = means.asking.refused.borrow_mut().get_or_insert(answer).clone();
                     if first {
-                        return Poll::Ready(Ok(Answer { storable: false, ttl: Duration::ZERO, ..refused }));
+                        return Poll::Ready(Ok(of_some(refused)));
                     }
                 }
                 Err(other) => {
@@ -48,9 +48,15 @@ pub(super) async fn ask(means: Means<'_>) -> Result<Answer, Outage> {
         }
         Poll::Ready(match (means.asking.refused.take(), outage.take()) {
             (Some(refused), _) if all_answered => Ok(refused),
-            (Some(refused), _) => Ok(Answer { storable: false, ttl: Duration::ZERO, ..refused }),
+            (Some(refused), _) => Ok(of_some(refused)),
             (None, outage) => Err(outage.expect("each endpoint has answered or not")),
         })
     })
     .await
+}
+
+/// A refusal that others might still have made an allow: it decides, and is not kept.
+fn of_some(refused: Answer) -> Answer {
+    let basis = Basis { unkept: Some("not every backend has answered"), ..refused.basis };
+    Answer { storable: false, ttl: Duration::ZERO, basis, ..refused }
 }

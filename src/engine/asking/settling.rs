@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Outage;
-use crate::backend::{Answer, REFUSING_STATUS};
+use crate::backend::{Answer, Basis, REFUSING_STATUS};
 use crate::decision::{Cause, Verdict};
 use crate::engine::Policy;
 use crate::transport::{Failure, Progress, Stage};
@@ -63,6 +63,7 @@ pub(super) fn refusal(status: u16, reason: &'static str) -> Answer {
         dropped_text: false,
         from_cache: false,
         broken: true,
+        basis: Basis { said: None, unkept: Some("nothing but its refusal counts") },
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use alta_auth::{ProbeAttempt, ProbeReport};
 
-use super::words;
+use super::{explain, words};
 use crate::client::Client;
 use crate::human;
 use crate::redact::{self, MASK, Secrets};
@@ -26,7 +26,7 @@ const PLAIN: [&str; 7] = [
 ];
 
 /// Everything that one check did, and the decision.
-pub(crate) fn report(report: &ProbeReport, client: &Client, show_secrets: bool) -> String {
+pub(crate) fn report(report: &ProbeReport, client: &Client, show_secrets: bool, explain: bool) -> String {
     let mask = (!show_secrets).then(|| secrets(report, client));
     let mut text = String::new();
     for warning in &report.warnings {
@@ -34,6 +34,9 @@ pub(crate) fn report(report: &ProbeReport, client: &Client, show_secrets: bool) 
     }
     for attempt in &report.attempts {
         show_attempt(&mut text, attempt, mask.as_ref(), report.decision.http_status);
+        if explain {
+            explain::stages(&mut text, attempt);
+        }
     }
     let location = report.decision.location().as_bytes();
     let location = match &mask {
@@ -41,6 +44,9 @@ pub(crate) fn report(report: &ProbeReport, client: &Client, show_secrets: bool) 
         None => location.to_vec(),
     };
     words::decision(&mut text, report, &redact::printable(&location));
+    if explain {
+        explain::rules(&mut text, &report.explanation, show_secrets);
+    }
     text
 }
 
