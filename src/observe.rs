@@ -8,4 +8,4 @@ mod stats;
 pub(crate) use histogram::{BOUNDS, Durations, Histogram};
 pub(crate) use log::Logger;
 pub use log::{Log, LogLevel};
-pub use stats::{EndpointStats, Stats};
+pub use stats::{AddressStats, EndpointStats, Stats};

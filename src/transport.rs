@@ -35,6 +35,7 @@ pub(crate) use dial::{Dialing, Io, Link, Look, Watch};
 
 use crate::config::{Address, BackendUrl, HttpVersion, Scheme, Settings};
 use crate::decision::Cause;
+use crate::outage::Addresses;
 
 /// The head of one request, written by the protocol into whatever form a lane needs.
 pub(crate) trait RequestHead {
@@ -51,9 +52,19 @@ pub(crate) struct Progress {
     pub(crate) stage: Cell<Stage>,
     /// The final status line, once it is in (1xx are skipped): a refusal needs no more than that.
     pub(crate) status_line: Cell<Option<u16>>,
+    /// Where it may go.
+    pub(crate) among: Among,
+    /// Where it went: the address of its connection, or of the one that was not finished. None: nowhere yet, or not by a name.
+    pub(crate) address: Cell<Option<IpAddr>>,
+    /// When it was given a connection that it had to wait for.
+    pub(crate) lent: Cell<Option<Instant>>,
     /// Bytes and times for `alta-auth check`; None: not recorded.
     pub(crate) trace: Option<RefCell<Trace>>,
 }
+
+/// Which of its name's addresses an exchange may go to; by default any.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Among(Option<Rc<[IpAddr]>>);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stage {
@@ -133,30 +144,40 @@ pub(crate) struct Shared {
     settings: Arc<Settings>,
     tls: Option<Arc<rustls::ClientConfig>>,
     names: Option<resolve::Names>,
+    /// One an endpoint: told what its name stands for, and where no connection can be made.
+    addresses: Arc<[Arc<Addresses>]>,
 }
 
 /// The system's resolver, or a test's. Runs on the thread `alta-dns`, where it may take its time.
 pub(crate) type Resolve = dyn Fn(&str) -> std::io::Result<Vec<IpAddr>> + Send + Sync;
 
 impl Shared {
-    /// Reads certificates, prepares TLS. Fails with a text that names the key and the file.
-    pub(crate) fn new(settings: Arc<Settings>) -> Result<Arc<Self>, String> {
-        Self::with_resolver(settings, Arc::new(resolve::system))
+    /// Reads certificates, prepares TLS. Fails with a text that names the key and the file. `addresses`: one an endpoint.
+    pub(crate) fn new(
+        settings: Arc<Settings>,
+        addresses: Arc<[Arc<Addresses>]>,
+    ) -> Result<Arc<Self>, String> {
+        Self::with_resolver(settings, addresses, Arc::new(resolve::system))
     }
 
     pub(crate) fn with_resolver(
         settings: Arc<Settings>,
+        addresses: Arc<[Arc<Addresses>]>,
         resolver: Arc<Resolve>,
     ) -> Result<Arc<Self>, String> {
         let https = settings.backends.iter().any(|url| url.scheme == Scheme::Https);
         let tls = https.then(|| tls::client_config(&settings.tls, settings.http_version)).transpose()?;
-        let hosts = settings.backends.iter().filter_map(|url| match &url.address {
-            Address::Tcp { host, .. } if host.parse::<IpAddr>().is_err() => Some(host.clone()),
-            _ => None,
-        });
-        let names = resolve::Names::new(hosts.collect(), settings.dns_refresh, resolver)
+        let mut hosts = resolve::Hosts::new();
+        for (url, addresses) in settings.backends.iter().zip(addresses.iter()) {
+            if let Address::Tcp { host, .. } = &url.address
+                && host.parse::<IpAddr>().is_err()
+            {
+                hosts.entry(host.clone()).or_default().push(Arc::clone(addresses));
+            }
+        }
+        let names = resolve::Names::new(hosts, settings.dns_refresh, resolver)
             .map_err(|error| format!("cannot start the thread alta-dns: {error}"))?;
-        Ok(Arc::new(Self { settings, tls, names }))
+        Ok(Arc::new(Self { settings, tls, names, addresses }))
     }
 }
 
@@ -303,7 +324,32 @@ impl Failure {
     }
 }
 
+impl Among {
+    pub(crate) fn these(addresses: Option<Vec<IpAddr>>) -> Self {
+        Self(addresses.map(Rc::from))
+    }
+
+    /// None: not reached by a name.
+    pub(crate) fn takes(&self, address: Option<IpAddr>) -> bool {
+        match (&self.0, address) {
+            (Some(these), Some(address)) => these.contains(&address),
+            _ => true,
+        }
+    }
+
+    fn is_any(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
 impl Progress {
+    /// A connection that is being made for it and perhaps for others has come to this address.
+    fn reach(&self, address: Option<IpAddr>) {
+        if address.is_some() && self.among.takes(address) {
+            self.address.set(address);
+        }
+    }
+
     /// Moves on to `stage`; never back.
     fn enter(&self, stage: Stage) {
         if self.stage.get() < stage {

@@ -57,7 +57,7 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::Urls,
         default: Required("write one, e.g. http://127.0.0.1:6000/auth"),
         text: "Who is asked: `http://`, `https://` or `unix:/path/to.sock:/request/path`. Of several, an outage, \
-               never a refusal, moves a check to the next.",
+               never a refusal, moves a check to the next; and before that to the next address that the URL's name stands for.",
     },
     Key {
         name: "backend.mode", section: "Backend", reload: Forgets,
@@ -67,8 +67,8 @@ pub(super) const KEYS: &[Key] = &[
             ("any", |s| s.backend_mode = BackendMode::Any),
         ]),
         default: Value("failover"),
-        text: "With several URLs. `failover`: in order. `balance`: first the less busy of two picked at random. `any`: all at \
-               once, the first that allows decides.",
+        text: "With several URLs, or several addresses of a name. `failover`: in order. `balance`: first the less busy of two \
+               picked at random. `any`: all URLs at once, the first that allows decides.",
     },
     Key {
         name: "any.deny", section: "Backend", reload: Forgets,
@@ -133,7 +133,8 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::Count { min: 0, max: 1000, put: |s, n| s.breaker.failures = n },
         default: Value("5"),
         text: "Outages in a row after which a backend is left alone for a while: checks get `last_known` or `default_action` \
-               at once, or go to the next URL. Outages of one client address within 10 s are one. 0: never.",
+               at once, or go to the next URL. Outages of one client address within 10 s are one. Each address of a name is \
+               left alone by the same rule, as long as others of the name are not. 0: never.",
     },
     Key {
         name: "breaker.rate", section: "Outage", reload: Keeps,
@@ -380,7 +381,8 @@ pub(super) const KEYS: &[Key] = &[
         name: "dns.refresh", section: "Connections", reload: Keeps,
         kind: Kind::Duration { min: SECOND, max: DAY, put: |s, d| s.dns_refresh = d },
         default: Value("30s"),
-        text: "How often names are resolved again. Addresses that last worked are kept when the resolver fails.",
+        text: "How often names are resolved again; at most 16 addresses of each are used. Those that were found last are kept \
+               when the resolver fails.",
     },
     Key {
         name: "unix.peer_uid", section: "Connections", reload: Forgets,

@@ -1,11 +1,13 @@
 //! One flight's asking: which endpoints, how often, and what their replies mean for the check.
 //!
 //! The bounds on asking twice are here: the safe retry (`inquiry.rs`: once an endpoint, on a fresh connection, at most a
-//! tenth of the exchanges), failover (`in_turn.rs`: an outage moves on, a refusal never does), and three requests in all.
+//! tenth of the exchanges), failover (an outage moves on to the next address of the name, `endpoint.rs`, then to the next URL,
+//! `in_turn.rs`; a refusal never does), and three requests in all.
 
 mod at_once;
 mod attempts;
 mod deciding;
+mod endpoint;
 mod in_turn;
 mod inquiry;
 mod settling;

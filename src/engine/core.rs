@@ -22,7 +22,8 @@ use super::watching::Watching;
 use crate::backend::Answer;
 use crate::check::Draft;
 use crate::decision::{Cause, Decision, Origin, Verdict};
-use crate::observe::{EndpointStats, LogLevel, Logger, Stats};
+use crate::observe::{AddressStats, EndpointStats, LogLevel, Logger, Stats};
+use crate::outage::Known;
 use crate::sys::ForkMark;
 use crate::transport::PoolGauges;
 
@@ -350,13 +351,20 @@ impl Core {
 
     fn endpoints(&self) -> Vec<EndpointStats> {
         let policy = self.policy();
-        let each = policy.health.iter().zip(policy.gauges.iter());
-        each.map(|(health, gauges)| EndpointStats {
+        let address = |known: &Arc<Known>| AddressStats {
+            address: known.address,
+            breaker_open: known.health.is_open(),
+            breaker_opened: known.health.opened(),
+            exchanges: known.exchanges.load(Ordering::Relaxed),
+        };
+        let each = policy.health.iter().zip(policy.gauges.iter()).zip(policy.addresses.iter());
+        each.map(|((health, gauges), addresses)| EndpointStats {
             endpoint: health.label().to_owned(),
             breaker_open: health.is_open(),
             breaker_opened: health.opened(),
             exchanges: gauges.exchanges.load(Ordering::Relaxed),
             connections_open: gauges.open.load(Ordering::Relaxed),
+            addresses: addresses.several().iter().flat_map(|known| known.iter()).map(address).collect(),
         })
         .collect()
     }

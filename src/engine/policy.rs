@@ -9,7 +9,7 @@ use crate::config::{BackendUrl, Settings};
 use crate::decision::{Cause, Decision, Origin, Verdict};
 use crate::memory::Memory;
 use crate::observe::Logger;
-use crate::outage::Health;
+use crate::outage::{Addresses, Health, two_of};
 use crate::transport::{PoolGauges, Shared};
 
 pub(crate) struct Policy {
@@ -22,12 +22,17 @@ pub(crate) struct Policy {
     pub(crate) gauges: Arc<[PoolGauges]>,
     /// One an endpoint.
     pub(crate) health: Arc<[Health]>,
+    /// One an endpoint.
+    pub(crate) addresses: Arc<[Arc<Addresses>]>,
     /// Every endpoint, the preferred one first.
     pub(crate) order: Box<[usize]>,
     /// What was learned under this policy, and under those before it that asked and judged alike.
     pub(crate) memory: Arc<Memory>,
     rules: Rules,
 }
+
+/// Divided evenly by any number up to that of the addresses of a name, 16.
+const SHARES: u64 = 720_720;
 
 impl Policy {
     /// Reads certificates. The error says which key and file. `before`: the policy that this one replaces.
@@ -49,17 +54,30 @@ impl Policy {
         let same = |before: &&Self| {
             (&before.settings.shape, before.settings.breaker) == (&settings.shape, settings.breaker)
         };
-        let healthy = |url: &BackendUrl| Health::new(url.label(), settings.breaker, Arc::clone(log));
-        let health = before.filter(same).map_or_else(
-            || settings.backends.iter().map(healthy).collect(),
+        let before = before.filter(same);
+        let health = before.map_or_else(
+            || {
+                let healthy = |url: &BackendUrl| Health::new(url.label(), settings.breaker, Arc::clone(log));
+                settings.backends.iter().map(healthy).collect()
+            },
             |before| Arc::clone(&before.health),
+        );
+        let addresses: Arc<[_]> = before.map_or_else(
+            || {
+                let unknown = |url: &BackendUrl| {
+                    Arc::new(Addresses::new(url.label(), settings.breaker, Arc::clone(log)))
+                };
+                settings.backends.iter().map(unknown).collect()
+            },
+            |before| Arc::clone(&before.addresses),
         );
         Ok(Self {
             order: (0..plans.len()).collect(),
             health,
             memory,
             replies: ReplyRules::new(&settings),
-            shared: Shared::new(Arc::clone(&settings))?,
+            shared: Shared::new(Arc::clone(&settings), Arc::clone(&addresses))?,
+            addresses,
             gauges: settings.backends.iter().map(|_| PoolGauges::default()).collect(),
             plans,
             rules,
@@ -88,14 +106,20 @@ impl Policy {
         self.draft(check, |draft| self.admit(&draft))?
     }
 
-    /// Every endpoint: first the less busy of two that were picked at random, then the others as they stand.
+    /// Every endpoint: first the less busy of two that were picked at random, then the others as they stand. One with
+    /// several addresses is picked, and may be busy, as often as so many endpoints.
     pub(crate) fn balanced(&self, random: u64) -> Box<[usize]> {
         let mut order = self.order.clone();
-        let count = order.len();
-        if count > 1 {
-            let one = random as usize % count;
-            let other = (one + 1 + (random >> 32) as usize % (count - 1)) % count;
-            let busy = |endpoint: usize| (self.health[endpoint].is_open(), self.gauges[endpoint].in_use());
+        if order.len() > 1 {
+            let widths: Vec<usize> = self.addresses.iter().map(|addresses| addresses.width()).collect();
+            let seats: Vec<usize> = order.iter().flat_map(|&one| [one].repeat(widths[one])).collect();
+            let (one, other) = two_of(seats.len(), random);
+            // For each address.
+            let busy = |endpoint: usize| {
+                let in_use = self.gauges[endpoint].in_use();
+                (self.health[endpoint].is_open(), in_use * SHARES / widths[endpoint] as u64)
+            };
+            let (one, other) = (seats[one], seats[other]);
             let first = if busy(other) < busy(one) { other } else { one };
             order[..=first].rotate_right(1);
         }

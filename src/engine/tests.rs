@@ -1,5 +1,6 @@
 //! The engine on paused time: one shard, scripted peers, no network; and the ledger by itself.
 
+mod addresses;
 mod breakers;
 mod deadlines;
 mod flights;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{BOUNDS, Durations, EndpointStats, Stats};
+use super::{AddressStats, BOUNDS, Durations, EndpointStats, Stats};
 use crate::decision::{Cause, Origin};
 
 impl Stats {
@@ -101,6 +101,27 @@ impl Stats {
             "endpoint",
             connections,
         );
+        page.addresses(
+            "address_breaker_open",
+            "gauge",
+            "Whether this address of a backend's name is left alone.",
+            &self.endpoints,
+            |one| one.breaker_open.into(),
+        );
+        page.addresses(
+            "address_breaker_opened_total",
+            "counter",
+            "How often the breaker of this address has opened.",
+            &self.endpoints,
+            |one| one.breaker_opened,
+        );
+        page.addresses(
+            "address_exchanges_total",
+            "counter",
+            "Requests that ended at this address, where the name has several.",
+            &self.endpoints,
+            |one| one.exchanges,
+        );
         page.0
     }
 }
@@ -143,10 +164,32 @@ impl Page {
     ) {
         self.head(name, kind, help);
         for (of, value) in values {
-            let of = of.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            let _ = writeln!(self.0, "alta_auth_{name}{{{label}=\"{of}\"}} {value}");
+            let _ = writeln!(self.0, "alta_auth_{name}{{{label}=\"{}\"}} {value}", escaped(of));
         }
     }
+
+    fn addresses(
+        &mut self,
+        name: &str,
+        kind: &str,
+        help: &str,
+        endpoints: &[EndpointStats],
+        figure: fn(&AddressStats) -> u64,
+    ) {
+        self.head(name, kind, help);
+        for endpoint in endpoints {
+            let of = escaped(&endpoint.endpoint);
+            for one in &endpoint.addresses {
+                let (address, value) = (one.address, figure(one));
+                let _ =
+                    writeln!(self.0, "alta_auth_{name}{{endpoint=\"{of}\",address=\"{address}\"}} {value}");
+            }
+        }
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 /// Exactly, and without an exponent.
@@ -165,6 +208,12 @@ mod tests {
         stats.endpoints = vec![EndpointStats {
             endpoint: "unix:/a\"b\\c".to_owned(),
             breaker_open: true,
+            addresses: vec![AddressStats {
+                address: [192, 0, 2, 1].into(),
+                breaker_open: true,
+                breaker_opened: 3,
+                exchanges: 40,
+            }],
             ..EndpointStats::default()
         }];
         stats.causes[Cause::Timeout as usize] = 2;
@@ -183,6 +232,10 @@ mod tests {
         assert!(page.contains("\nalta_auth_decisions_total{verdict=\"deny\"} 3\n"));
         assert!(page.contains("\nalta_auth_checks_submitted_total 7\n"));
         assert!(page.contains("\nalta_auth_breaker_open{endpoint=\"unix:/a\\\"b\\\\c\"} 1\n"), "{page}");
+        for line in ["breaker_open{N} 1", "breaker_opened_total{N} 3", "exchanges_total{N} 40"] {
+            let line = line.replace('N', "endpoint=\"unix:/a\\\"b\\\\c\",address=\"192.0.2.1\"");
+            assert!(page.contains(&format!("\nalta_auth_address_{line}\n")), "{line}: {page}");
+        }
         for line in [
             "_bucket{le=\"0.00005\"} 0",
             "_bucket{le=\"0.0002\"} 2",

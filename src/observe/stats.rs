@@ -1,5 +1,7 @@
 //! Counters at one instant.
 
+use std::net::IpAddr;
+
 use super::Durations;
 
 /// Counters at one instant, for all I/O threads together.
@@ -72,4 +74,20 @@ pub struct EndpointStats {
     pub exchanges: u64,
     /// Connections, now.
     pub connections_open: u64,
+    /// Where its name stands for several: each of them, at most 16.
+    pub addresses: Vec<AddressStats>,
+}
+
+/// One address of a backend at one instant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AddressStats {
+    /// What the name stands for.
+    pub address: IpAddr,
+    /// Its breaker is open: it is left alone as long as others of the name are not.
+    pub breaker_open: bool,
+    /// How often its breaker has opened, since the name has it.
+    pub breaker_opened: u64,
+    /// Exchanges that ended there, with an answer or an outage, since the name has it and others.
+    pub exchanges: u64,
 }

@@ -23,6 +23,8 @@ pub(crate) struct Health {
     opened: AtomicU64,
     /// When it opened, for the log.
     since: Mutex<Option<Instant>>,
+    /// Those that no client can have caused.
+    outages: AtomicU64,
     /// Addresses are told apart by a keyed hash.
     addresses: RandomState,
 }
@@ -43,6 +45,7 @@ impl Health {
             counts_answers: rules.rate > 0,
             opened: AtomicU64::new(0),
             since: Mutex::default(),
+            outages: AtomicU64::new(0),
             addresses: RandomState::new(),
         }
     }
@@ -79,7 +82,24 @@ impl Health {
         &self.label
     }
 
-    fn answered(&self) {
+    /// Takes the probe that is due, if one is: what becomes of it must be told.
+    pub(super) fn probe(&self) -> bool {
+        !self.spotless.load(Ordering::Relaxed)
+            && self.breaker.lock().admit(Instant::now()) == Admission::Probe
+    }
+
+    /// The probe came to no end that says anything.
+    pub(super) fn undecided(&self) {
+        self.breaker.lock().undecided(Instant::now());
+    }
+
+    /// An outage that no client can have caused: each counts.
+    pub(super) fn unreachable(&self, why: &str) {
+        let nobody = self.outages.fetch_add(1, Ordering::Relaxed).to_ne_bytes();
+        self.failed(&nobody, false, None, why);
+    }
+
+    pub(super) fn answered(&self) {
         if self.spotless.load(Ordering::Relaxed) && !self.counts_answers {
             return;
         }
@@ -102,7 +122,7 @@ impl Health {
         }
     }
 
-    fn failed(&self, client: &[u8], probe: bool, retry_after: Option<Duration>, why: &str) {
+    pub(super) fn failed(&self, client: &[u8], probe: bool, retry_after: Option<Duration>, why: &str) {
         let change = {
             let mut breaker = self.breaker.lock();
             let now = Instant::now();
@@ -144,7 +164,7 @@ impl Permit<'_> {
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
         if self.probe {
-            self.health.breaker.lock().undecided(Instant::now());
+            self.health.undecided();
         }
     }
 }

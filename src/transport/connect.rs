@@ -25,7 +25,7 @@ use tokio_rustls::client::TlsStream;
 use race::{interleave, race};
 
 use super::dial::{Dial, Dialing, Io, Link, Look, Watch};
-use super::{Failure, Shared, Stage, tls};
+use super::{Among, Failure, Shared, Stage, tls};
 use crate::config::{Address, BackendUrl, HttpVersion, Scheme};
 use crate::decision::Cause;
 
@@ -43,12 +43,12 @@ impl Connector {
 }
 
 impl Dial for Connector {
-    fn dial(&self, endpoint: usize, watch: Rc<Watch>) -> Dialing {
+    fn dial(&self, endpoint: usize, among: Among, watch: Rc<Watch>) -> Dialing {
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
             let url = &shared.settings.backends[endpoint];
             match &url.address {
-                Address::Tcp { host, port } => tcp(&shared, url, host, *port, &watch).await,
+                Address::Tcp { host, port } => tcp(&shared, endpoint, (host, *port), &among, &watch).await,
                 Address::Unix(path) => unix(&shared, url, path, &watch).await,
             }
         })
@@ -64,15 +64,16 @@ impl Dial for Connector {
 
 async fn tcp(
     shared: &Shared,
-    url: &BackendUrl,
-    host: &str,
-    port: u16,
+    endpoint: usize,
+    (host, port): (&str, u16),
+    among: &Among,
     watch: &Watch,
 ) -> Result<Link, Failure> {
+    let url = &shared.settings.backends[endpoint];
     let limit = shared.settings.connect_timeout;
     let label = url.label();
     let literal = host.parse::<IpAddr>().ok();
-    let addresses = match (literal, &shared.names) {
+    let mut addresses = match (literal, &shared.names) {
         (Some(address), _) => vec![address],
         (None, Some(names)) => {
             watch.enter(Stage::Resolving);
@@ -87,15 +88,24 @@ async fn tcp(
         }
         (None, None) => return Err(Failure::new(Cause::Resolve, format!("cannot resolve {host}"))),
     };
+    if addresses.iter().any(|&address| among.takes(Some(address))) {
+        addresses.retain(|&address| among.takes(Some(address)));
+    }
     watch.enter(Stage::Connecting);
+    let unreachable = |peer: SocketAddr, error: &io::Error| {
+        if !is_local(error) {
+            shared.addresses[endpoint].unreachable(peer.ip(), Cause::Connect.name());
+        }
+    };
     let order = interleave(&addresses).into_iter().map(|address| SocketAddr::new(address, port)).collect();
-    let (stream, peer, deadline) = race(order, limit, open)
+    let (stream, peer, deadline) = race(order, limit, open, unreachable)
         .await
         .map_err(|(peer, error)| refused(&label, &peer.to_string(), &error, limit))?;
     // An exchange is one small write; waiting to fill a segment would cost it 40 ms.
     let _ = stream.set_nodelay(true);
     let name = literal.is_none().then_some(host);
     let address = name.map(|_| peer.ip());
+    watch.reached(address);
     let link = if url.scheme == Scheme::Https {
         watch.enter(Stage::Handshaking);
         let shake = handshake(shared, host, stream);

@@ -10,14 +10,14 @@ use std::rc::Rc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Failure, Progress, Stage, Trace};
+use super::{Among, Failure, Progress, Stage, Trace};
 
 pub(crate) type Dialing = Pin<Box<dyn Future<Output = Result<Link, Failure>>>>;
 
 /// Makes connections. Each `dial` is bounded in time by itself.
 pub(crate) trait Dial: 'static {
-    /// One new connection to endpoint `endpoint`. `watch` learns how far it has come.
-    fn dial(&self, endpoint: usize, watch: Rc<Watch>) -> Dialing;
+    /// One new connection to endpoint `endpoint`, at one of these addresses. `watch` learns how far it has come.
+    fn dial(&self, endpoint: usize, among: Among, watch: Rc<Watch>) -> Dialing;
 
     /// Whether the endpoint's name still stands for `peer`. Called whenever a connection is lent or returned.
     fn is_current(&self, endpoint: usize, peer: IpAddr) -> bool {
@@ -71,6 +71,7 @@ impl Io for tokio::io::DuplexStream {
 #[derive(Default)]
 pub(crate) struct Watch {
     stage: Cell<Stage>,
+    address: Cell<Option<IpAddr>>,
     tickets: Cell<u64>,
     /// By the stage that each was last told. Many may wait through many dials, and hear of each stage once.
     watching: RefCell<BTreeMap<(Stage, Ticket), Rc<Progress>>>,
@@ -90,9 +91,16 @@ impl Watch {
         }
     }
 
+    /// It is connected to this address; what is left is to agree on what is spoken.
+    pub(super) fn reached(&self, address: Option<IpAddr>) {
+        self.address.set(address);
+        self.watching.borrow().values().for_each(|progress| progress.reach(address));
+    }
+
     /// The dial is over; who attaches now waits for the next.
     pub(super) fn rest(&self) {
         self.stage.set(Stage::Queued);
+        self.address.set(None);
     }
 
     /// From now on `progress` is as far as the dial.
@@ -100,6 +108,7 @@ impl Watch {
         let (stage, ticket) = (self.stage.get(), self.tickets.get());
         self.tickets.set(ticket + 1);
         progress.enter(stage);
+        progress.reach(self.address.get());
         self.watching.borrow_mut().insert((stage, ticket), Rc::clone(progress));
         ticket
     }

@@ -119,6 +119,12 @@ impl Conn {
     }
 }
 
+impl Seat {
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        self.0.address
+    }
+}
+
 impl Drop for Seat {
     fn drop(&mut self) {
         let conn = &self.0;

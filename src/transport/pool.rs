@@ -30,7 +30,7 @@ pub(super) use holds::{Lease, Place};
 use line::{Grant, Line, Queued, Waiter, Watching};
 
 use super::dial::{Dial, Look, Watch};
-use super::{Failure, PoolGauges, Progress, Stage, h1, h2};
+use super::{Among, Failure, PoolGauges, Progress, Stage, h1, h2};
 use crate::decision::Cause;
 
 #[derive(Clone, Copy)]
@@ -135,15 +135,17 @@ impl Pool {
     /// streams will do: one that is dying no longer does, and a refused stream says nothing of the connection).
     pub(super) async fn acquire(&self, fresh: bool, progress: &Rc<Progress>) -> Result<Lent, Failure> {
         self.start_reaper();
-        if let Some(seat) = self.seat() {
+        if let Some(seat) = self.seat(&progress.among) {
+            progress.address.set(seat.address());
             progress.enter(Stage::Ready);
             return Ok(Lent::H2(seat));
         }
-        if !fresh && let Some(lease) = self.idle_lease().await {
+        if !fresh && let Some(lease) = self.idle_lease(&progress.among).await {
+            progress.address.set(lease.conn().address);
             progress.enter(Stage::Ready);
             return Ok(Lent::H1(lease));
         }
-        let place_in_line = Queued::join(self, fresh);
+        let place_in_line = Queued::join(self, fresh, &progress.among);
         // One connection for all is under way, or this exchange will make its own.
         let mut watching = Watching::new(self.common_watch(), progress);
         self.grant();
@@ -156,6 +158,11 @@ impl Pool {
                 }
                 Grant::Lent(lent) => {
                     drop(watching);
+                    progress.lent.set(Some(Instant::now()));
+                    progress.address.set(match &lent {
+                        Lent::H1(lease) => lease.conn().address,
+                        Lent::H2(seat) => seat.address(),
+                    });
                     progress.enter(Stage::Ready);
                     return Ok(lent);
                 }
@@ -170,7 +177,12 @@ impl Pool {
         if state.lane == Lane::H1 { Rc::default() } else { Rc::clone(&state.watch) }
     }
 
-    fn seat(&self) -> Option<h2::Seat> {
+    fn seat(&self, among: &Among) -> Option<h2::Seat> {
+        self.shared().iter().filter(|conn| among.takes(conn.address)).find_map(h2::Conn::seat)
+    }
+
+    /// The HTTP/2 connections. Those that have outlived their time take no new streams.
+    fn shared(&self) -> Vec<Rc<h2::Conn>> {
         let max_age = self.limits.max_age;
         let conns = self.state.borrow().shared.clone();
         for conn in &conns {
@@ -180,13 +192,17 @@ impl Pool {
                 conn.retire();
             }
         }
-        conns.iter().find_map(h2::Conn::seat)
+        conns
     }
 
-    /// The connection that was returned last and is still good.
-    async fn idle_lease(&self) -> Option<Lease> {
+    /// The connection to one of these addresses that was returned last and is still good.
+    async fn idle_lease(&self, among: &Among) -> Option<Lease> {
         loop {
-            let idle = self.state.borrow_mut().idle.pop_back()?;
+            let idle = {
+                let idle = &mut self.state.borrow_mut().idle;
+                let index = idle.iter().rposition(|idle| among.takes(idle.conn.address))?;
+                idle.remove(index)?
+            };
             self.gauges().idle.fetch_sub(1, Relaxed);
             let expired = idle.since.elapsed() >= self.limits.idle_timeout;
             let conn = idle.conn;
@@ -235,7 +251,7 @@ impl Pool {
                     state.attempts += 1;
                     state.line.has_place(&waiter);
                     (waiter, None)
-                } else if let Some(idle) = waiter.fresh.then(|| state.idle.pop_front()).flatten() {
+                } else if let Some(idle) = waiter.is_choosy().then(|| state.idle.pop_front()).flatten() {
                     (waiter, Some(idle))
                 } else {
                     return;
@@ -266,7 +282,7 @@ impl Pool {
     }
 
     async fn connect(&self, place: Place, first: &Waiter, watch: &Rc<Watch>) -> Result<(), Failure> {
-        let link = self.dialer.dial(self.endpoint, Rc::clone(watch)).await?;
+        let link = self.dialer.dial(self.endpoint, first.among.clone(), Rc::clone(watch)).await?;
         if link.http2 {
             let conn = h2::establish(&self.rc(), link, place).await?;
             let mut state = self.state.borrow_mut();
@@ -286,7 +302,7 @@ impl Pool {
         let mut state = self.state.borrow_mut();
         // Unless there is one that they can go on waiting for.
         if state.lane != Lane::H1 && state.shared.is_empty() {
-            let all = state.line.take_all();
+            let all = state.line.take_like(waiter);
             drop(state);
             for waiter in all {
                 waiter.give(Grant::Failed(failure.clone()));
@@ -312,7 +328,7 @@ impl Pool {
     fn offer(&self, conn: h1::Conn, first: Option<&Waiter>) {
         let waiter = {
             let line = &mut self.state.borrow_mut().line;
-            first.and_then(|first| line.take(first)).or_else(|| line.take_first(conn.uses > 0))
+            first.and_then(|first| line.take(first)).or_else(|| line.take_first(conn.uses > 0, conn.address))
         };
         if let Some(waiter) = waiter {
             return waiter.give(Grant::Lent(Lent::H1(Lease::new(self.rc(), conn))));
@@ -335,15 +351,14 @@ impl Pool {
 
     /// A stream has ended, or more are allowed.
     pub(super) fn offer_seats(&self) {
-        loop {
-            if self.state.borrow().line.is_empty() {
-                return;
-            }
-            let Some(seat) = self.seat() else { return };
-            let waiter = self.state.borrow_mut().line.take_first(false);
-            match waiter {
-                Some(waiter) => waiter.give(Grant::Lent(Lent::H2(seat))),
-                None => return,
+        if self.state.borrow().line.is_empty() {
+            return;
+        }
+        for conn in self.shared() {
+            while self.state.borrow().line.first(false, conn.address).is_some() {
+                let Some(seat) = conn.seat() else { break };
+                let waiter = self.state.borrow_mut().line.take_first(false, conn.address);
+                waiter.expect("nobody left since").give(Grant::Lent(Lent::H2(seat)));
             }
         }
     }

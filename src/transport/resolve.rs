@@ -5,8 +5,10 @@
 //! `dns.refresh` is used as it is while a newer one is fetched, and a resolver that fails changes nothing. The
 //! thread is never joined: it ends by itself after its current lookup, once the engine is gone.
 //!
-//! At most 16 addresses of a name are used; the one that last worked is tried first.
+//! At most 16 addresses of a name are used; the one that last worked is tried first. Those who keep book of a name's
+//! addresses (`src/outage/addresses.rs`) hear of each answer.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -19,8 +21,12 @@ use tokio::time::Instant;
 
 use super::{Resolve, connect};
 use crate::decision::Cause;
+use crate::outage::Addresses;
 
 const MAX_ADDRESSES: usize = 16;
+
+/// Names, and who keeps book of the addresses of each.
+pub(super) type Hosts = BTreeMap<String, Vec<Arc<Addresses>>>;
 
 /// The names of one engine's URLs.
 pub(super) struct Names {
@@ -32,6 +38,7 @@ pub(super) struct Names {
 
 struct Name {
     host: String,
+    books: Vec<Arc<Addresses>>,
     state: Mutex<State>,
     answer: watch::Sender<Answer>,
 }
@@ -62,19 +69,18 @@ pub(super) fn system(host: &str) -> io::Result<Vec<IpAddr>> {
 
 impl Names {
     /// None: nothing to resolve, no thread.
-    pub(super) fn new(
-        mut hosts: Vec<String>,
-        refresh: Duration,
-        resolve: Arc<Resolve>,
-    ) -> io::Result<Option<Self>> {
-        hosts.sort();
-        hosts.dedup();
+    pub(super) fn new(hosts: Hosts, refresh: Duration, resolve: Arc<Resolve>) -> io::Result<Option<Self>> {
         if hosts.is_empty() {
             return Ok(None);
         }
         let table: Arc<[Name]> = hosts
             .into_iter()
-            .map(|host| Name { host, state: Mutex::default(), answer: watch::Sender::default() })
+            .map(|(host, books)| Name {
+                host,
+                books,
+                state: Mutex::default(),
+                answer: watch::Sender::default(),
+            })
             .collect();
         let (wanted, lookups) = crossbeam_channel::bounded(table.len());
         let answered = Arc::clone(&table);
@@ -179,6 +185,7 @@ impl Name {
         state.asked = false;
         match found {
             Ok(found) => {
+                self.books.iter().for_each(|addresses| addresses.turn_to(&found));
                 self.answer.send_replace(Answer::Found(found.into()));
             }
             Err((cause, why)) => {
@@ -210,12 +217,14 @@ mod tests {
         refresh: Duration,
         resolve: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static,
     ) -> Names {
-        Names::new(vec!["backend.test".into()], refresh, Arc::new(resolve)).unwrap().unwrap()
+        Names::new(Hosts::from([("backend.test".into(), vec![])]), refresh, Arc::new(resolve))
+            .unwrap()
+            .unwrap()
     }
 
     #[test]
     fn without_names_there_is_no_thread() {
-        assert!(Names::new(vec![], Duration::ZERO, Arc::new(system)).unwrap().is_none());
+        assert!(Names::new(Hosts::new(), Duration::ZERO, Arc::new(system)).unwrap().is_none());
     }
 
     #[tokio::test]

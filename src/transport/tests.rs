@@ -1,5 +1,6 @@
 //! Scripted peers on paused time. Each test runs inside a `LocalSet`, like an I/O thread.
 
+mod addresses;
 mod bodies;
 mod lanes;
 mod network;
@@ -78,8 +79,9 @@ struct Scripted {
 }
 
 impl Dial for Scripted {
-    fn dial(&self, _: usize, watch: Rc<Watch>) -> Dialing {
+    fn dial(&self, _: usize, among: Among, watch: Rc<Watch>) -> Dialing {
         watch.enter(Stage::Connecting);
+        let address = among.0.as_ref().map_or(IpAddr::from([192, 0, 2, 1]), |these| these[0]);
         let failure = self.failures.borrow_mut().pop_front();
         let greeting = self.greeting.get();
         let (peers, delay, http2) = (self.peers.clone(), self.delay.get(), self.http2.get());
@@ -91,8 +93,8 @@ impl Dial for Scripted {
             let (ours, mut theirs) = duplex(256 * 1024);
             theirs.write_all(greeting).await.unwrap();
             let _ = peers.send(Peer(theirs));
-            let address = Some(IpAddr::from([192, 0, 2, 1]));
-            Ok(Link { io: Box::new(ours), peer: "peer".into(), address, tls: None, http2 })
+            let (peer, address) = ("peer".to_owned(), Some(address));
+            Ok(Link { io: Box::new(ours), peer, address, tls: None, http2 })
         })
     }
 

@@ -4,7 +4,7 @@ use std::future::{Future, poll_fn};
 use std::task::Poll;
 use std::time::Duration;
 
-use super::inquiry::ask_one;
+use super::endpoint::ask_one;
 use super::{Means, Outage};
 use crate::backend::{Answer, Basis};
 use crate::decision::{Cause, Verdict};

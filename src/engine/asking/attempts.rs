@@ -11,7 +11,7 @@ use super::settling::late;
 use crate::backend::Answer;
 use crate::decision::{Cause, Decision};
 use crate::engine::Policy;
-use crate::transport::{Progress, Stage};
+use crate::transport::{Among, Progress, Stage};
 
 /// How far a flight's asking has come; the engine looks here when a waiter's time is up.
 #[derive(Default)]
@@ -55,10 +55,10 @@ impl Asking {
         self.attempts.borrow().iter().any(|attempt| attempt.progress.stage.get() >= Stage::Written)
     }
 
-    pub(super) fn begin(&self, endpoint: usize) -> Rc<Progress> {
+    pub(super) fn begin(&self, endpoint: usize, among: Among) -> Rc<Progress> {
         self.end(endpoint, String::new());
         let trace = self.past.is_some().then(RefCell::default);
-        let progress = Rc::new(Progress { trace, ..Progress::default() });
+        let progress = Rc::new(Progress { among, trace, ..Progress::default() });
         let attempt = Attempt {
             endpoint,
             progress: Rc::clone(&progress),

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::inquiry::ask_one;
+use super::endpoint::ask_one;
 use super::{MAX_REQUESTS, Means, Outage};
 use crate::backend::Answer;
 use crate::decision::Cause;

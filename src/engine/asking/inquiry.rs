@@ -1,86 +1,88 @@
-//! Asking one endpoint: its breaker's leave, the exchange, the safe retry, and what the reply means.
+//! Asking one endpoint once: the exchange, the safe retry, and what the reply means.
 
+use std::net::IpAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::attempts::Asking;
-use super::settling::{breaker_open, failed, label, late, refusal};
-use super::{GRACE, MAX_REQUESTS, Means, Outage, client};
+use super::settling::{failed, label, late, refusal};
+use super::{GRACE, MAX_REQUESTS, Means, Outage};
 use crate::backend::{Answer, Judgement, Outgoing, ReplyHead, judge, judge_body};
-use crate::check::Question;
 use crate::decision::Cause;
-use crate::engine::{Policy, RetryBudget};
-use crate::transport::{BodyError, Progress, Reply, Stage, Transport};
+use crate::transport::{Among, BodyError, Progress, Reply, Stage};
 
-/// One endpoint, unless its breaker is open; its health learns what became of it.
-pub(super) async fn ask_one(means: Means<'_>, endpoint: usize, deadline: Instant) -> Result<Answer, Outage> {
-    let Means { transport, retries, policy, question, asking, .. } = means;
-    let Some(permit) = policy.health[endpoint].admit() else { return Err(breaker_open(policy, endpoint)) };
-    let result = Inquiry { transport, retries, policy, question, asking, endpoint, deadline }.run().await;
-    asking.end(endpoint, result.as_ref().err().map(|outage| outage.detail.clone()).unwrap_or_default());
-    match &result {
-        Ok(_) => permit.answered(),
-        Err(outage) if outage.is_evidence() => {
-            permit.failed(client(question), outage.retry_after, outage.cause.name());
-        }
-        Err(_) => {}
-    }
-    result
-}
-
-/// Asking one endpoint.
-struct Inquiry<'a> {
-    transport: &'a Rc<Transport>,
-    retries: &'a RetryBudget,
-    policy: &'a Arc<Policy>,
-    question: &'a Rc<Question>,
-    asking: &'a Asking,
-    endpoint: usize,
-    deadline: Instant,
+/// Asking one endpoint, at one of these addresses.
+pub(super) struct Inquiry<'a> {
+    pub(super) means: Means<'a>,
+    pub(super) endpoint: usize,
+    pub(super) among: Among,
+    /// The longest that an address may keep the check.
+    pub(super) share: Duration,
+    pub(super) deadline: Instant,
 }
 
 impl Inquiry<'_> {
-    async fn run(&self) -> Result<Answer, Outage> {
-        let head = Outgoing {
-            plan: Arc::clone(&self.policy.plans[self.endpoint]),
-            question: Rc::clone(self.question),
-        };
+    /// And the address that it came to, if it came to one.
+    pub(super) async fn run(&self) -> (Result<Answer, Outage>, Option<IpAddr>) {
+        let Means { transport, retries, policy, question, asking, .. } = self.means;
+        let head = Outgoing { plan: Arc::clone(&policy.plans[self.endpoint]), question: Rc::clone(question) };
         let mut fresh = false;
         loop {
-            let progress = self.asking.begin(self.endpoint);
-            self.retries.exchange(Instant::now());
-            let exchange = self.transport.exchange(self.endpoint, &head, fresh, &progress);
-            let failure = match timeout_at(self.deadline, exchange).await {
+            let progress = asking.begin(self.endpoint, self.among.clone());
+            let began = Instant::now();
+            retries.exchange(began);
+            let mut until = (began + self.share).min(self.deadline);
+            let outcome = {
+                let mut exchange = pin!(transport.exchange(self.endpoint, &head, fresh, &progress));
+                loop {
+                    let outcome = timeout_at(until, exchange.as_mut()).await;
+                    // No address is to blame for the time in line.
+                    let begins = match progress.stage.get() {
+                        Stage::Queued => self.deadline,
+                        _ => progress.lent.get().unwrap_or(began),
+                    };
+                    let earned = (begins + self.share).min(self.deadline);
+                    if outcome.is_ok() || earned <= until {
+                        break outcome;
+                    }
+                    until = earned;
+                }
+            };
+            let failure = match outcome {
                 Err(_) => {
                     if progress.stage.get() == Stage::Queued {
                         sleep(GRACE).await;
                     }
-                    return late(self.policy, self.endpoint, &progress);
+                    return (late(policy, self.endpoint, &progress), progress.address.get());
                 }
-                Ok(Ok(reply)) => return self.judge(reply, &progress).await,
+                Ok(Ok(reply)) => {
+                    let result = self.judge(reply, &progress, until).await;
+                    return (result, progress.address.get());
+                }
                 Ok(Err(failure)) => failure,
             };
             let again = failure.retry_is_safe
                 && !fresh
-                && self.asking.requests.get() + 1 < MAX_REQUESTS
-                && self.retries.retry(Instant::now());
+                && asking.requests.get() + 1 < MAX_REQUESTS
+                && retries.retry(Instant::now());
             if !again {
-                return failed(self.policy, self.endpoint, &progress, failure);
+                return (failed(policy, self.endpoint, &progress, failure), progress.address.get());
             }
-            self.asking.end(self.endpoint, failure.detail.into_owned());
+            asking.end(self.endpoint, failure.detail.into_owned());
             fresh = true;
         }
     }
 
-    async fn judge(&self, reply: Reply, progress: &Progress) -> Result<Answer, Outage> {
-        let rules = &self.policy.replies;
+    async fn judge(&self, reply: Reply, progress: &Progress, until: Instant) -> Result<Answer, Outage> {
+        let Means { policy, question, .. } = self.means;
+        let rules = &policy.replies;
         let headers: Vec<(&[u8], &[u8])> =
             reply.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())).collect();
         let head = ReplyHead { status: reply.status, headers: &headers };
-        match judge(rules, self.question.session_id(), &head, SystemTime::now()) {
+        match judge(rules, question.session_id(), &head, SystemTime::now()) {
             Judgement::Decided(answer) => {
                 if answer.broken {
                     reply.body.close();
@@ -90,10 +92,10 @@ impl Inquiry<'_> {
                 Ok(answer)
             }
             Judgement::NeedsBody(answer) => {
-                let body = reply.body.collect(self.policy.settings.verdict_max_body);
+                let body = reply.body.collect(policy.settings.verdict_max_body);
                 let head = Instant::now();
-                match timeout_at(self.deadline, body).await {
-                    Err(_) => late(self.policy, self.endpoint, progress),
+                match timeout_at(until, body).await {
+                    Err(_) => late(policy, self.endpoint, progress),
                     Ok(Ok(body)) => {
                         let answer = judge_body(rules, answer, &body);
                         // Reuse counts from the end of the header section.
@@ -121,7 +123,7 @@ impl Inquiry<'_> {
     }
 
     fn outage(&self, cause: Cause, http_status: Option<u16>, what: &str) -> Outage {
-        let detail = format!("{}: {what}", label(self.policy, self.endpoint));
+        let detail = format!("{}: {what}", label(self.means.policy, self.endpoint));
         Outage { endpoint: self.endpoint, cause, http_status, detail, retry_after: None }
     }
 }

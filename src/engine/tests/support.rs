@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::check::Check;
 use crate::config::Config;
-use crate::decision::Decision;
+use crate::decision::{Cause, Decision};
 use crate::engine::batch::Batch;
 use crate::engine::completion::{Completed, Receiver, Tag};
 use crate::engine::core::Core;
@@ -25,7 +25,8 @@ use crate::engine::shard::Shard;
 use crate::engine::transports::Transports;
 use crate::engine::{SubmitError, core};
 use crate::observe::{Log, LogLevel, Logger};
-use crate::transport::{Dial, Failure, Link, Stage, Transport, Watch};
+use crate::outage::Addresses;
+use crate::transport::{Among, Dial, Failure, Link, Stage, Transport, Watch};
 
 pub(super) type Script = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -43,6 +44,10 @@ pub(super) struct Peer {
     connections: Cell<usize>,
     requests: RefCell<Vec<(usize, String)>>,
     defect: Cell<Option<Defect>>,
+    /// What the name of an endpoint stands for: a single one, unless a test says more.
+    addresses: RefCell<Vec<IpAddr>>,
+    /// Those of them that refuse connections.
+    refusing: RefCell<Vec<IpAddr>>,
     serve: Box<dyn Fn(Rc<Peer>, usize, DuplexStream) -> Script>,
 }
 
@@ -57,8 +62,39 @@ impl Peer {
             connections: Cell::new(0),
             requests: RefCell::default(),
             defect: Cell::default(),
+            addresses: RefCell::new(vec![Ipv4Addr::LOCALHOST.into()]),
+            refusing: RefCell::default(),
             serve,
         })
+    }
+
+    /// From now on the name of each endpoint stands for these. `serve` then gets, in the place of the endpoint, ten
+    /// times that and the last number of the address.
+    pub(super) fn stand_for(&self, core: &Core, addresses: &[IpAddr]) {
+        self.addresses.replace(addresses.to_vec());
+        for known in core.policy().addresses.iter() {
+            known.turn_to(addresses);
+        }
+    }
+
+    pub(super) fn refuse(&self, addresses: &[IpAddr]) {
+        self.refusing.replace(addresses.to_vec());
+    }
+
+    /// Like the real thing: those that refuse are passed over.
+    fn connect(&self, endpoint: usize, among: &Among, known: &Addresses) -> Result<(usize, IpAddr), Failure> {
+        let addresses = self.addresses.borrow();
+        for &address in addresses.iter().filter(|&&address| among.takes(Some(address))) {
+            if self.refusing.borrow().contains(&address) {
+                known.unreachable(address, "connect");
+                continue;
+            }
+            let IpAddr::V4(v4) = address else { panic!("an address of IPv4 is expected") };
+            let many = addresses.len() > 1;
+            let place = if many { 10 * endpoint + usize::from(v4.octets()[3]) } else { endpoint };
+            return Ok((place, address));
+        }
+        Err(Failure { cause: Cause::Connect, detail: "refused".into(), retry_is_safe: false })
     }
 
     /// Answers every request with what `reply` makes of its target; `None`: never.
@@ -120,31 +156,32 @@ impl Peer {
     }
 }
 
-struct Dialer(Rc<Peer>);
+struct Dialer(Rc<Peer>, Arc<[Arc<Addresses>]>);
 
 impl Dial for Dialer {
     fn dial(
         &self,
         endpoint: usize,
+        among: Among,
         watch: Rc<Watch>,
     ) -> Pin<Box<dyn Future<Output = Result<Link, Failure>>>> {
-        let peer = Rc::clone(&self.0);
+        let (peer, known) = (Rc::clone(&self.0), Arc::clone(&self.1));
         Box::pin(async move {
             // As far as where the default action is usually taken.
             watch.enter(Stage::Handshaking);
             peer.panic_if(Defect::Dialing);
             peer.connections.set(peer.connections.get() + 1);
+            let (place, address) = peer.connect(endpoint, &among, &known[endpoint])?;
             let (ours, theirs) = duplex(64 * 1024);
-            spawn_local((peer.serve)(Rc::clone(&peer), endpoint, theirs));
-            let peer = "scripted".to_owned();
-            let address = Some(Ipv4Addr::LOCALHOST.into());
-            Ok(Link { io: Box::new(ours), peer, address, tls: None, http2: false })
+            spawn_local((peer.serve)(Rc::clone(&peer), place, theirs));
+            let (io, peer) = (Box::new(ours), "scripted".to_owned());
+            Ok(Link { io, peer, address: Some(address), tls: None, http2: false })
         })
     }
 
-    fn is_current(&self, _endpoint: usize, _peer: IpAddr) -> bool {
+    fn is_current(&self, _endpoint: usize, peer: IpAddr) -> bool {
         self.0.panic_if(Defect::Lending);
-        true
+        self.0.addresses.borrow().contains(&peer)
     }
 }
 
@@ -268,10 +305,11 @@ pub(super) async fn with_shard_in<F: Future<Output = ()>>(
     LocalSet::new()
         .run_until(async move {
             let (core, mut outlets) = core(settings, log).unwrap();
-            let dialer: Rc<dyn Dial> = Rc::new(Dialer(Rc::clone(&peer)));
+            let dialed = Rc::clone(&peer);
             let transports = Transports::new(move |policy| {
                 let (settings, gauges) = (Arc::clone(&policy.settings), Arc::clone(&policy.gauges));
-                Transport::with_dialer(settings, gauges, 0, 1, Rc::clone(&dialer))
+                let dialer = Dialer(Rc::clone(&dialed), Arc::clone(&policy.addresses));
+                Transport::with_dialer(settings, gauges, 0, 1, Rc::new(dialer))
             });
             let outlet = outlets.pop().expect("one I/O thread");
             if surroundings.hooked {

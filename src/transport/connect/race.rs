@@ -33,10 +33,12 @@ pub(super) fn interleave(addresses: &[IpAddr]) -> Vec<IpAddr> {
 type Attempt<F> = (SocketAddr, Instant, Pin<Box<Timeout<F>>>);
 
 /// Connects to the first of `addresses` that answers. Gives its attempt's deadline too; or the failure that says most.
+/// `fails` hears of each failure.
 pub(super) async fn race<S, F: Future<Output = io::Result<S>>>(
     addresses: Vec<SocketAddr>,
     limit: Duration,
     connect: impl Fn(SocketAddr) -> F,
+    fails: impl Fn(SocketAddr, &io::Error),
 ) -> Result<(S, SocketAddr, Instant), (SocketAddr, io::Error)> {
     let mut rest = addresses.into_iter();
     let mut attempts = Vec::<Attempt<F>>::new();
@@ -56,6 +58,7 @@ pub(super) async fn race<S, F: Future<Output = io::Result<S>>>(
                 match outcome.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                     Ok(stream) => return Poll::Ready(Ok((stream, address, deadline))),
                     Err(error) => {
+                        fails(address, &error);
                         let known = failed.as_ref().map(|(address, error)| says(*address, error));
                         if known < Some(says(address, &error)) {
                             failed = Some((address, error));
@@ -98,7 +101,7 @@ fn says(address: SocketAddr, error: &io::Error) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
     use std::future::pending;
 
     use super::super::refused;
@@ -122,9 +125,12 @@ mod tests {
     async fn a_silent_address_costs_a_quarter_of_a_second() {
         let began = Instant::now();
         let order = addresses(&["[::1]:80", "1.1.1.1:80"]);
-        let (family, peer, _) = race(order, LIMIT, |address| async move {
-            if address.is_ipv6() { pending().await } else { Ok("v4") }
-        })
+        let (family, peer, _) = race(
+            order,
+            LIMIT,
+            |address| async move { if address.is_ipv6() { pending().await } else { Ok("v4") } },
+            |_, _| panic!("it did not fail"),
+        )
         .await
         .unwrap();
         assert_eq!((family, peer.to_string().as_str()), ("v4", "1.1.1.1:80"));
@@ -134,30 +140,42 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_failed_address_costs_nothing() {
         let began = Instant::now();
-        let order = addresses(&["[::1]:80", "1.1.1.1:80"]);
-        let connected = race(order, LIMIT, |address| async move {
-            if address.is_ipv6() { Err(io::ErrorKind::NetworkUnreachable.into()) } else { Ok(()) }
-        });
+        let (order, failed) = (addresses(&["[::1]:80", "1.1.1.1:80"]), RefCell::new(Vec::new()));
+        let connected = race(
+            order,
+            LIMIT,
+            |address| async move {
+                if address.is_ipv6() { Err(io::ErrorKind::NetworkUnreachable.into()) } else { Ok(()) }
+            },
+            |peer, _| failed.borrow_mut().push(peer),
+        );
         assert!(connected.await.is_ok());
+        assert_eq!(*failed.borrow(), addresses(&["[::1]:80"]));
         assert_eq!(began.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
     async fn each_attempt_has_its_time_and_the_failure_that_says_most_is_told() {
-        let tried = RefCell::new(Vec::new());
+        let (tried, failed) = (RefCell::new(Vec::new()), Cell::new(0));
         let began = Instant::now();
         let order = addresses(&["1.1.1.1:80", "2.2.2.2:80", "3.3.3.3:80"]);
-        let (peer, error) = race(order, LIMIT, |address| {
-            tried.borrow_mut().push(began.elapsed().as_millis());
-            async move {
-                if address.port() == 80 && address.ip().to_string() == "2.2.2.2" {
-                    return Err::<(), _>(io::ErrorKind::ConnectionRefused.into());
+        let (peer, error) = race(
+            order,
+            LIMIT,
+            |address| {
+                tried.borrow_mut().push(began.elapsed().as_millis());
+                async move {
+                    if address.port() == 80 && address.ip().to_string() == "2.2.2.2" {
+                        return Err::<(), _>(io::ErrorKind::ConnectionRefused.into());
+                    }
+                    pending().await
                 }
-                pending().await
-            }
-        })
+            },
+            |_, _| failed.set(failed.get() + 1),
+        )
         .await
         .unwrap_err();
+        assert_eq!(failed.get(), 3, "each is told of, also one that was silent");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         assert_eq!(peer.to_string(), "2.2.2.2:80");
         assert_eq!(*tried.borrow(), [0, 250, 250]);
@@ -172,7 +190,7 @@ mod tests {
                 let connect = |address: SocketAddr| async move {
                     code(if address.is_ipv6() { libc::EADDRNOTAVAIL } else { v4 })
                 };
-                let (peer, error) = race(addresses(&order), LIMIT, connect).await.unwrap_err();
+                let (peer, error) = race(addresses(&order), LIMIT, connect, |_, _| ()).await.unwrap_err();
                 let failure = refused("http://a", &peer.to_string(), &error, LIMIT);
                 assert_eq!(failure.cause, Cause::Connect, "{}", failure.detail);
             }
@@ -183,7 +201,7 @@ mod tests {
         {
             let connect = |address: SocketAddr| async move { code(if address.is_ipv6() { v6 } else { v4 }) };
             let order = addresses(&["[::1]:80", "127.0.0.1:80"]);
-            let (peer, error) = race(order, LIMIT, connect).await.unwrap_err();
+            let (peer, error) = race(order, LIMIT, connect, |_, _| ()).await.unwrap_err();
             assert_eq!(refused("http://a", &peer.to_string(), &error, LIMIT).cause, Cause::Overload);
         }
     }

@@ -3,13 +3,18 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Poll, Waker};
 
 use super::{Attempt, Lent, Place, Pool};
 use crate::transport::dial::{Ticket, Watch};
-use crate::transport::{Failure, Progress};
+use crate::transport::{Among, Failure, Progress};
+
+/// So many are asked whether they take a connection to an address that some do not take. Beyond that it is idle, and gives up
+/// its place to the first who has none.
+const ASKED: usize = 64;
 
 /// Who waits, in the order of arrival. When a backend hangs there are tens of thousands, and all leave at once:
 /// no step here looks at more of the line than the way to one waiter.
@@ -27,6 +32,7 @@ pub(super) struct Line {
 pub(super) struct Waiter {
     number: u64,
     pub(super) fresh: bool,
+    pub(super) among: Among,
     inbox: RefCell<Option<Grant>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -38,10 +44,11 @@ pub(super) enum Grant {
 }
 
 impl Line {
-    fn join(&mut self, fresh: bool) -> Rc<Waiter> {
+    fn join(&mut self, fresh: bool, among: Among) -> Rc<Waiter> {
         let number = self.arrivals;
         self.arrivals += 1;
-        let waiter = Rc::new(Waiter { number, fresh, inbox: RefCell::default(), waker: RefCell::default() });
+        let waiter =
+            Rc::new(Waiter { number, fresh, among, inbox: RefCell::default(), waker: RefCell::default() });
         self.waiters.insert(number, Rc::clone(&waiter));
         self.placeless.insert(number);
         if !fresh {
@@ -68,14 +75,26 @@ impl Line {
         self.remove(waiter.number)
     }
 
-    /// The first of all; or of those who take a used connection.
-    pub(super) fn take_first(&mut self, used: bool) -> Option<Rc<Waiter>> {
-        let number = if used {
-            self.content.first().copied()
+    /// The first of all who take a connection to this address; or of those who take a used one.
+    pub(super) fn take_first(&mut self, used: bool, address: Option<IpAddr>) -> Option<Rc<Waiter>> {
+        let number = self.first(used, address)?;
+        self.remove(number)
+    }
+
+    pub(super) fn first(&self, used: bool, address: Option<IpAddr>) -> Option<u64> {
+        let takes = |number: &u64| self.waiters[number].among.takes(address);
+        if used {
+            self.content.iter().take(ASKED).copied().find(takes)
         } else {
-            self.waiters.first_key_value().map(|(number, _)| *number)
-        };
-        self.remove(number?)
+            self.waiters.keys().take(ASKED).copied().find(takes)
+        }
+    }
+
+    /// All who may go where this one may.
+    pub(super) fn take_like(&mut self, waiter: &Waiter) -> Vec<Rc<Waiter>> {
+        let alike = self.waiters.values().filter(|other| other.among == waiter.among);
+        let numbers: Vec<u64> = alike.map(|other| other.number).collect();
+        numbers.into_iter().filter_map(|number| self.remove(number)).collect()
     }
 
     pub(super) fn take_all(&mut self) -> impl Iterator<Item = Rc<Waiter>> + use<> {
@@ -92,6 +111,11 @@ impl Line {
 }
 
 impl Waiter {
+    /// What is idle may not be for it.
+    pub(super) fn is_choosy(&self) -> bool {
+        self.fresh || !self.among.is_any()
+    }
+
     pub(super) fn give(&self, grant: Grant) {
         // A place that was not used yet goes on to the next in line.
         let unused = self.inbox.replace(Some(grant));
@@ -109,8 +133,8 @@ pub(super) struct Queued<'a> {
 }
 
 impl<'a> Queued<'a> {
-    pub(super) fn join(pool: &'a Pool, fresh: bool) -> Self {
-        let waiter = pool.state.borrow_mut().line.join(fresh);
+    pub(super) fn join(pool: &'a Pool, fresh: bool, among: &Among) -> Self {
+        let waiter = pool.state.borrow_mut().line.join(fresh, among.clone());
         waiting(pool).fetch_add(1, Relaxed);
         Self { pool, waiter }
     }

@@ -21,8 +21,20 @@ fn real(set: &[(&str, &str)]) -> Result<(Rc<Transport>, Arc<[PoolGauges]>), Stri
         config.set(key, value).unwrap();
     }
     let gauges: Arc<[PoolGauges]> = Arc::new([PoolGauges::default()]);
-    let shared = Shared::new(Arc::new(config.settings().unwrap()))?;
+    let shared = Shared::new(Arc::new(config.settings().unwrap()), unwatched())?;
     Ok((Transport::new(shared, Arc::clone(&gauges), 0, 1), gauges))
+}
+
+/// The addresses of one endpoint, with nobody who looks at them.
+fn unwatched() -> Arc<[Arc<Addresses>]> {
+    let rules = crate::outage::Rules {
+        failures: 5,
+        rate: 0,
+        cooldown: Duration::from_secs(1),
+        max_cooldown: Duration::from_secs(30),
+    };
+    let log = Arc::new(crate::observe::Logger::new(crate::observe::LogLevel::Off, None));
+    Arc::new([Arc::new(Addresses::new("http://backend.test:80".into(), rules, log))])
 }
 
 async fn ask(transport: &Rc<Transport>) -> Result<Reply, Failure> {
@@ -211,7 +223,8 @@ fn a_name_that_cannot_be_looked_up_without_descriptors_is_overload() {
                 }
                 Err(std::io::Error::other("temporary failure in name resolution"))
             });
-            let shared = Shared::with_resolver(Arc::new(config.settings().unwrap()), resolver).unwrap();
+            let shared =
+                Shared::with_resolver(Arc::new(config.settings().unwrap()), unwatched(), resolver).unwrap();
             let transport = Transport::new(shared, Arc::new([PoolGauges::default()]), 0, 1);
             let mut hoard = Vec::new();
             while let Ok(file) = std::fs::File::open("/dev/null") {
@@ -234,11 +247,81 @@ async fn an_unknown_name_is_a_failure_to_resolve() {
         config.set("backend.url", "http://backend.test/").unwrap();
         let gauges: Arc<[PoolGauges]> = Arc::new([PoolGauges::default()]);
         let nobody = Arc::new(|_: &str| Err(std::io::Error::other("no such host")));
-        let shared = Shared::with_resolver(Arc::new(config.settings().unwrap()), nobody).unwrap();
+        let shared =
+            Shared::with_resolver(Arc::new(config.settings().unwrap()), unwatched(), nobody).unwrap();
         let transport = Transport::new(shared, gauges, 0, 1);
         let failure = ask(&transport).await.err().unwrap();
         assert_eq!(failure.cause, Cause::Resolve);
         assert_eq!(failure.detail, "cannot resolve backend.test: no such host");
+    })
+    .await;
+}
+
+/// A name with two addresses: what waits at each is said by the ports' listeners.
+fn of_two(url: &str, set: &[(&str, &str)]) -> (Rc<Transport>, Arc<[Arc<Addresses>]>) {
+    let mut config = Config::new();
+    for (key, value) in [&[("default_action", "deny"), ("backend.url", url)], set].concat() {
+        config.set(key, value).unwrap();
+    }
+    let resolver = Arc::new(|_: &str| Ok(vec![[127, 0, 0, 2].into(), [127, 0, 0, 3].into()]));
+    let addresses = unwatched();
+    let settings = Arc::new(config.settings().unwrap());
+    let shared = Shared::with_resolver(settings, Arc::clone(&addresses), resolver).unwrap();
+    (Transport::new(shared, Arc::new([PoolGauges::default()]), 0, 1), addresses)
+}
+
+#[tokio::test]
+async fn who_keeps_book_hears_of_addresses_and_of_those_that_refuse() {
+    local(async {
+        let listener = TcpListener::bind("127.0.0.3:0").await.unwrap();
+        let url = format!("http://backend.test:{}/", listener.local_addr().unwrap().port());
+        let (transport, addresses) = of_two(&url, &[]);
+        assert!(addresses[0].several().is_none(), "nobody has asked yet");
+        spawn_local(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let Ok(byte) = stream.read_u8().await else { break };
+                    head.push(byte);
+                }
+                let _ = stream.write_all(OK_EMPTY).await;
+            }
+        });
+        for opened in 0..=1 {
+            // The one that worked is tried first, and so the other is no more.
+            for _ in 0..10 {
+                assert_eq!(ask(&transport).await.unwrap().status, 200);
+            }
+            let known = addresses[0].several().unwrap();
+            assert_eq!(known.iter().map(|known| known.health.opened()).collect::<Vec<_>>(), [opened, 0]);
+            (0..4).for_each(|_| addresses[0].unreachable([127, 0, 0, 2].into(), "connect"));
+        }
+        // Told to go there all the same, it does, and says so.
+        let among = Among::these(Some(vec![[127, 0, 0, 2].into()]));
+        let progress = Rc::new(Progress { among, ..Progress::default() });
+        let failure = transport.exchange(0, &Ask("/"), false, &progress).await.err().unwrap();
+        assert_eq!((failure.cause, progress.address.get()), (Cause::Connect, None));
+        assert!(failure.detail.contains("(127.0.0.2:"), "{}", failure.detail);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_handshake_that_fails_says_where() {
+    local(async {
+        let listener = TcpListener::bind("127.0.0.2:0").await.unwrap();
+        let url = format!("https://backend.test:{}/", listener.local_addr().unwrap().port());
+        let (transport, addresses) = of_two(&url, &[]);
+        spawn_local(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.write_all(b"no TLS here").await;
+            }
+        });
+        let progress = Rc::<Progress>::default();
+        let failure = transport.exchange(0, &Ask("/"), false, &progress).await.err().unwrap();
+        assert_eq!(failure.cause, Cause::Tls);
+        assert_eq!(progress.address.get(), Some([127, 0, 0, 2].into()));
+        assert!(addresses[0].several().unwrap().iter().all(|known| known.health.opened() == 0));
     })
     .await;
 }

@@ -212,7 +212,7 @@ impl Io for HalfDeaf {}
 struct Deaf(&'static [u8]);
 
 impl Dial for Deaf {
-    fn dial(&self, _: usize, _: Rc<Watch>) -> Dialing {
+    fn dial(&self, _: usize, _: Among, _: Rc<Watch>) -> Dialing {
         let io = Box::new(HalfDeaf { takes: 20, reader: None, says: self.0 });
         Box::pin(async move { Ok(Link { io, peer: String::new(), address: None, tls: None, http2: false }) })
     }

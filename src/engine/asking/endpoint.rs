@@ -1,0 +1,59 @@
+//! One endpoint: its breaker's leave, and the addresses that its name stands for, one after the other.
+
+use tokio::time::Instant;
+
+use super::inquiry::Inquiry;
+use super::settling::breaker_open;
+use super::{MAX_REQUESTS, Means, Outage, client};
+use crate::backend::Answer;
+use crate::config::BackendMode;
+use crate::outage::Tried;
+use crate::transport::Among;
+
+/// One endpoint, unless its breaker is open; its health learns what became of it. An outage moves on to the next address;
+/// each gets its part of the time. The endpoint is to blame when none of them works.
+pub(super) async fn ask_one(means: Means<'_>, endpoint: usize, deadline: Instant) -> Result<Answer, Outage> {
+    let Means { policy, question, asking, .. } = means;
+    let Some(permit) = policy.health[endpoint].admit() else { return Err(breaker_open(policy, endpoint)) };
+    let addresses = &policy.addresses[endpoint];
+    let balance = policy.settings.backend_mode == BackendMode::Balance;
+    // Other bits than those that the endpoint was picked by.
+    let balance = balance.then_some(means.random.rotate_left(16));
+    let mut tried = Tried::default();
+    let mut outage = None;
+    let result = loop {
+        // The first time there is always somewhere to go.
+        let Some(choice) = addresses.choose(&tried, balance) else {
+            break Err(outage.unwrap_or_else(|| breaker_open(policy, endpoint)));
+        };
+        let share = match choice.turns.min(MAX_REQUESTS.saturating_sub(asking.requests.get())) {
+            0 | 1 => policy.settings.timeout,
+            turns => deadline.saturating_duration_since(Instant::now()) / turns as u32,
+        };
+        let inquiry = Inquiry { means, endpoint, among: Among::these(choice.addresses()), share, deadline };
+        let (result, at) = inquiry.run().await;
+        let detail = result.as_ref().err().map(|outage| outage.detail.clone());
+        asking.end(endpoint, detail.unwrap_or_default());
+        let failure = match result {
+            Ok(answer) => {
+                choice.answered(at);
+                break Ok(answer);
+            }
+            Err(failure) if failure.is_evidence() => failure,
+            Err(failure) => break Err(failure),
+        };
+        choice.failed(at, &mut tried, client(question), failure.retry_after, failure.cause.name());
+        if asking.requests.get() >= MAX_REQUESTS || Instant::now() >= deadline {
+            break Err(failure);
+        }
+        outage = Some(failure);
+    };
+    match &result {
+        Ok(_) => permit.answered(),
+        Err(outage) if outage.is_evidence() && addresses.exhausted(&tried) => {
+            permit.failed(client(question), outage.retry_after, outage.cause.name());
+        }
+        Err(_) => {}
+    }
+    result
+}

@@ -1,0 +1,135 @@
+use super::*;
+
+const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+const TWO: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
+const THREE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 3));
+const SIX: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 6));
+
+fn of(addresses: &[IpAddr]) -> Addresses {
+    let rules = Rules {
+        failures: 2,
+        rate: 0,
+        cooldown: Duration::from_secs(1),
+        max_cooldown: Duration::from_secs(9),
+    };
+    let log = Arc::new(Logger::new(LogLevel::Off, None));
+    let these = Addresses::new("http://backend.test:80".into(), rules, log);
+    these.turn_to(addresses);
+    these
+}
+
+fn next(addresses: &Addresses) -> Choice {
+    addresses.choose(&Tried::default(), None).unwrap()
+}
+
+fn fail(addresses: &Addresses, at: IpAddr) {
+    for client in [b"a", b"b"] {
+        next(addresses).failed(Some(at), &mut Tried::default(), client, None, "reset");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_without_answers_is_left_alone_and_one_exchange_finds_it_back() {
+    let these = of(&[ONE, TWO, THREE]);
+    assert_eq!(next(&these).addresses(), None);
+    fail(&these, TWO);
+    assert_eq!((next(&these).addresses(), these.width()), (Some(vec![ONE, THREE]), 2));
+    tokio::time::advance(Duration::from_secs(2)).await;
+    let probe = next(&these);
+    assert_eq!(probe.addresses(), Some(vec![TWO]));
+    assert_eq!(next(&these).addresses(), Some(vec![ONE, THREE]), "one at a time");
+    drop(probe);
+    let mut tried = Tried::default();
+    next(&these).failed(None, &mut tried, b"c", None, "connect");
+    let after = these.choose(&tried, None).unwrap();
+    assert_eq!(after.addresses(), Some(vec![ONE, THREE]), "after a probe that came to nothing");
+    drop(after);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!(next(&these).addresses(), Some(vec![ONE, THREE]), "the cooldown has doubled");
+    tokio::time::advance(Duration::from_secs(2)).await;
+    next(&these).answered(Some(TWO));
+    assert_eq!(next(&these).addresses(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn if_all_are_without_answers_none_is_passed_over() {
+    let these = of(&[ONE, TWO]);
+    fail(&these, ONE);
+    assert!(!these.exhausted(&Tried::default()));
+    these.unreachable(TWO, "connect");
+    these.unreachable(TWO, "connect");
+    assert!(these.exhausted(&Tried::default()));
+    let mut tried = Tried::default();
+    assert_eq!(next(&these).addresses(), None);
+    next(&these).failed(Some(TWO), &mut tried, b"c", None, "reset");
+    assert_eq!(these.choose(&tried, None).unwrap().addresses(), Some(vec![ONE]));
+    next(&these).answered(Some(ONE));
+    assert_eq!(next(&these).addresses(), Some(vec![ONE]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_is_tried_once_and_then_it_is_the_name_that_fails() {
+    let these = of(&[ONE, TWO]);
+    let mut tried = Tried::default();
+    next(&these).failed(Some(ONE), &mut tried, b"a", None, "reset");
+    assert!(!these.exhausted(&tried));
+    let second = these.choose(&tried, None).unwrap();
+    assert_eq!((second.addresses(), second.turns), (Some(vec![TWO]), 1));
+    second.failed(Some(TWO), &mut tried, b"a", None, "reset");
+    assert!(these.exhausted(&tried) && these.choose(&tried, None).is_none());
+    // Refused by all at once: each was told of where it was refused.
+    let mut tried = Tried::default();
+    next(&these).failed(None, &mut tried, b"a", None, "connect");
+    assert!(these.exhausted(&tried) && these.choose(&tried, None).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_left_the_name_is_forgotten_and_what_came_is_taken_up() {
+    let these = of(&[ONE, TWO]);
+    fail(&these, ONE);
+    these.turn_to(&[TWO, ONE]);
+    assert_eq!(next(&these).addresses(), Some(vec![TWO]), "another order is no news");
+    these.turn_to(&[TWO, THREE]);
+    assert_eq!(next(&these).addresses(), None);
+    these.turn_to(&[ONE, TWO]);
+    assert_eq!((next(&these).addresses(), these.width()), (None, 2), "it comes back as a new one");
+    fail(&these, ONE);
+    these.turn_to(&[ONE]);
+    assert_eq!((next(&these).addresses(), these.width()), (None, 1), "there is no other");
+    assert!(these.several().is_none() && these.exhausted(&Tried::default()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_less_busy_of_two_is_asked() {
+    let these = of(&[ONE, TWO, THREE]);
+    let mut under_way = Vec::new();
+    for random in 0..300_u64 {
+        let random = random.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(17);
+        under_way.push(these.choose(&Tried::default(), Some(random)).unwrap());
+    }
+    let busy = |these: &Addresses| -> Vec<u64> {
+        these.known().iter().map(|known| known.in_flight.load(Relaxed)).collect()
+    };
+    assert!(busy(&these).iter().all(|&busy| (95..=105).contains(&busy)), "{:?}", busy(&these));
+    under_way.clear();
+    assert_eq!(busy(&these), [0, 0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_is_shared_out_among_machines_and_not_among_families() {
+    assert_eq!(next(&of(&[SIX, ONE])).turns, 1);
+    assert_eq!(next(&of(&[SIX, ONE, TWO, THREE])).turns, 3);
+    let these = of(&[SIX, ONE]);
+    fail(&these, SIX);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!(next(&these).turns, 2, "a probe leaves time for what is known to work");
+}
+
+#[test]
+fn two_are_different_if_there_are_two() {
+    assert_eq!(two_of(1, u64::MAX), (0, 0));
+    for random in 0..1000_u64 {
+        let (one, other) = two_of(2, random.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        assert_ne!(one, other);
+    }
+}

@@ -1,0 +1,112 @@
+//! Which of a name's addresses an exchange goes to.
+
+use super::*;
+
+const ONE: [u8; 4] = [192, 0, 2, 1];
+const TWO: [u8; 4] = [192, 0, 2, 2];
+
+impl World {
+    /// In a task of its own; only to these, in the end to one of them.
+    fn asking_at<const N: usize>(
+        &self,
+        these: [[u8; 4]; N],
+    ) -> tokio::task::JoinHandle<(Result<Reply, Failure>, IpAddr)> {
+        let among = Among::these(Some(these.map(IpAddr::from).to_vec()));
+        let progress = Rc::new(Progress { among, ..Progress::default() });
+        let transport = Rc::clone(&self.transport);
+        spawn_local(async move {
+            let outcome = transport.exchange(0, &Ask("/"), false, &progress).await;
+            (outcome, progress.address.get().unwrap_or(IpAddr::from([0; 4])))
+        })
+    }
+
+    async fn ask_at<const N: usize>(&self, these: [[u8; 4]; N]) -> IpAddr {
+        let (reply, address) = self.asking_at(these).await.unwrap();
+        reply.unwrap().body.discard();
+        address
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exchange_goes_only_where_it_may_in_each_lane() {
+    local(async {
+        for version in ["1.1", "h2c"] {
+            let mut world = World::always(&[("http.version", version)], OK_EMPTY);
+            if version == "h2c" {
+                world = World::new(&[("http.version", version)]);
+                lanes::serve_all(&mut world);
+            }
+            assert_eq!(world.ask_at([ONE]).await, IpAddr::from(ONE));
+            assert_eq!(world.ask_at([TWO]).await, IpAddr::from(TWO), "though the other is idle");
+            assert_eq!(world.gauges(), (2, 2, 2, 0));
+            for these in [[ONE], [TWO], [ONE], [ONE], [TWO]] {
+                assert_eq!(world.ask_at(these).await, IpAddr::from(these[0]));
+            }
+            assert_eq!(
+                world.ask_at([ONE, TWO]).await,
+                IpAddr::from(if version == "1.1" { TWO } else { ONE })
+            );
+            assert_eq!(world.gauges(), (2, 2, 2, 0), "none of them needed a new one");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_that_is_not_wanted_gives_up_its_place() {
+    local(async {
+        let world = World::always(&[("pool.max_connections", "1")], OK_EMPTY);
+        let began = Instant::now();
+        for these in [[ONE], [TWO], [ONE]] {
+            assert_eq!(world.ask_at(these).await, IpAddr::from(these[0]));
+            assert_eq!(world.gauges().1, 1);
+        }
+        assert_eq!((world.gauges().0, began.elapsed()), (3, Duration::ZERO));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_returned_goes_to_the_first_in_line_that_takes_it() {
+    local(async {
+        let mut world = World::new(&[("pool.max_connections", "1")]);
+        let first = world.asking_at([ONE]);
+        let mut peer = world.peer().await;
+        peer.request().await;
+        let elsewhere = world.asking_at([TWO]);
+        settle().await;
+        let anywhere = world.asking(false);
+        settle().await;
+        peer.reply(OK_EMPTY).await;
+        first.await.unwrap().0.unwrap().body.discard();
+        peer.request().await;
+        assert!(!elsewhere.is_finished());
+        peer.reply(OK_EMPTY).await;
+        anywhere.await.unwrap().0.unwrap().body.discard();
+        // Nobody in line takes it any more: its place goes to the one who waits.
+        peer.closed().await;
+        let mut peer = world.peer().await;
+        peer.request().await;
+        peer.reply(OK_EMPTY).await;
+        assert_eq!(elsewhere.await.unwrap().1, IpAddr::from(TWO));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_connection_over_http2_fails_those_who_could_have_used_it_and_no_others() {
+    local(async {
+        let mut world = World::new(&[("http.version", "h2c")]);
+        world.dialer.delay.set(Duration::from_millis(5));
+        world.dialer.failures.borrow_mut().push_back(Failure::new(Cause::Connect, "refused"));
+        let failing = [world.asking_at([ONE]), world.asking_at([ONE])];
+        let other = world.asking_at([TWO]);
+        for failing in failing {
+            assert_eq!(failing.await.unwrap().0.err().unwrap().cause, Cause::Connect);
+        }
+        lanes::serve_all(&mut world);
+        let (reply, address) = other.await.unwrap();
+        assert_eq!((reply.unwrap().status, address), (200, IpAddr::from(TWO)));
+    })
+    .await;
+}
