@@ -5,6 +5,9 @@
 //! are used as if none were, and the URL's own breaker decides. With a single address there is nothing to choose,
 //! and nothing is held against it here.
 //!
+//! Before a name was found for the first time nothing is known of it: a check that finds it moves on from an outage at once, but
+//! leaves no part of its time for others.
+//!
 //! What becomes of an address is forgotten when it leaves the name. There are as many as the resolver gives, 16 at most, and
 //! each takes up to 24 KiB (the clients whose outages were counted).
 
@@ -205,12 +208,14 @@ impl Choice {
             known.exchanges.fetch_add(1, Relaxed);
             known.health.failed(client, probe, retry_after, why);
             tried.these.push(known.address);
-        } else {
-            match self.addresses() {
-                // Each was tried, and each attempt told on its own.
-                Some(among) => tried.these.extend(among),
-                None => tried.all = true,
-            }
+            return;
+        }
+        match (self.addresses(), at) {
+            // Each was tried, and each attempt told on its own.
+            (Some(among), _) => tried.these.extend(among),
+            // The name was not known when this was chosen. By now there may be others.
+            (None, Some(at)) if self.known.is_empty() => tried.these.push(at),
+            (None, _) => tried.all = true,
         }
     }
 

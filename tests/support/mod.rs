@@ -9,6 +9,7 @@
 mod certificates;
 mod collect;
 mod corpus;
+mod dns;
 mod fault_proxy;
 mod frames;
 mod log;
@@ -30,6 +31,7 @@ use alta_auth::{Check, Config, Decision, Engine, StartError};
 pub(crate) use certificates::{Authority, Identity};
 pub(crate) use collect::Collect;
 pub(crate) use corpus::{Line, Part, corpus, parts};
+pub(crate) use dns::{Dns, Says};
 pub(crate) use fault_proxy::{Fault, FaultProxy, Place, at_once, head_end, status_line_end};
 pub(crate) use frames::{Frame, Kind, field, header_block};
 pub(crate) use log::Lines;

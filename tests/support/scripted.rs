@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -81,6 +81,14 @@ impl Scripted {
         Self::serving(None, None, Box::new(answer))
     }
 
+    /// Where others are to be found by another address of the same name.
+    pub(crate) fn at(
+        address: impl ToSocketAddrs,
+        answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::listening(TcpListener::bind(address).unwrap(), None, None, Box::new(answer))
+    }
+
     /// Over TLS.
     pub(crate) fn tls(
         identity: &Identity,
@@ -105,7 +113,15 @@ impl Scripted {
         greeting: Option<Box<dyn Fn(usize) -> Reply + Send + Sync>>,
         answer: Box<dyn Fn(&Request) -> Reply + Send + Sync>,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::listening(TcpListener::bind("127.0.0.1:0").unwrap(), tls, greeting, answer)
+    }
+
+    fn listening(
+        listener: TcpListener,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        greeting: Option<Box<dyn Fn(usize) -> Reply + Send + Sync>>,
+        answer: Box<dyn Fn(&Request) -> Reply + Send + Sync>,
+    ) -> Self {
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             tls,

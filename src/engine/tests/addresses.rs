@@ -86,6 +86,18 @@ async fn a_dead_address_costs_no_check_its_answer_and_is_left_alone_until_one_fi
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_check_that_finds_the_name_goes_on_too() {
+    let says = all(ALLOW);
+    says.borrow_mut()[1] = Some(GARBAGE);
+    with_shard(&[], saying(&says), |bench| async move {
+        bench.peer.will_stand_for(&[ONE, TWO]);
+        answered(&bench, 0..1).await;
+        assert_eq!((asked(&bench), open(&bench)), ([1, 1, 0], (false, vec![])));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refusal_is_an_answer_whoever_gives_it() {
     let says = all(ALLOW);
     says.borrow_mut()[1] = Some(DENY);

@@ -71,10 +71,15 @@ impl Peer {
     /// From now on the name of each endpoint stands for these. `serve` then gets, in the place of the endpoint, ten
     /// times that and the last number of the address.
     pub(super) fn stand_for(&self, core: &Core, addresses: &[IpAddr]) {
-        self.addresses.replace(addresses.to_vec());
+        self.will_stand_for(addresses);
         for known in core.policy().addresses.iter() {
             known.turn_to(addresses);
         }
+    }
+
+    /// The same, but nobody has looked yet.
+    pub(super) fn will_stand_for(&self, addresses: &[IpAddr]) {
+        self.addresses.replace(addresses.to_vec());
     }
 
     pub(super) fn refuse(&self, addresses: &[IpAddr]) {
@@ -84,6 +89,9 @@ impl Peer {
     /// Like the real thing: those that refuse are passed over.
     fn connect(&self, endpoint: usize, among: &Among, known: &Addresses) -> Result<(usize, IpAddr), Failure> {
         let addresses = self.addresses.borrow();
+        if addresses.len() > 1 {
+            known.turn_to(&addresses);
+        }
         for &address in addresses.iter().filter(|&&address| among.takes(Some(address))) {
             if self.refusing.borrow().contains(&address) {
                 known.unreachable(address, "connect");
