@@ -13,6 +13,7 @@ mod h1;
 mod h2;
 mod head;
 mod pool;
+mod records;
 mod resolve;
 mod tap;
 #[cfg(test)]

@@ -85,7 +85,7 @@ impl Case {
         };
         let asks_next = Arc::new(AtomicBool::new(false));
         let (is_next, allows) = (Arc::clone(&asks_next), self.allows());
-        let backend = Scripted::http2(None, greeting, move |request| {
+        let backend = Scripted::http2(greeting, move |request| {
             if is_next.load(Ordering::SeqCst) {
                 return answer(request.stream, if allows { "403" } else { "200" });
             }

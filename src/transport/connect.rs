@@ -25,6 +25,7 @@ use tokio_rustls::client::TlsStream;
 use race::{interleave, race};
 
 use super::dial::{Dial, Dialing, Io, Link, Look, Watch};
+use super::records::Records;
 use super::{Among, Failure, Shared, Stage, tls};
 use crate::config::{Address, BackendUrl, HttpVersion, Scheme};
 use crate::decision::Cause;
@@ -191,7 +192,7 @@ async fn handshake(
         if http2 { "h2" } else { "http/1.1" },
         if resumed { ", resumed" } else { "" }
     );
-    Ok((Box::new(stream), shown, http2))
+    Ok((Box::new(Records::new(stream)), shown, http2))
 }
 
 pub(super) async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
@@ -256,16 +257,6 @@ impl Io for TcpStream {
 impl Io for UnixStream {
     fn look(&self) -> Look {
         peek(&SockRef::from(self))
-    }
-}
-
-impl Io for TlsStream<TcpStream> {
-    fn look(&self) -> Look {
-        match self.get_ref().0.look() {
-            // A record: a session ticket, an alert, or data.
-            Look::Surplus => Look::Unknown,
-            other => other,
-        }
     }
 }
 

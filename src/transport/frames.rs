@@ -39,6 +39,7 @@ impl FrameReader {
                 let skip = self.payload.min(bytes.len());
                 self.payload -= skip;
                 bytes = &bytes[skip..];
+                news |= self.settle();
                 continue;
             }
             let take = (self.header.len() - self.have).min(bytes.len());
@@ -52,6 +53,7 @@ impl FrameReader {
             if self.have == self.header.len() {
                 self.have = 0;
                 news |= self.frame()?;
+                news |= self.settle();
             }
         }
         Ok(news)
@@ -62,7 +64,6 @@ impl FrameReader {
         self.payload = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
         let stream = u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]);
         match kind {
-            SETTINGS => self.settings = true,
             GOAWAY => self.going_away = true,
             HEADERS => {
                 let sections = self.sections.entry(stream).or_default();
@@ -80,7 +81,14 @@ impl FrameReader {
         if matches!(kind, RST_STREAM | DATA) || kind == HEADERS && flags & END_STREAM != 0 {
             self.sections.remove(&stream);
         }
-        Ok(matches!(kind, SETTINGS | GOAWAY))
+        Ok(kind == GOAWAY)
+    }
+
+    /// A SETTINGS frame counts when all of it is there: half of one says nothing.
+    fn settle(&mut self) -> bool {
+        let settled = self.payload == 0 && self.header[3] == SETTINGS;
+        self.settings |= settled;
+        settled
     }
 
     pub(super) fn has_settings(&self) -> bool {
@@ -123,7 +131,8 @@ mod tests {
         for cut in 0..frames.len() {
             let mut reader = FrameReader::default();
             let first = reader.feed(&frames[..cut]).unwrap();
-            assert_eq!((first, reader.has_settings()), (cut >= 9, cut >= 9), "{cut}");
+            let settled = cut >= end_of_settings;
+            assert_eq!((first, reader.has_settings()), (settled, settled), "{cut}");
             let goaway = cut >= end_of_settings + 18 + 9;
             assert_eq!(reader.is_going_away(), goaway, "{cut}");
             reader.feed(&frames[cut..]).unwrap();

@@ -55,6 +55,11 @@ impl Authority {
         self.directory.path().join("ca.pem")
     }
 
+    /// The same, for `tls.ca_file`.
+    pub(crate) fn trust(&self) -> String {
+        self.file().to_str().unwrap().to_owned()
+    }
+
     /// For a server of this name or address.
     pub(crate) fn server(&self, name: &str) -> Identity {
         self.sign(name, name, ExtendedKeyUsagePurpose::ServerAuth, 4096)

@@ -38,6 +38,8 @@ pub(crate) enum Fault {
     Duplicate,
     /// What is no HTTP in place of the rest; the connection stays open.
     Garbage,
+    /// The highest bit of the next byte is another.
+    Garble,
     /// Nothing any more, on a connection that stays open.
     Stop,
     /// The connection is closed, as is any other, and no more are accepted.
@@ -60,7 +62,7 @@ pub(crate) enum Place {
 }
 
 /// Sent as garbage: no HTTP wherever it begins, and with ends of lines, so that nobody waits for one.
-const GARBAGE: &[u8] = b"\x16\x03\x01\0garbage\xff\r\n\r\nmore of it\r\n\r\n";
+pub(super) const GARBAGE: &[u8] = b"\x16\x03\x01\0garbage\xff\r\n\r\nmore of it\r\n\r\n";
 
 pub(crate) struct FaultProxy {
     address: SocketAddr,
@@ -225,6 +227,11 @@ fn serve(
                 return read_to_end(client);
             }
             Fault::Duplicate => client.write_all(&[sent, sent, rest].concat())?,
+            Fault::Garble => {
+                let mut garbled = reply.clone();
+                garbled[at] ^= 0x80;
+                client.write_all(&garbled)?;
+            }
             Fault::Garbage => {
                 client.write_all(&[sent, GARBAGE].concat())?;
                 return read_to_end(client);

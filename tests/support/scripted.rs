@@ -97,15 +97,12 @@ impl Scripted {
         Self::serving(Some(identity.server_config(&[])), None, Box::new(answer))
     }
 
-    /// In HTTP/2, over TLS if there is an identity. `greeting` is what the connection of that number begins with; SETTINGS and
-    /// PING are acknowledged.
+    /// In HTTP/2. `greeting` is what the connection of that number begins with; SETTINGS and PING are acknowledged.
     pub(crate) fn http2(
-        identity: Option<&Identity>,
         greeting: impl Fn(usize) -> Reply + Send + Sync + 'static,
         answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        let tls = identity.map(|identity| identity.server_config(&["h2"]));
-        Self::serving(tls, Some(Box::new(greeting)), Box::new(answer))
+        Self::serving(None, Some(Box::new(greeting)), Box::new(answer))
     }
 
     fn serving(
