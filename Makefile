@@ -5,7 +5,7 @@ CARGO ?= cargo
 FEATURES = --features command
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup toolchain check unit memcheck sanitize bench-memory miri bench-abi
+.PHONY: help demo test setup toolchain check unit memcheck sanitize miri bench-abi
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,14 +40,6 @@ memcheck: ## the C test of the contract under valgrind
 sanitize: ## the same with AddressSanitizer and ThreadSanitizer; needs nightly Rust with rust-src
 	@status=0; for tool in address thread; do tests/sanitize $$tool || status=1; done; exit $$status
 
-bench-memory: toolchain ## what a remembered decision, a lookup and a joiner cost, through the C ABI
-	$(CARGO) build --release --locked --lib
-	@mkdir -p target/benches
-	@ln -sfn ../release/libalta_auth.so target/benches/libalta_auth.so.0
-	$(CC) -std=gnu11 -O2 -Wall -Wextra -rdynamic -Iinclude -o target/benches/remembered benches/remembered.c \
-		target/release/libalta_auth.so -ldl -Wl,-rpath,$(CURDIR)/target/benches
-	target/benches/remembered
-
 miri: ## the pointers of the C ABI under miri; needs nightly Rust with miri
 	$(CARGO) +nightly miri test --locked --lib ffi::
 
@@ -56,3 +48,5 @@ bench-abi: ## what the C ABI costs over the Rust API
 
 # install, uninstall, deb
 include packaging/install.mk
+# bench, bench-quick
+include benches/bench.mk

@@ -1,0 +1,38 @@
+# make bench, bench-quick, bench-build: docs/performance.md says what is measured and how.
+#
+# BENCH_FLAGS goes to the harness: --lane hyper|wire, --rounds N, --seconds S. BENCH_OUT gets the JSON file and the picture.
+
+BENCH = target/bench
+BENCH_OUT ?= $(BENCH)
+BENCH_FLAGS ?=
+BENCH_CC = $(CC) -std=gnu11 -O2 -Wall -Wextra -Werror
+ENGINE_PROGRAMS = exchange remembered crowd
+
+.PHONY: bench bench-quick bench-build
+
+bench: bench-build ## the engine beside wrk, libcurl and hyper-util, and each target's figure: 12 minutes, on a quiet machine
+	$(BENCH)/bin/harness $(BENCH)/bin $(BENCH_OUT) $(BENCH_FLAGS)
+
+bench-quick: bench-build ## the same, small: whether it runs, not what it costs
+	$(BENCH)/bin/harness $(BENCH)/bin $(BENCH_OUT) --quick $(BENCH_FLAGS)
+
+bench-build:
+	@tests/setup bench
+	$(CARGO) build --release --locked --lib
+	cd benches && CARGO_TARGET_DIR=$(CURDIR)/target $(CARGO) build --release --locked
+	@mkdir -p $(BENCH)/bin
+	$(MAKE) --no-print-directory bench-engine
+	$(BENCH_CC) -o $(BENCH)/bin/libcurl benches/peers/libcurl.c -lcurl
+	@cp target/release/harness target/release/hyper_util benches/peers/wrk.lua $(BENCH)/bin/
+
+# What drives the engine, without its peers: the instruction counts of `make test` need no more.
+.PHONY: bench-engine
+bench-engine:
+	@mkdir -p $(BENCH)/bin
+	@ln -sfn ../../release/libalta_auth.so $(BENCH)/bin/libalta_auth.so.0
+	$(BENCH_CC) -o $(BENCH)/bin/server benches/server.c
+	$(BENCH_CC) -shared -fPIC -o $(BENCH)/bin/allocations.so benches/engine/allocations.c
+	for program in $(ENGINE_PROGRAMS); do \
+		$(BENCH_CC) -Iinclude -o $(BENCH)/bin/$$program benches/engine/$$program.c \
+			target/release/libalta_auth.so '-Wl,-rpath,$$ORIGIN' || exit 1; \
+	done
