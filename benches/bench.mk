@@ -1,4 +1,4 @@
-# make bench, bench-quick, bench-build: docs/performance.md says what is measured and how.
+# make bench, bench-quick, bench-instructions: docs/performance.md says what is measured and how.
 #
 # BENCH_FLAGS goes to the harness: --lane hyper|wire, --rounds N, --seconds S. BENCH_OUT gets the JSON file and the picture.
 
@@ -36,3 +36,16 @@ bench-engine:
 		$(BENCH_CC) -Iinclude -o $(BENCH)/bin/$$program benches/engine/$$program.c \
 			target/release/libalta_auth.so '-Wl,-rpath,$$ORIGIN' || exit 1; \
 	done
+
+.PHONY: bench-instructions bench-baseline
+bench-instructions: bench-counted ## instructions a check beside the committed ones, as CI does
+	benches/instructions/measure check
+
+bench-baseline: bench-counted ## commit what the instructions are now
+	benches/instructions/measure renew
+
+# With the command's features, as `make demo` has already built it.
+.PHONY: bench-counted
+bench-counted:
+	$(CARGO) build --release --locked $(FEATURES) --lib
+	$(MAKE) --no-print-directory bench-engine

@@ -1,10 +1,10 @@
 /* The small server: an epoll loop that answers each request with the same bytes, as cheaply as a server can, so that what is
  * measured is the client. Understands pipelining: as many answers in one write as there were whole requests in one read.
  *
- *     server plain|remember|delay|hang [UNIX_SOCKET]
+ *     server plain|remember|delay[:MS]|hang [UNIX_SOCKET]
  *
- * plain: 200 and no word about reuse; remember: to be remembered for ten hours; delay: plain, after 50 ms, in which nothing
- * else is served; hang: never answers. Prints the port on loopback, and for each line on its standard input what it has
+ * plain: 200 and no word about reuse; remember: to be remembered for ten hours; delay: plain, after 50 ms or MS, in which
+ * nothing else is served; hang: never answers. Prints the port on loopback, and for each line on its standard input what it has
  * counted since the last one: requests, bytes of requests, connections. Ends when its standard input does, so that it never
  * outlives the harness. */
 #define _GNU_SOURCE
@@ -77,14 +77,15 @@ static unsigned count_ends(unsigned char *state, const char *at, size_t length) 
 }
 
 int main(int argc, char **argv) {
-    need(argc >= 2, "usage: server plain|remember|delay|hang [UNIX_SOCKET]");
+    need(argc >= 2, "usage: server plain|remember|delay[:MS]|hang [UNIX_SOCKET]");
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     signal(SIGPIPE, SIG_IGN);
     struct rlimit files;
     getrlimit(RLIMIT_NOFILE, &files);
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
-    int hang = strcmp(argv[1], "hang") == 0, delay = strcmp(argv[1], "delay") == 0;
+    int hang = strcmp(argv[1], "hang") == 0, delay = strncmp(argv[1], "delay", 5) == 0;
+    unsigned delay_us = argv[1][5 * delay] == ':' ? (unsigned)atoi(argv[1] + 6) * 1000 : 50000;
     const char *answer = strcmp(argv[1], "remember") == 0 ? REMEMBER : PLAIN;
     size_t answer_size = strlen(answer);
     static char answers[MOST_ANSWERS * sizeof REMEMBER], input[READ_SIZE];
@@ -139,7 +140,7 @@ int main(int argc, char **argv) {
                 continue;
             }
             if (delay) {
-                usleep(50000);
+                usleep(delay_us);
             }
             need(whole <= MOST_ANSWERS, "server: too many requests in one read");
             size_t wanted = whole * answer_size;

@@ -1,11 +1,11 @@
 /* What crowds cost, through the C ABI.
  *
- *     crowd joiners URL COUNT [key=value ...]    checks of one session at once, of a server that takes 50 ms
- *     crowd submit  URL COUNT|xCOUNT [...]       submits while the I/O thread is busy, of a server that hangs
- *     crowd pending URL COUNT [...]              checks pending at once, of a server that hangs
+ *     crowd joiners URL COUNT|xCOUNT [key=value ...]  checks of one session at once, of a server that takes its time
+ *     crowd submit  URL COUNT|xCOUNT [...]            submits while the I/O thread is busy, of a server that hangs
+ *     crowd pending URL COUNT [...]                   checks pending at once, of a server that hangs
  *
- * submit: the I/O thread is held in a callback (`threads.callback = 0`), so it is awake and takes nothing. With `x` the
- * program ends after one such round, for counting system calls. */
+ * submit: the I/O thread is held in a callback (`threads.callback = 0`), so it is awake and takes nothing. With `x` one
+ * round and no more, for counting instructions and system calls. */
 #define _GNU_SOURCE
 #include "engine.h"
 #include <dirent.h>
@@ -82,11 +82,11 @@ static double library_ns(void) {
     return sum;
 }
 
-static void joiners(const char *url, uint64_t count, char **more) {
+static void joiners(const char *url, uint64_t count, unsigned rounds, char **more) {
     static const char *const keys[] = {"timeout", "20s", NULL};
     alta_auth_engine *engine = engine_of(url, keys, more);
     double took[ROUNDS];
-    for (unsigned round = 0; round < ROUNDS; round++) {
+    for (unsigned round = 0; round < rounds; round++) {
         char session[SESSION_DIGITS];
         session_set(session, round);
         alta_auth_request check = request_of(session);
@@ -101,9 +101,9 @@ static void joiners(const char *url, uint64_t count, char **more) {
         }
         took[round] = (library_ns() - began) / (double)count;
     }
-    need(stats_of(engine).exchanges == ROUNDS, "more than one exchange for one session");
-    qsort(took, ROUNDS, sizeof *took, by_size);
-    printf("joiner_ns=%.1f joiner_low=%.1f joiner_high=%.1f\n", took[ROUNDS / 2], took[0], took[ROUNDS - 1]);
+    need(stats_of(engine).exchanges == rounds, "more than one exchange for one session");
+    qsort(took, rounds, sizeof *took, by_size);
+    printf("joiner_ns=%.1f joiner_low=%.1f joiner_high=%.1f\n", took[rounds / 2], took[0], took[rounds - 1]);
     alta_auth_engine_free(engine);
 }
 
@@ -207,7 +207,7 @@ int main(int argc, char **argv) {
     int once = argv[3][0] == 'x';
     uint64_t count = strtoul(argv[3] + once, NULL, 10);
     if (strcmp(argv[1], "joiners") == 0) {
-        joiners(argv[2], count, argv + 4);
+        joiners(argv[2], count, once ? 1 : ROUNDS, argv + 4);
     } else if (strcmp(argv[1], "submit") == 0) {
         submit(argv[2], count, once, argv + 4);
     } else {

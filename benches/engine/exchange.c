@@ -1,9 +1,9 @@
 /* The plain exchange through the C ABI: distinct sessions, 64 in flight, each answered by the backend.
  *
- *     exchange queue|callback URL SECONDS|xCHECKS [key=value ...]
+ *     exchange queue|single|callback URL SECONDS|xCHECKS [key=value ...]
  *
- * queue: this thread polls the queue's descriptor, reaps all there is and submits as many again, in one batch. callback:
- * each callback submits the next check. SECONDS of submitting, or exactly CHECKS; what is pending at the end is waited for.
+ * queue: this thread polls the queue's descriptor, reaps all there is and submits as many again, in one batch. single: the
+ * same with one check in flight, so that no two share a wake-up. callback: each callback submits the next check. SECONDS of submitting, or exactly CHECKS; what is pending at the end is waited for.
  * Each decision must be an allow by the backend, and each check must have been an exchange of its own.
  *
  * With `allocations.so` preloaded it also says what was allocated after the first half of the checks. */
@@ -27,6 +27,7 @@ static slot slots[IN_FLIGHT];
 static alta_auth_engine *engine;
 static latencies all;
 static uint64_t submitted, ended, most = UINT64_MAX, end_at = UINT64_MAX, allocated_at_half, half;
+static size_t in_flight = IN_FLIGHT;
 static sem_t over;
 static char next_session[SESSION_DIGITS];
 
@@ -57,7 +58,7 @@ static void by_queue(void) {
     static alta_auth_request batch[IN_FLIGHT];
     static void *user_data[IN_FLIGHT];
     static slot *free_slots[IN_FLIGHT];
-    size_t free_count = IN_FLIGHT;
+    size_t free_count = in_flight;
     for (size_t i = 0; i < IN_FLIGHT; i++) {
         free_slots[i] = &slots[i];
     }
@@ -116,9 +117,10 @@ static void by_callback(void) {
 }
 
 int main(int argc, char **argv) {
-    need(argc >= 4, "usage: exchange queue|callback URL SECONDS|xCHECKS [key=value ...]");
+    need(argc >= 4, "usage: exchange queue|single|callback URL SECONDS|xCHECKS [key=value ...]");
     static const char *const keys[] = {"pool.max_connections", "64", "timeout", "20s", NULL};
     int callback = strcmp(argv[1], "callback") == 0;
+    in_flight = strcmp(argv[1], "single") == 0 ? 1 : IN_FLIGHT;
     session_set(next_session, 0);
     for (size_t i = 0; i < IN_FLIGHT; i++) {
         slots[i].request = request_of(slots[i].session);

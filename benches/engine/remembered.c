@@ -1,16 +1,16 @@
 /* Remembered decisions through the C ABI: bytes each, what a lookup costs among few and among many, and what an exchange costs
  * while few and while many sessions live.
  *
- *     remembered URL SESSIONS [key=value ...]
+ *     remembered URL SESSIONS|xLOOKUPS [key=value ...]
  *
  * The server at URL lets its answers be remembered. Keys have 200 bytes or so. With `allocations.so` preloaded it says what
- * the lookups allocated. SESSIONS of 1,024 or fewer: the lookups among them only, once, for callgrind. */
+ * the lookups allocated. With `x`, so many lookups among 64 sessions and no more, for callgrind. */
 #define _GNU_SOURCE
 #include "engine.h"
 #include <poll.h>
 #include <sys/resource.h>
 
-enum { FEW = 1024, IN_FLIGHT = 64, ROUNDS = 15, LOOKUPS = 200000, EXCHANGES = 20000 };
+enum { FEW = 1024, IN_FLIGHT = 64, ROUNDS = 15, MOST_LOOKUPS = 200000, EXCHANGES = 20000 };
 
 extern unsigned long bench_allocations(void) __attribute__((weak));
 
@@ -65,11 +65,12 @@ static int by_size(const void *left, const void *right) {
 }
 
 /* The median in nanoseconds of CPU of this thread. */
-static double lookups(alta_auth_engine *engine, uint64_t among, int rounds, const char *name) {
-    static uint32_t order[LOOKUPS];
+static double lookups(alta_auth_engine *engine, uint64_t among, int count, int rounds, const char *name) {
+    static uint32_t order[MOST_LOOKUPS];
+    need(count <= MOST_LOOKUPS, "too many lookups");
     double took[ROUNDS];
     unsigned long allocated = 0;
-    for (int i = 0; i < LOOKUPS; i++) {
+    for (int i = 0; i < count; i++) {
         order[i] = (uint32_t)(random_next() % among);
     }
     for (int round = 0; round < rounds; round++) {
@@ -77,13 +78,13 @@ static double lookups(alta_auth_engine *engine, uint64_t among, int rounds, cons
         alta_auth_request request = request_of(sessions[0]);
         unsigned long before = bench_allocations == NULL ? 0 : bench_allocations();
         uint64_t began = clock_ns(CLOCK_THREAD_CPUTIME_ID);
-        for (int i = 0; i < LOOKUPS; i++) {
+        for (int i = 0; i < count; i++) {
             request.session_id.ptr = sessions[order[i]];
             if (alta_auth_lookup(engine, &request, &decision) != 0 || decision.verdict != ALTA_AUTH_ALLOW) {
                 void_run("a lookup found nothing");
             }
         }
-        took[round] = (double)(clock_ns(CLOCK_THREAD_CPUTIME_ID) - began) / LOOKUPS;
+        took[round] = (double)(clock_ns(CLOCK_THREAD_CPUTIME_ID) - began) / count;
         allocated = bench_allocations == NULL ? 0 : bench_allocations() - before;
     }
     qsort(took, (size_t)rounds, sizeof *took, by_size);
@@ -119,25 +120,27 @@ int main(int argc, char **argv) {
     need(argc >= 3, "usage: remembered URL SESSIONS [key=value ...]");
     static const char *const keys[] = {"pool.max_connections", "64",      "timeout", "20s", "memory.max_decisions",
                                        "2000000",              "memory.max_bytes", "2GiB", NULL};
-    uint64_t many = strtoul(argv[2], NULL, 10);
-    sessions = malloc((many < FEW ? FEW : many) * SESSION_DIGITS);
-    for (uint64_t i = 0; i < many || i < FEW; i++) {
+    int once = argv[2][0] == 'x';
+    uint64_t number = strtoul(argv[2] + once, NULL, 10), many = once ? IN_FLIGHT : number, few = once ? IN_FLIGHT : FEW;
+    need(many >= few, "at least 1,024 sessions");
+    sessions = malloc(many * SESSION_DIGITS);
+    for (uint64_t i = 0; i < many; i++) {
         session_set(sessions[i], i);
     }
     alta_auth_engine *engine = engine_of(argv[1], keys, argv + 3);
-    ask(engine, 0, FEW, NULL, 0);
-    if (many <= FEW) {
-        lookups(engine, FEW, 1, "few");
+    ask(engine, 0, few, NULL, 0);
+    if (once) {
+        lookups(engine, few, (int)number, 1, "few");
         printf("\n");
         return 0;
     }
-    lookups(engine, FEW, ROUNDS, "few");
+    lookups(engine, FEW, MOST_LOOKUPS, ROUNDS, "few");
     /* 64 are in flight at a time, so among no fewer than twice as many. */
     double few_us = exchange_us(engine, 128);
     double before = resident();
     ask(engine, FEW, many - FEW, NULL, 0);
     printf("bytes=%.1f ", (resident() - before) / (double)(many - FEW));
-    lookups(engine, many, ROUNDS, "many");
+    lookups(engine, many, MOST_LOOKUPS, ROUNDS, "many");
     double many_us = exchange_us(engine, many);
     need(stats_of(engine).remembered >= many, "fewer are remembered than were asked about");
     printf("exchange_few_us=%.2f exchange_many_us=%.2f\n", few_us, many_us);
