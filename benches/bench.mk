@@ -37,9 +37,13 @@ bench-engine:
 			target/release/libalta_auth.so '-Wl,-rpath,$$ORIGIN' || exit 1; \
 	done
 
-.PHONY: bench-instructions bench-baseline
-bench-instructions: bench-counted ## instructions a check beside the committed ones, as CI does
+.PHONY: bench-instructions bench-where bench-baseline
+bench-instructions: bench-counted ## instructions and bytes a check beside what is committed, as CI does
 	benches/instructions/measure check
+	benches/footprint
+
+bench-where: bench-counted ## where a check's instructions go; KEYS='http.lane=hyper' for one lane
+	@benches/instructions/where
 
 bench-baseline: bench-counted ## commit what the instructions are now
 	benches/instructions/measure renew

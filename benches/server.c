@@ -4,7 +4,7 @@
  *     server plain|remember|delay[:MS]|hang [UNIX_SOCKET]
  *
  * plain: 200 and no word about reuse; remember: to be remembered for ten hours; delay: plain, after 50 ms or MS, in which
- * nothing else is served; hang: never answers. Prints the port on loopback, and for each line on its standard input what it has
+ * nothing else is served, and then all that has come by then; hang: never answers. Prints the port on loopback, and for each line on its standard input what it has
  * counted since the last one: requests, bytes of requests, connections. Ends when its standard input does, so that it never
  * outlives the harness. */
 #define _GNU_SOURCE
@@ -111,6 +111,9 @@ int main(int argc, char **argv) {
     for (;;) {
         struct epoll_event ready[IN_ONE_TURN];
         int count = epoll_wait(epoll, ready, IN_ONE_TURN, -1);
+        if (delay && count > 0 && ready[0].data.fd != tcp && ready[0].data.fd != local && ready[0].data.fd != STDIN_FILENO) {
+            usleep(delay_us);
+        }
         for (int i = 0; i < count; i++) {
             int fd = ready[i].data.fd;
             if (fd == tcp || fd == local) {
@@ -138,9 +141,6 @@ int main(int argc, char **argv) {
             bytes += (size_t)got;
             if (hang || whole == 0) {
                 continue;
-            }
-            if (delay) {
-                usleep(delay_us);
             }
             need(whole <= MOST_ANSWERS, "server: too many requests in one read");
             size_t wanted = whole * answer_size;

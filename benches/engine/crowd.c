@@ -2,10 +2,12 @@
  *
  *     crowd joiners URL COUNT|xCOUNT [key=value ...]  checks of one session at once, of a server that takes its time
  *     crowd submit  URL COUNT|xCOUNT [...]            submits while the I/O thread is busy, of a server that hangs
- *     crowd pending URL COUNT [...]                   checks pending at once, of a server that hangs
+ *     crowd pending URL COUNT|xCOUNT [...]            checks pending at once, of a server that hangs
+ *     crowd idle    URL COUNT [...]                   connections kept, of a server that takes its time
  *
  * submit: the I/O thread is held in a callback (`threads.callback = 0`), so it is awake and takes nothing. With `x` one
- * round and no more, for counting instructions and system calls. */
+ * round and no more, for counting instructions and system calls. pending, idle: bytes are all that the process grows by, the
+ * engine's own tables included in pending; with `x` the checks are not waited for. */
 #define _GNU_SOURCE
 #include "engine.h"
 #include <dirent.h>
@@ -156,9 +158,21 @@ static void submit(const char *url, uint64_t count, int once, char **more) {
     alta_auth_engine_free(engine);
 }
 
-/* ---- pending ---- */
+/* ---- pending, idle ---- */
 
-static void pending(const char *url, uint64_t count, char **more) {
+/* Once it has stopped growing. */
+static double resident_at_rest(void) {
+    const struct timespec pause = {.tv_nsec = 200000000};
+    double last, now = resident();
+    do {
+        last = now;
+        nanosleep(&pause, NULL);
+        now = resident();
+    } while (now != last);
+    return now;
+}
+
+static void pending(const char *url, uint64_t count, int once, char **more) {
     enum { TIMEOUT_MS = 3000, AT_ONCE = 256 };
     static const char *const keys[] = {"timeout", "3s", "inbox.capacity", "131072", "pool.max_connections", "64", NULL};
     uint64_t *submitted_at = malloc(count * sizeof *submitted_at);
@@ -174,10 +188,13 @@ static void pending(const char *url, uint64_t count, char **more) {
         need(alta_auth_queue_submit(queue, &requests[i], &submitted_at[i], NULL) == 0, "submit");
     }
     uint64_t submitting = now_ns() - submitted_at[0];
-    struct timespec settle = {.tv_nsec = 300000000};
-    nanosleep(&settle, NULL);
-    double bytes = (resident() - before) / (double)count;
+    double bytes = (resident_at_rest() - before) / (double)count;
     need(stats_of(engine).pending == count, "not all were pending at once: this machine was too slow to submit them");
+    if (once) {
+        printf("pending_bytes=%.1f\n", bytes);
+        fflush(stdout);
+        _exit(0);
+    }
     uint64_t latest = 0, timeouts = 0, reaped = 0, decided_latest = 0;
     struct pollfd readable = {alta_auth_queue_fd(queue), POLLIN, 0};
     while (reaped < count) {
@@ -202,17 +219,48 @@ static void pending(const char *url, uint64_t count, char **more) {
     alta_auth_engine_free(engine);
 }
 
+static void idle(const char *url, uint64_t count, char **more) {
+    char connections[24];
+    snprintf(connections, sizeof connections, "%lu", count);
+    const char *const keys[] = {"timeout", "30s", "pool.idle_timeout", "10m", "pool.max_connections", connections, NULL};
+    alta_auth_engine *engine = engine_of(url, keys, more);
+    alta_auth_queue *queue;
+    need(alta_auth_queue_new(engine, &queue) == 0, "queue_new");
+    prepare(count, 0);
+    double before = resident_at_rest();
+    for (uint64_t i = 0; i < count; i++) {
+        need(alta_auth_queue_submit(queue, &requests[i], NULL, NULL) == 0, "submit");
+    }
+    struct pollfd readable = {alta_auth_queue_fd(queue), POLLIN, 0};
+    static alta_auth_completion done[64] = {ALTA_AUTH_COMPLETION_INIT};
+    for (uint64_t reaped = 0; reaped < count;) {
+        need(poll(&readable, 1, 30000) == 1, "nothing came in 30 s");
+        size_t got = alta_auth_queue_reap(queue, done, 64);
+        for (size_t i = 0; i < got; i++) {
+            need_backend_allow(&done[i].decision);
+        }
+        reaped += got;
+    }
+    double bytes = (resident_at_rest() - before) / (double)count;
+    need(stats_of(engine).connections_idle == count, "not all connections are idle: the server was too quick");
+    printf("idle_bytes=%.1f\n", bytes);
+    alta_auth_queue_free(queue);
+    alta_auth_engine_free(engine);
+}
+
 int main(int argc, char **argv) {
-    need(argc >= 4, "usage: crowd joiners|submit|pending URL COUNT [key=value ...]");
+    need(argc >= 4, "usage: crowd joiners|submit|pending|idle URL COUNT [key=value ...]");
     int once = argv[3][0] == 'x';
     uint64_t count = strtoul(argv[3] + once, NULL, 10);
     if (strcmp(argv[1], "joiners") == 0) {
         joiners(argv[2], count, once ? 1 : ROUNDS, argv + 4);
     } else if (strcmp(argv[1], "submit") == 0) {
         submit(argv[2], count, once, argv + 4);
+    } else if (strcmp(argv[1], "pending") == 0) {
+        pending(argv[2], count, once, argv + 4);
     } else {
-        need(strcmp(argv[1], "pending") == 0, "joiners, submit or pending");
-        pending(argv[2], count, argv + 4);
+        need(strcmp(argv[1], "idle") == 0, "joiners, submit, pending or idle");
+        idle(argv[2], count, argv + 4);
     }
     return 0;
 }

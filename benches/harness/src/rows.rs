@@ -36,6 +36,9 @@ impl Row {
     }
 }
 
+/// What README says of an idle connection; the other targets are the project's.
+const IDLE_BYTES: f64 = 27_500.0;
+
 pub fn of(lane: &str, groups: &[Group], counted: &Counted, singles: &Singles) -> Vec<Row> {
     let ratio = |server: &str, mode: &str, to: &str| {
         let group = groups.iter().find(|group| group.server == server)?;
@@ -96,6 +99,12 @@ pub fn of(lane: &str, groups: &[Group], counted: &Counted, singles: &Singles) ->
             "ms",
             50.0,
             number(&singles.pending, "late_ms"),
+        ),
+        Row::new(
+            "an idle connection, HTTP/1.1 without TLS",
+            "bytes",
+            IDLE_BYTES,
+            number(&singles.idle, "idle_bytes"),
         ),
         Row::new(format!("{sessions} remembered decisions, each"), "bytes", 400.0, remembered("bytes")),
         Row::new(

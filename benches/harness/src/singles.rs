@@ -15,6 +15,7 @@ pub struct Singles {
     pub joiners: Option<Finished>,
     pub submit: Option<Finished>,
     pub pending: Option<Finished>,
+    pub idle: Option<Finished>,
 }
 
 pub fn take(options: &Options, lane: &str) -> Fallible<Singles> {
@@ -42,6 +43,7 @@ pub fn take(options: &Options, lane: &str) -> Fallible<Singles> {
         joiners: run("crowd", "delay", &["joiners"], 10_000, false)?,
         submit: run("crowd", "hang", &["submit"], 2_000, false)?,
         pending: run("crowd", "hang", &["pending"], 100_000, false)?,
+        idle: run("crowd", "delay:1000", &["idle"], 400, false)?,
         remembered: run("remembered", "remember", &[], sessions, true)?,
         sessions,
     })
