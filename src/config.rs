@@ -11,6 +11,7 @@ mod nearest;
 mod preset;
 mod rules;
 mod settings;
+mod shadow;
 mod table;
 mod url;
 mod value;
@@ -26,6 +27,7 @@ pub use preset::PresetDoc;
 pub(crate) use settings::{
     BackendMode, Enforce, HttpVersion, MemoryBounds, ScopeRule, Settings, TlsSettings, TtlHeader, TtlRules,
 };
+pub(crate) use shadow::ShadowSettings;
 pub(crate) use url::{Address, BackendUrl, Scheme};
 pub(crate) use value::show_duration;
 
@@ -116,11 +118,11 @@ impl Config {
         let (row, name) = table::find(key).map_err(ConfigError::without_key)?;
         let fail = |why: String| ConfigError::of(key, &why);
         match (&row.kind, secret_file(value)) {
-            (Kind::Header, Some(path)) if path.is_absolute() && !value.contains('\0') => {
+            (Kind::Header(_), Some(path)) if path.is_absolute() && !value.contains('\0') => {
                 // The name is checked now, the file's content when an engine is made of it.
                 row.kind.put(name, "in a file", &mut Settings::blank()).map_err(fail)?;
             }
-            (Kind::Header, Some(_)) => {
+            (Kind::Header(_), Some(_)) => {
                 return Err(fail(
                     "a value that begins with @ names a file; write its absolute path: @/path".into(),
                 ));
@@ -131,7 +133,7 @@ impl Config {
             _ => row.kind.put(name, value, &mut Settings::blank()).map_err(fail)?,
         }
         let canonical =
-            if matches!(row.kind, Kind::Header) { key.to_ascii_lowercase() } else { key.to_owned() };
+            if matches!(row.kind, Kind::Header(_)) { key.to_ascii_lowercase() } else { key.to_owned() };
         self.values.insert(canonical, Entry { row, name: name.to_owned(), value: value.to_owned() });
         Ok(())
     }
@@ -223,6 +225,9 @@ impl Config {
                 (Some(value), _) => value,
             };
             row.kind.put("", value, &mut settings).map_err(|why| ConfigError::of(row.name, &why))?;
+            if row.section == table::SHADOW {
+                settings.shadow.shape.push(row.name, value);
+            }
             if row.reload == table::Reload::Forgets {
                 settings.shape.push(row.name, value);
                 if matches!(row.kind, Kind::File(_)) {
@@ -245,7 +250,7 @@ impl Config {
             let key = row.name.replace("NAME", name);
             let fail = |why: String| ConfigError::of(&key, &why);
             match secret_file(value) {
-                Some(path) if matches!(row.kind, Kind::Header) => {
+                Some(path) if matches!(row.kind, Kind::Header(_)) => {
                     let text = file::read(&path)
                         .map_err(|why| fail(format!("{} cannot be read: {why}", path.display())))?;
                     let line = text.strip_suffix('\n').unwrap_or(&text);
@@ -257,20 +262,25 @@ impl Config {
                         )));
                     }
                     row.kind.put(name, secret, &mut settings).map_err(fail)?;
-                    settings.shape.push(&key, secret);
+                    settings.shape_of(row).push(&key, secret);
                     warnings.extend(rules::world_readable(&path, &key));
                 }
                 _ => {
                     row.kind.put(name, value, &mut settings).map_err(fail)?;
-                    settings.shape.push(&key, value);
+                    settings.shape_of(row).push(&key, value);
                 }
             }
         }
 
-        let authorization = settings.backends.iter().any(|url| url.authorization.is_some());
-        if authorization && named.contains_key("header.authorization") {
-            let why = "backend.url has a user and password, which make the same header; use one of them";
-            return Err(ConfigError::of("header.authorization", why));
+        for (urls, header, key) in [
+            (&settings.backends, "header.authorization", "backend.url"),
+            (&settings.shadow.urls, "shadow.header.authorization", "shadow.url"),
+        ] {
+            if urls.iter().any(|url| url.authorization.is_some()) && named.contains_key(header) {
+                let why =
+                    format!("{key} has a user and password, which make the same header; use one of them");
+                return Err(ConfigError::of(header, &why));
+            }
         }
         rules::check(&settings)?;
         warnings.extend(rules::warnings(&settings));
@@ -281,8 +291,8 @@ impl Config {
     /// A key whose value is a secret in itself.
     fn secret_key(&self) -> Option<String> {
         let is_secret = |entry: &Entry| match entry.row.kind {
-            Kind::Header => secret_file(&entry.value).is_none(),
-            Kind::Urls => BackendUrl::parse_list(&entry.value)
+            Kind::Header(_) => secret_file(&entry.value).is_none(),
+            Kind::Urls(_) => BackendUrl::parse_list(&entry.value)
                 .is_ok_and(|urls| urls.iter().any(|url| url.authorization.is_some() || url.query.is_some())),
             _ => false,
         };
@@ -420,6 +430,12 @@ mod tests {
             ("tls.mixed", "on"),
             ("inbox.capacity", "7"),
             ("threads.io", "2"),
+            ("shadow.url", "https://s.example/z"),
+            ("shadow.share", "40%"),
+            ("shadow.max_pending", "6"),
+            ("shadow.verdict.body", "json:ok==true"),
+            ("shadow.param.p", "{ip}"),
+            ("shadow.header.X-H", "h"),
             ("log.level", "debug"),
         ]);
         assert_eq!(s.backends.iter().map(|url| url.path.as_str()).collect::<Vec<_>>(), ["/x", "/y"]);
@@ -468,6 +484,9 @@ mod tests {
         };
         assert_eq!(s.tls, tls);
         assert_eq!((s.inbox_capacity, s.threads_io, s.log_level), (7, 2, LogLevel::Debug));
+        assert_eq!((s.shadow.urls[0].path.as_str(), s.shadow.share, s.shadow.max_pending), ("/z", 40, 6));
+        assert!(s.shadow.verdict_body.is_some());
+        assert_eq!((s.shadow.params.len(), s.shadow.headers.len()), (1, 1));
     }
 
     #[test]
@@ -498,6 +517,9 @@ mod tests {
             ("backend.url", "http://u:c4n4ry@a/c4n4ry?c4n4ry"),
             ("header.X", "c4n4ry"),
             ("param.x", "c4n4ry"),
+            ("shadow.url", "http://u:c4n4ry@b/c4n4ry?c4n4ry"),
+            ("shadow.header.X", "c4n4ry"),
+            ("shadow.param.x", "c4n4ry"),
         ]);
         assert!(!format!("{s:?}").contains("c4n4ry"), "{s:?}");
     }

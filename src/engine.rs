@@ -34,6 +34,7 @@ mod recall;
 mod remembering;
 mod retries;
 mod revocations;
+mod shadow;
 mod shard;
 mod shelf;
 mod sweeping;

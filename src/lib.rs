@@ -20,7 +20,7 @@ pub use check::{Check, Field, Invalid, limits};
 pub use config::{Config, ConfigError, KeyDoc, PresetDoc};
 pub use decision::{Cause, Decision, Origin, Verdict};
 pub use engine::{Completed, Engine, Queue, Receiver, StartError, SubmitError};
-pub use observe::{AddressStats, EndpointStats, Log, LogLevel, Stats};
+pub use observe::{AddressStats, EndpointStats, Log, LogLevel, ShadowStats, Stats};
 pub use probe::{Explanation, ProbeAttempt, ProbeReport, probe};
 
 /// The examples of README.md, compiled and run with those of the documentation.

@@ -3,9 +3,14 @@
 mod histogram;
 mod log;
 mod prometheus;
+mod seldom;
+mod shadow;
 mod stats;
 
 pub(crate) use histogram::{BOUNDS, Durations, Histogram};
 pub(crate) use log::Logger;
 pub use log::{Log, LogLevel};
+pub(crate) use seldom::Seldom;
+pub use shadow::ShadowStats;
+pub(crate) use shadow::{Outcome, Outcomes};
 pub use stats::{AddressStats, EndpointStats, Stats};

@@ -21,6 +21,8 @@ fn config(url: &str, action: &str, lines: &std::sync::Arc<Lines>) -> Config {
             ("header.X-Api-Key", CANARY),
             ("param.key", CANARY),
             ("tls.verify", "off"),
+            ("shadow.header.X-Api-Key", CANARY),
+            ("shadow.param.key", CANARY),
         ],
     );
     config.set_log(lines.clone());
@@ -59,6 +61,42 @@ fn no_secret_is_in_a_log_line_or_a_decision_whatever_happens() {
         assert!(contains(&sent, CANARY), "{number}: nothing was at stake");
         assert!(!decision.detail().contains(CANARY), "{number}: {}", decision.detail());
         shows_nothing(&engine, &config, &lines, &format!("reply {number}"));
+    }
+}
+
+#[test]
+fn no_secret_is_in_a_log_line_or_a_metric_whatever_a_shadow_does() {
+    let query = format!("token={CANARY}&x={CANARY}");
+    let backend = Scripted::always(Reply::allow());
+    for (number, reply) in [
+        Reply::deny(),
+        Reply::status(200, &format!("X-UserId: {CANARY}\r\nX-Location: /{CANARY}\r\n")),
+        Reply::status(302, &format!("Location: /{CANARY}\r\n")),
+        Reply::raw(format!("{CANARY}\r\n\r\n")),
+        Reply::close(),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let shadow = Scripted::always(reply);
+        let lines = Lines::new();
+        let mut config = config(&backend.url(), "deny", &lines);
+        let url = format!("http://user:{CANARY}@{}/{CANARY}?key2={CANARY}", shadow.address());
+        config.set("shadow.url", &url).unwrap();
+        let engine = started(Engine::new(&config));
+        let path = format!("/live/{CANARY}/1.ts");
+        ask(
+            &engine,
+            &Check { path: path.as_bytes(), session_id: CANARY.as_bytes(), ..check(query.as_bytes()) },
+        );
+        shadow.wait_requests(1);
+        assert!(contains(&shadow.requests().remove(0).head, CANARY), "{number}: nothing was at stake");
+        let said =
+            || lines.all().iter().any(|(_, line)| line.contains("shadow") || line.contains("no answer"));
+        support::until(said);
+        let page = engine.stats().prometheus();
+        assert!(!page.contains(CANARY), "{number}: {page}");
+        shows_nothing(&engine, &config, &lines, &format!("shadow {number}"));
     }
 }
 

@@ -197,7 +197,7 @@ impl ParamField {
         self.template.uses_path()
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
@@ -261,7 +261,7 @@ impl HeaderField {
         self.template.uses_path()
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::value::show_duration;
-use super::{ConfigError, HttpVersion, Scheme, ScopeRule, Settings};
+use super::{BackendUrl, ConfigError, HttpVersion, Scheme, ScopeRule, Settings};
 use crate::check::limits;
 
 /// Refuses combinations that contradict each other, that could never work, or that open what one of them closes.
@@ -71,20 +71,51 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
         }
         _ => {}
     }
-    // A plan that takes the whole allowance leaves none to the client: every check would be refused.
+    few_parameters(settings, "backend.url", "param.NAME")?;
+    shadow(settings)
+}
+
+/// A plan that takes the whole allowance leaves none to the client: every check would be refused.
+fn few_parameters(settings: &Settings, urls: &str, params: &str) -> Result<(), ConfigError> {
     let own = |query: &String| query.split('&').count();
     let most = settings.backends.iter().map(|url| url.query.as_ref().map_or(0, own)).max().unwrap_or(0);
-    if most + settings.params.len() >= limits::PARAMETERS {
+    let count = most + settings.params.len();
+    if count < limits::PARAMETERS {
+        return Ok(());
+    }
+    let why = format!(
+        "its query and {params} make {count} parameters of the {} that a request may have; use fewer",
+        limits::PARAMETERS
+    );
+    Err(ConfigError::of(urls, &why))
+}
+
+/// A shadow must be somebody else, and nobody may hear by it what the backend is told in secret.
+fn shadow(settings: &Settings) -> Result<(), ConfigError> {
+    let Some(shadow) = settings.of_shadow() else { return Ok(()) };
+    let fail = |why: String| Err(ConfigError::of("shadow.url", &why));
+    if shadow.backends.iter().any(|url| settings.backends.iter().any(|other| url.is_same_as(other))) {
         return fail(
-            "backend.url",
-            format!(
-                "its query and param.NAME make {} parameters of the {} that a request may have; use fewer",
-                most + settings.params.len(),
-                limits::PARAMETERS
-            ),
+            "a URL of backend.url too, so it could only agree with itself; name another backend".into(),
         );
     }
-    Ok(())
+    let is_https = |url: &BackendUrl| url.scheme == Scheme::Https;
+    let any_https = settings.backends.iter().chain(&shadow.backends).any(is_https);
+    let clear_text = shadow.backends.iter().any(|url| url.scheme == Scheme::Http && !url.is_local());
+    if any_https && clear_text && !settings.tls_mixed {
+        return fail(
+            "http, while a backend is asked by https, so what is kept from listeners there would be told here; write \
+             https, or accept that with tls.mixed = on"
+                .into(),
+        );
+    }
+    let (most, threads) = (settings.shadow.max_pending, settings.threads_io);
+    if most < threads {
+        let why =
+            format!("{most} cannot be divided among {threads} I/O threads; raise it or lower threads.io");
+        return Err(ConfigError::of("shadow.max_pending", &why));
+    }
+    few_parameters(&shadow, "shadow.url", "shadow.param.NAME")
 }
 
 /// What works and may not be meant.
@@ -112,6 +143,14 @@ pub(super) fn warnings(settings: &Settings) -> Vec<String> {
             let (ttl, bound) = (show_duration(ttl), show_duration(bound));
             warnings.push(format!("{key} = {ttl} is cut to {bound}: see {limit}"));
         }
+    }
+    if !settings.shadow.urls.is_empty() && !settings.refresh {
+        warnings.push(
+            "shadow.url with refresh = never (backend.preset = ministra sets it): where a token is good for one request, \
+             a shadow that shares the backend's records refuses what the backend has allowed, or uses up what the backend \
+             is asked next; give it records of its own"
+                .to_owned(),
+        );
     }
     if let Some(path) = &settings.tls.client_key {
         warnings.extend(world_readable(path, "tls.client_key"));

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::BackendUrl;
+use super::{BackendUrl, ShadowSettings, table};
 use crate::backend::{BodyRule, HeaderField, ParamField, StatusSet};
 use crate::decision::Verdict;
 use crate::observe::LogLevel;
@@ -66,6 +66,9 @@ pub(crate) struct Settings {
     pub(crate) overload_default: bool,
     /// `fail_open.overload`
     pub(crate) fail_open_overload: bool,
+    pub(crate) shadow: ShadowSettings,
+    /// These are a shadow's, made by `of_shadow`.
+    pub(crate) is_shadow: bool,
     pub(crate) log_level: LogLevel,
     /// What decisions depend on: what is remembered under one shape means nothing under another.
     pub(crate) shape: Shape,
@@ -121,10 +124,19 @@ impl Settings {
             fail_open_corroborated: false,
             overload_default: false,
             fail_open_overload: false,
+            shadow: ShadowSettings::default(),
+            is_shadow: false,
             log_level: LogLevel::Warn,
             shape: Shape::default(),
             warnings: Vec::new(),
         }
+    }
+}
+
+impl Settings {
+    /// Which shape a key belongs to: what a shadow is asked shapes no decision.
+    pub(super) fn shape_of(&mut self, row: &table::Key) -> &mut Shape {
+        if row.section == table::SHADOW { &mut self.shadow.shape } else { &mut self.shape }
     }
 }
 

@@ -43,6 +43,9 @@ pub(super) enum Default {
 use Default::{Required, Unset, Value};
 use Reload::{Forgets, Keeps, Refused};
 
+/// The section of all keys that say what a shadow is.
+pub(super) const SHADOW: &str = "Shadow";
+
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
@@ -54,7 +57,7 @@ const KIB: usize = 1024;
 pub(super) const KEYS: &[Key] = &[
     Key {
         name: "backend.url", section: "Backend", reload: Forgets,
-        kind: Kind::Urls,
+        kind: Kind::Urls(|s, urls| s.backends = urls),
         default: Required("write one, e.g. http://127.0.0.1:6000/auth"),
         text: "Who is asked: `http://`, `https://` or `unix:/path/to.sock:/request/path`. Of several, an outage, \
                never a refusal, moves a check to the next; and before that to the next address that the URL's name stands for.",
@@ -106,7 +109,7 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         name: "verdict.body", section: "Verdict", reload: Forgets,
-        kind: Kind::BodyRule,
+        kind: Kind::BodyRule(|s, rule| s.verdict_body = Some(rule)),
         default: Unset,
         text: "An allowing status allows only if the body, one JSON document, says so too, e.g. `json:error==0`.",
     },
@@ -206,14 +209,14 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         name: "param.NAME", section: "Request", reload: Forgets,
-        kind: Kind::Param,
+        kind: Kind::Param(|s, field| s.params.push(field)),
         default: Unset,
         text: "Adds a query parameter that no client can override. `{ip}`, `{path}`, `{path.N}`, `{session_id}`, \
                `{origin}`, `{user_agent}`, `{scope}` and `{query.X}` are filled in.",
     },
     Key {
         name: "header.NAME", section: "Request", reload: Forgets,
-        kind: Kind::Header,
+        kind: Kind::Header(|s, field| s.headers.push(field)),
         default: Unset,
         text: "Adds a header, e.g. an API key, filled in like `param.NAME`. `@/path` reads the value from a file at start.",
     },
@@ -426,6 +429,44 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::Switch(|s, on| s.tls_mixed = on),
         default: Value("off"),
         text: "Accept https and http URLs in one list: whoever blocks https then gets the checks in clear text.",
+    },
+    Key {
+        name: "shadow.url", section: SHADOW, reload: Keeps,
+        kind: Kind::Urls(|s, urls| s.shadow.urls = urls),
+        default: Unset,
+        text: "A second backend that is asked what the backend has answered, and never acted upon: where the two disagree is \
+               counted and logged. Of several, an outage moves to the next.",
+    },
+    Key {
+        name: "shadow.share", section: SHADOW, reload: Keeps,
+        kind: Kind::Percent { max: 100, put: |s, n| s.shadow.share = n },
+        default: Value("100%"),
+        text: "The part of the backend's answers, picked at random, that the shadow is asked about too.",
+    },
+    Key {
+        name: "shadow.max_pending", section: SHADOW, reload: Keeps,
+        kind: Kind::Count { min: 1, max: 65536, put: |s, n| s.shadow.max_pending = n },
+        default: Value("256"),
+        text: "The most questions that the shadow may owe an answer, divided among the I/O threads; beyond it the shadow is not \
+               asked, which is counted. Each has `timeout`.",
+    },
+    Key {
+        name: "shadow.verdict.body", section: SHADOW, reload: Keeps,
+        kind: Kind::BodyRule(|s, rule| s.shadow.verdict_body = Some(rule)),
+        default: Unset,
+        text: "As `verdict.body`, which does not hold for the shadow.",
+    },
+    Key {
+        name: "shadow.param.NAME", section: SHADOW, reload: Keeps,
+        kind: Kind::Param(|s, field| s.shadow.params.push(field)),
+        default: Unset,
+        text: "As `param.NAME`, none of which goes to the shadow. No client can send the names of either.",
+    },
+    Key {
+        name: "shadow.header.NAME", section: SHADOW, reload: Keeps,
+        kind: Kind::Header(|s, field| s.shadow.headers.push(field)),
+        default: Unset,
+        text: "As `header.NAME`, none of which goes to the shadow.",
     },
     Key {
         name: "inbox.capacity", section: "Engine", reload: Refused,

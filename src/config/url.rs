@@ -157,6 +157,17 @@ impl BackendUrl {
         }
     }
 
+    /// Whether both lead to the same resource of the same server, whoever it is asked as.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        let host = |url: &Self| url.authority().to_ascii_lowercase();
+        let address = match (&self.address, &other.address) {
+            (Address::Unix(one), Address::Unix(other)) => one == other,
+            (Address::Tcp { .. }, Address::Tcp { .. }) => host(self) == host(other),
+            _ => false,
+        };
+        (self.scheme, &self.path, &self.query) == (other.scheme, &other.path, &other.query) && address
+    }
+
     /// Nobody between us and the backend: a Unix socket, `localhost` or a loopback address.
     pub(crate) fn is_local(&self) -> bool {
         match &self.address {

@@ -14,7 +14,7 @@ use crate::backend::{BodyRule, HeaderField, ParamField, StatusSet};
 pub(super) type Choice = (&'static str, fn(&mut Settings));
 
 pub(super) enum Kind {
-    Urls,
+    Urls(fn(&mut Settings, Vec<BackendUrl>)),
     Preset,
     Choice(&'static [Choice]),
     Switch(fn(&mut Settings, bool)),
@@ -23,13 +23,13 @@ pub(super) enum Kind {
     Count { min: usize, max: usize, put: fn(&mut Settings, usize) },
     Percent { max: u32, put: fn(&mut Settings, u32) },
     Statuses { first: u16, last: u16, put: fn(&mut Settings, StatusSet) },
-    BodyRule,
+    BodyRule(fn(&mut Settings, BodyRule)),
     TtlHeaders,
     Names(fn(&mut Settings, Vec<String>)),
     File(fn(&mut Settings, PathBuf)),
     Host(fn(&mut Settings, String)),
-    Param,
-    Header,
+    Param(fn(&mut Settings, ParamField)),
+    Header(fn(&mut Settings, HeaderField)),
 }
 
 const TTL_HEADERS: [(&str, TtlHeader); 2] =
@@ -43,7 +43,7 @@ impl Kind {
     pub(super) fn put(&self, name: &str, value: &str, settings: &mut Settings) -> Result<(), String> {
         let trimmed = value.trim();
         match self {
-            Self::Urls => settings.backends = BackendUrl::parse_list(value)?,
+            Self::Urls(put) => put(settings, BackendUrl::parse_list(value)?),
             Self::Preset => drop(preset::find(trimmed).ok_or_else(|| not_one_of(trimmed, preset::names()))?),
             Self::Choice(choices) => {
                 let choice = choices.iter().find(|(word, _)| *word == trimmed);
@@ -85,7 +85,7 @@ impl Kind {
                 }
                 put(settings, set);
             }
-            Self::BodyRule => settings.verdict_body = Some(BodyRule::parse(trimmed)?),
+            Self::BodyRule(put) => put(settings, BodyRule::parse(trimmed)?),
             Self::TtlHeaders => settings.ttl.headers = parse_ttl_headers(trimmed)?,
             Self::Names(put) => put(settings, list(trimmed)?.into_iter().map(str::to_owned).collect()),
             Self::File(put) => {
@@ -98,11 +98,11 @@ impl Kind {
                 host::check(trimmed).map_err(|why| format!("{} {why}", quoted(trimmed)))?;
                 put(settings, trimmed.to_owned());
             }
-            Self::Param => {
-                settings.params.push(ParamField::parse(name, value).map_err(|why| unquoted(why, value))?);
+            Self::Param(put) => {
+                put(settings, ParamField::parse(name, value).map_err(|why| unquoted(why, value))?);
             }
-            Self::Header => {
-                settings.headers.push(HeaderField::parse(name, value).map_err(|why| unquoted(why, value))?);
+            Self::Header(put) => {
+                put(settings, HeaderField::parse(name, value).map_err(|why| unquoted(why, value))?);
             }
         }
         Ok(())
@@ -110,12 +110,12 @@ impl Kind {
 
     /// Whether a value may be shown in a log or an error.
     pub(super) fn is_secret(&self) -> bool {
-        matches!(self, Self::Urls | Self::Param | Self::Header)
+        matches!(self, Self::Urls(_) | Self::Param(_) | Self::Header(_))
     }
 
     /// Whether a TOML array makes sense.
     pub(super) fn is_list(&self) -> bool {
-        matches!(self, Self::Urls | Self::Statuses { .. } | Self::TtlHeaders | Self::Names(_))
+        matches!(self, Self::Urls(_) | Self::Statuses { .. } | Self::TtlHeaders | Self::Names(_))
     }
 
     /// Whether a bare TOML integer makes sense. A duration is among them for the sake of its better error.
@@ -142,27 +142,27 @@ impl Kind {
     /// For people: what kind of value this is.
     pub(super) fn name(&self) -> &'static str {
         match self {
-            Self::Urls => "list of URLs",
+            Self::Urls(_) => "list of URLs",
             Self::Preset | Self::Choice(_) | Self::Switch(_) => "one of",
             Self::Duration { .. } => "duration",
             Self::Size { .. } => "size",
             Self::Count { .. } => "number",
             Self::Percent { .. } => "percentage",
             Self::Statuses { .. } => "list of statuses",
-            Self::BodyRule => "body rule",
+            Self::BodyRule(_) => "body rule",
             Self::TtlHeaders => "list of",
             Self::Names(_) => "list of names",
             Self::File(_) => "file (PEM)",
             Self::Host(_) => "host name or address",
-            Self::Param => "template",
-            Self::Header => "template, or @/path of a file that holds it",
+            Self::Param(_) => "template",
+            Self::Header(_) => "template, or @/path of a file that holds it",
         }
     }
 
     /// For people: what the value is bounded by; empty where nothing needs saying.
     pub(super) fn bounds(&self) -> String {
         match self {
-            Self::Urls => format!("1 to {MAX_URLS}"),
+            Self::Urls(_) => format!("1 to {MAX_URLS}"),
             Self::Preset => preset::names().collect::<Vec<_>>().join(", "),
             Self::Choice(choices) => choices.iter().map(|choice| choice.0).collect::<Vec<_>>().join(", "),
             Self::Switch(_) => "on, off".to_owned(),
@@ -172,9 +172,12 @@ impl Kind {
             Self::Percent { max, .. } => range("0%", &format!("{max}%")),
             Self::Statuses { first, last, .. } => range(&first.to_string(), &last.to_string()),
             Self::TtlHeaders => TTL_HEADERS.map(|header| header.0).join(", "),
-            Self::BodyRule | Self::Names(_) | Self::File(_) | Self::Host(_) | Self::Param | Self::Header => {
-                String::new()
-            }
+            Self::BodyRule(_)
+            | Self::Names(_)
+            | Self::File(_)
+            | Self::Host(_)
+            | Self::Param(_)
+            | Self::Header(_) => String::new(),
         }
     }
 }

@@ -22,7 +22,7 @@ use super::watching::Watching;
 use crate::backend::Answer;
 use crate::check::Draft;
 use crate::decision::{Cause, Decision, Origin, Verdict};
-use crate::observe::{AddressStats, EndpointStats, LogLevel, Logger, Stats};
+use crate::observe::{AddressStats, EndpointStats, LogLevel, Logger, Outcomes, Stats};
 use crate::outage::Known;
 use crate::sys::ForkMark;
 use crate::transport::PoolGauges;
@@ -55,6 +55,7 @@ pub(crate) struct Core {
     pub(crate) texts_dropped: AtomicU64,
     /// Defects that an I/O thread did not survive.
     restarts: AtomicU64,
+    pub(crate) shadow: Outcomes,
 }
 
 /// The state of the pools, of all policies.
@@ -119,6 +120,7 @@ impl Core {
             replies_from_cache: AtomicU64::new(0),
             texts_dropped: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
+            shadow: Outcomes::default(),
         })
     }
 
@@ -316,6 +318,7 @@ impl Core {
 
     pub(crate) fn stats(&self) -> Stats {
         let counts = self.ledger.counts();
+        let policy = self.policy();
         let gauges = self.gauges.lock();
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let mut causes = [0; 16];
@@ -334,11 +337,12 @@ impl Core {
             latencies: counts.latencies,
             exchanges: gauges.exchanges + gauges.sum(|endpoint| &endpoint.exchanges),
             retries: read(&self.retries),
-            remembered: self.policy().memory.len() as u64,
+            remembered: policy.memory.len() as u64,
             watching: self.watches.len() as u64,
             watch_decisions: read(&self.watches.told),
             revoked: self.revocations.count(),
-            endpoints: self.endpoints(),
+            endpoints: endpoints(&policy),
+            shadow: policy.shadow.as_deref().map(|shadow| self.shadow.read(endpoints(shadow))),
             restarts: read(&self.restarts),
             replies_from_cache: read(&self.replies_from_cache),
             texts_dropped: read(&self.texts_dropped),
@@ -349,17 +353,25 @@ impl Core {
         }
     }
 
-    fn endpoints(&self) -> Vec<EndpointStats> {
-        let policy = self.policy();
-        let address = |known: &Arc<Known>| AddressStats {
-            address: known.address,
-            breaker_open: known.health.is_open(),
-            breaker_opened: known.health.opened(),
-            exchanges: known.exchanges.load(Ordering::Relaxed),
-        };
-        let each = policy.health.iter().zip(policy.gauges.iter()).zip(policy.addresses.iter());
-        each.map(|((health, gauges), addresses)| EndpointStats {
-            endpoint: health.label().to_owned(),
+    fn hash(&self, domain: Domain, bytes: &[u8]) -> u64 {
+        let mut hasher = SipHasher13::new_with_key(&self.hash_key);
+        hasher.write_u8(domain as u8);
+        hasher.write(bytes);
+        hasher.finish()
+    }
+}
+
+fn endpoints(policy: &Policy) -> Vec<EndpointStats> {
+    let address = |known: &Arc<Known>| AddressStats {
+        address: known.address,
+        breaker_open: known.health.is_open(),
+        breaker_opened: known.health.opened(),
+        exchanges: known.exchanges.load(Ordering::Relaxed),
+    };
+    let each = policy.health.iter().zip(policy.gauges.iter()).zip(policy.addresses.iter());
+    each.zip(&policy.settings.backends)
+        .map(|(((health, gauges), addresses), url)| EndpointStats {
+            endpoint: url.label(),
             breaker_open: health.is_open(),
             breaker_opened: health.opened(),
             exchanges: gauges.exchanges.load(Ordering::Relaxed),
@@ -367,14 +379,6 @@ impl Core {
             addresses: addresses.several().iter().flat_map(|known| known.iter()).map(address).collect(),
         })
         .collect()
-    }
-
-    fn hash(&self, domain: Domain, bytes: &[u8]) -> u64 {
-        let mut hasher = SipHasher13::new_with_key(&self.hash_key);
-        hasher.write_u8(domain as u8);
-        hasher.write(bytes);
-        hasher.finish()
-    }
 }
 
 /// What is hashed, so that a session does not share the fate of a user with its name.

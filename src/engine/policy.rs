@@ -28,6 +28,8 @@ pub(crate) struct Policy {
     pub(crate) order: Box<[usize]>,
     /// What was learned under this policy, and under those before it that asked and judged alike.
     pub(crate) memory: Arc<Memory>,
+    /// Whom the shadow's questions go to, asked and judged as its settings say.
+    pub(crate) shadow: Option<Arc<Self>>,
     rules: Rules,
 }
 
@@ -54,24 +56,30 @@ impl Policy {
         let same = |before: &&Self| {
             (&before.settings.shape, before.settings.breaker) == (&settings.shape, settings.breaker)
         };
+        let shadow_before = before.and_then(|before| before.shadow.as_deref());
+        let shadow =
+            settings.of_shadow().map(|own| Self::new(Arc::new(own), shadow_before, log)).transpose()?;
         let before = before.filter(same);
+        let name = |url: &BackendUrl| {
+            if settings.is_shadow { format!("the shadow {}", url.label()) } else { url.label() }
+        };
         let health = before.map_or_else(
             || {
-                let healthy = |url: &BackendUrl| Health::new(url.label(), settings.breaker, Arc::clone(log));
+                let healthy = |url: &BackendUrl| Health::new(name(url), settings.breaker, Arc::clone(log));
                 settings.backends.iter().map(healthy).collect()
             },
             |before| Arc::clone(&before.health),
         );
         let addresses: Arc<[_]> = before.map_or_else(
             || {
-                let unknown = |url: &BackendUrl| {
-                    Arc::new(Addresses::new(url.label(), settings.breaker, Arc::clone(log)))
-                };
+                let unknown =
+                    |url: &BackendUrl| Arc::new(Addresses::new(name(url), settings.breaker, Arc::clone(log)));
                 settings.backends.iter().map(unknown).collect()
             },
             |before| Arc::clone(&before.addresses),
         );
         Ok(Self {
+            shadow: shadow.map(Arc::new),
             order: (0..plans.len()).collect(),
             health,
             memory,

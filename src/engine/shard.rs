@@ -24,6 +24,7 @@ use super::outages::OutageLog;
 use super::outbox::Outbox;
 use super::policy::Policy;
 use super::retries::RetryBudget;
+use super::shadow::Shadow;
 use super::sweeping::Sweeping;
 use super::transports::Transports;
 use super::watches::Watches;
@@ -40,6 +41,7 @@ pub(crate) struct Shard {
     pub(super) outbox: RefCell<Outbox>,
     retries: RetryBudget,
     outages: OutageLog,
+    shadow: Rc<Shadow>,
     pub(super) sweeping: RefCell<Sweeping>,
     pub(super) watches: RefCell<Watches>,
     /// What is asked and judged by now.
@@ -57,7 +59,8 @@ impl Shard {
     pub(crate) fn new(core: Arc<Core>, outlet: Outlet, transports: Transports, index: usize) -> Rc<Self> {
         let seed = core.seed ^ index as u64;
         Rc::new(Self {
-            outages: OutageLog::new(Arc::clone(&core.log)),
+            outages: OutageLog::new(Arc::clone(&core.log), "the backend"),
+            shadow: Shadow::new(Arc::clone(&core), transports.another(), index),
             retries: RetryBudget::new(Arc::clone(&core.retries)),
             policy: RefCell::new(core.policy()),
             index,
@@ -139,6 +142,7 @@ impl Shard {
         } else if policy.settings.ttl.max < before.settings.ttl.max {
             self.watches.borrow_mut().cut(policy.settings.ttl.max);
         }
+        self.shadow.turn_to(&policy);
         self.transports.turn_to(policy);
     }
 
@@ -216,6 +220,7 @@ impl Shard {
         match result {
             Ok(answer) => {
                 self.flights.borrow_mut().overtake(id);
+                let shadowed = policy.shadow.is_some().then(|| answer.clone());
                 let decision = self.answered(id, answer);
                 let (hash, mark, overtaken) = {
                     let flights = self.flights.borrow();
@@ -226,6 +231,9 @@ impl Shard {
                 if !overtaken {
                     let answer = Heard { policy: &policy, mark, overtaken };
                     self.tell_watches_of(&question, hash, &decision, answer);
+                }
+                if let Some(answer) = shadowed {
+                    self.shadow.ask(&policy, &question, answer, self.next_random());
                 }
             }
             Err(outage) => self.failed(id, &outage, deadline),
@@ -346,6 +354,7 @@ impl Shard {
             }
         }
         self.deliver();
+        self.shadow.close();
         self.transports.close();
     }
 }

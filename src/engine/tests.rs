@@ -16,6 +16,7 @@ mod rebirth;
 mod reference;
 mod refresh;
 mod revocations;
+mod shadow;
 mod support;
 mod viewers;
 mod watches;

@@ -11,7 +11,7 @@ use crate::transport::Transport;
 type Make = dyn Fn(&Policy) -> Rc<Transport>;
 
 pub(crate) struct Transports {
-    make: Box<Make>,
+    make: Rc<Make>,
     current: RefCell<Option<(Arc<Policy>, Rc<Transport>)>>,
     /// Those that flights begun before a reload still use.
     former: RefCell<Vec<(Weak<Policy>, RcWeak<Transport>)>>,
@@ -19,7 +19,12 @@ pub(crate) struct Transports {
 
 impl Transports {
     pub(crate) fn new(make: impl Fn(&Policy) -> Rc<Transport> + 'static) -> Self {
-        Self { make: Box::new(make), current: RefCell::default(), former: RefCell::default() }
+        Self { make: Rc::new(make), current: RefCell::default(), former: RefCell::default() }
+    }
+
+    /// The same for other policies, with none yet.
+    pub(crate) fn another(&self) -> Self {
+        Self { make: Rc::clone(&self.make), current: RefCell::default(), former: RefCell::default() }
     }
 
     /// The transport for checks of `policy`.

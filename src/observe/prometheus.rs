@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{AddressStats, BOUNDS, Durations, EndpointStats, Stats};
+use super::{AddressStats, BOUNDS, Durations, EndpointStats, ShadowStats, Stats};
 use crate::decision::{Cause, Origin};
 
 impl Stats {
@@ -122,6 +122,9 @@ impl Stats {
             &self.endpoints,
             |one| one.exchanges,
         );
+        if let Some(shadow) = &self.shadow {
+            page.shadow(shadow);
+        }
         page.0
     }
 }
@@ -140,6 +143,34 @@ impl Page {
 
     fn many<const N: usize>(&mut self, name: &str, help: &str, label: &str, values: [(&str, u64); N]) {
         self.labelled(name, "counter", help, label, values);
+    }
+
+    fn shadow(&mut self, shadow: &ShadowStats) {
+        let outcomes = [
+            ("agreed", shadow.agreed),
+            ("differed", shadow.differed),
+            ("denied", shadow.denied),
+            ("allowed", shadow.allowed),
+            ("unavailable", shadow.unavailable),
+            ("skipped", shadow.skipped),
+        ];
+        self.many(
+            "shadow_answers_total",
+            "The backend's answers by what the shadow said.",
+            "shadow",
+            outcomes,
+        );
+        let each = |figure: fn(&EndpointStats) -> u64| {
+            shadow.endpoints.iter().map(move |one| (one.endpoint.as_str(), figure(one))).collect::<Vec<_>>()
+        };
+        let open = each(|one| one.breaker_open.into());
+        self.labelled("shadow_breaker_open", "gauge", "Whether the shadow is left alone.", "endpoint", open);
+        let exchanges = each(|one| one.exchanges);
+        let help = "Requests to the shadow begun.";
+        self.labelled("shadow_exchanges_total", "counter", help, "endpoint", exchanges);
+        let connections = each(|one| one.connections_open);
+        let help = "Connections to the shadow.";
+        self.labelled("shadow_connections_open", "gauge", help, "endpoint", connections);
     }
 
     fn durations(&mut self, name: &str, help: &str, durations: &Durations) {

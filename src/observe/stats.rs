@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::Durations;
+use super::{Durations, ShadowStats};
 
 /// Counters at one instant, for all I/O threads together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub struct Stats {
     pub restarts: u64,
     /// Each backend, in the order of `backend.url`.
     pub endpoints: Vec<EndpointStats>,
+    /// What the shadow said; `None`: there is no `shadow.url`. Its requests and connections are in none of the others.
+    pub shadow: Option<ShadowStats>,
     /// Connections established since the start.
     pub connections_opened: u64,
     /// Connections, now.

@@ -86,6 +86,9 @@ impl Rules<'_> {
             };
             self.tell("endpoint", format!("{label}: {times}, {heard}"));
         }
+        if policy.shadow.is_some() {
+            self.tell("endpoint", "shadow.url: asked by an engine alone, and never acted upon");
+        }
         self.tell(
             "endpoint",
             "the breakers of a running engine are its own; alta_auth_breaker_open in its metrics shows them",

@@ -223,6 +223,11 @@ fn every_bad_value_is_told_with_its_key_and_a_way_out() {
     }
 }
 
+const SAME: &str =
+    "shadow.url: a URL of backend.url too, so it could only agree with itself; name another backend";
+const CLEAR: &str = "shadow.url: http, while a backend is asked by https, so what is kept from listeners there would be told here; \
+     write https, or accept that with tls.mixed = on";
+
 #[test]
 fn keys_that_contradict_each_other_are_refused() {
     let table: &[(&[(&str, &str)], &str)] = &[
@@ -267,12 +272,35 @@ fn keys_that_contradict_each_other_are_refused() {
             &[("backend.url", "http://user:word@127.0.0.1/"), ("header.Authorization", "Bearer x")],
             "header.authorization: backend.url has a user and password, which make the same header; use one of them",
         ),
+        (
+            &[("shadow.url", "http://user:word@127.0.0.1/"), ("shadow.header.Authorization", "Bearer x")],
+            "shadow.header.authorization: shadow.url has a user and password, which make the same header; use one of them",
+        ),
+        (&[("backend.url", "http://a.example/x"), ("shadow.url", "http://A.example:80/x")], SAME),
+        (
+            &[
+                ("backend.url", "http://u@a.example/x"),
+                ("shadow.url", "http://b.example/,http://v@a.example/x"),
+            ],
+            SAME,
+        ),
+        (&[("backend.url", "unix:/run/a.sock:/x"), ("shadow.url", "unix:/run/a.sock:/x")], SAME),
+        (&[("backend.url", "https://a.example/"), ("shadow.url", "http://b.example/")], CLEAR),
+        (&[("shadow.url", "https://b.example/,http://b.example/")], CLEAR),
+        (
+            &[("shadow.url", "http://b.example/"), ("shadow.max_pending", "3"), ("threads.io", "4")],
+            "shadow.max_pending: 3 cannot be divided among 4 I/O threads; raise it or lower threads.io",
+        ),
     ];
     for (keys, expected) in table {
         assert_eq!(error(keys), *expected, "{keys:?}");
     }
 
     let many = format!("http://127.0.0.1/?{}", vec!["a=1"; 256].join("&"));
+    assert_eq!(
+        error(&[("backend.url", "http://a.example/"), ("shadow.url", &many)]),
+        "shadow.url: its query and shadow.param.NAME make 256 parameters of the 256 that a request may have; use fewer"
+    );
     assert_eq!(
         error(&[("backend.url", &many)]),
         "backend.url: its query and param.NAME make 256 parameters of the 256 that a request may have; use fewer"
@@ -287,6 +315,18 @@ fn combinations_that_are_meant_are_accepted() {
         &[("http.version", "2"), ("backend.url", "https://a.example/")],
         &[("http.version", "h2c"), ("backend.url", "http://a.example/,unix:/run/a.sock:/x")],
         &[("connect_timeout", "10s"), ("timeout", "1s")],
+        // Another question at the same place; nobody in between; a shadow that hides more than the backend does.
+        &[("backend.url", "http://a.example/x"), ("shadow.url", "http://a.example/y")],
+        &[("backend.url", "http://a.example/x?v=1"), ("shadow.url", "http://a.example/x?v=2")],
+        &[("backend.url", "https://a.example/"), ("shadow.url", "http://127.0.0.1/")],
+        &[("backend.url", "http://a.example/"), ("shadow.url", "https://b.example/")],
+        &[("backend.url", "https://a.example/"), ("shadow.url", "http://b.example/"), ("tls.mixed", "on")],
+        &[
+            ("http.version", "h2c"),
+            ("backend.url", "http://a.example/"),
+            ("shadow.url", "https://b.example/"),
+        ],
+        &[("shadow.url", ""), ("shadow.max_pending", "1"), ("threads.io", "4")],
         &[("pool.max_connections", "4"), ("threads.io", "4")],
         &[("allow_statuses", "200,204"), ("unavailable_statuses", "5xx")],
         &[
@@ -366,6 +406,9 @@ fn what_may_not_be_meant_is_warned_about() {
     only(&[("scope", "session")], "one decision covers all that a session id plays");
     only(&[("tls.verify", "off")], "no certificate is verified");
     only(&[("ttl.allow", "48h")], "ttl.allow = 48h is cut to 24h: see ttl.max");
+    let once = [("refresh", "never"), ("shadow.url", "http://127.0.0.1:2/")];
+    only(&once, "a shadow that shares the backend's records");
+    assert_eq!(warnings(&once[1..]), [""; 0]);
     only(&[("ttl.deny", "5m")], "ttl.deny = 5m is cut to 1m: see ttl.max_deny");
 }
 

@@ -47,9 +47,13 @@ fn a_file_of_secrets_that_everybody_can_read_is_warned_about() {
         config.load(&path).unwrap();
         config.validate().unwrap().len()
     };
-    for secret in
-        ["header.X-Key = \"k\"", "backend.url = \"http://u:p@a/\"", "backend.url = \"http://a/?key=k\""]
-    {
+    for secret in [
+        "header.X-Key = \"k\"",
+        "shadow.header.X-Key = \"k\"",
+        "shadow.url = \"http://u:p@b/\"",
+        "backend.url = \"http://u:p@a/\"",
+        "backend.url = \"http://a/?key=k\"",
+    ] {
         assert_eq!(load(secret, 0o644), 1, "{secret}");
         assert_eq!(load(secret, 0o640), 0, "{secret}");
     }
@@ -76,6 +80,9 @@ fn secrets_are_never_repeated() {
         ("header.X-Key", "Bearer {c4n4ry"),
         ("header.X-Key", "@c4n4ry"),
         ("param.key", "{c4n4ry}"),
+        ("shadow.url", "https://u:c4n4ry@a b/"),
+        ("shadow.header.X-Key", "Bearer {c4n4ry}"),
+        ("shadow.param.key", "{c4n4ry}"),
     ];
     let files = Files::new();
     for (key, value) in bad {
@@ -98,6 +105,9 @@ fn secrets_are_never_repeated() {
         ("backend.url", "https://u:c4n4ry@a/c4n4ry?k=c4n4ry"),
         ("header.X-Key", SECRET),
         ("param.key", SECRET),
+        ("shadow.url", "https://u:c4n4ry@b/c4n4ry?k=c4n4ry"),
+        ("shadow.header.X-Key", SECRET),
+        ("shadow.param.key", SECRET),
     ])
     .unwrap();
     let debug = format!("{config:?}");

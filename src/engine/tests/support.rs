@@ -37,7 +37,12 @@ pub(super) enum Defect {
     Dialing,
     /// While an idle one is lent, in the exchange's own task.
     Lending,
+    /// The same, for a question to the shadow.
+    LendingToShadow,
 }
+
+/// The shadow's endpoints are numbered from here.
+pub(super) const SHADOW: usize = 100;
 
 /// A peer: what it does with each connection. Counts what the engine cannot lie about.
 pub(super) struct Peer {
@@ -164,7 +169,12 @@ impl Peer {
     }
 }
 
-struct Dialer(Rc<Peer>, Arc<[Arc<Addresses>]>);
+struct Dialer {
+    peer: Rc<Peer>,
+    known: Arc<[Arc<Addresses>]>,
+    /// 0, or `SHADOW`.
+    first: usize,
+}
 
 impl Dial for Dialer {
     fn dial(
@@ -173,7 +183,7 @@ impl Dial for Dialer {
         among: Among,
         watch: Rc<Watch>,
     ) -> Pin<Box<dyn Future<Output = Result<Link, Failure>>>> {
-        let (peer, known) = (Rc::clone(&self.0), Arc::clone(&self.1));
+        let (peer, known, first) = (Rc::clone(&self.peer), Arc::clone(&self.known), self.first);
         Box::pin(async move {
             // As far as where the default action is usually taken.
             watch.enter(Stage::Handshaking);
@@ -181,15 +191,15 @@ impl Dial for Dialer {
             peer.connections.set(peer.connections.get() + 1);
             let (place, address) = peer.connect(endpoint, &among, &known[endpoint])?;
             let (ours, theirs) = duplex(64 * 1024);
-            spawn_local((peer.serve)(Rc::clone(&peer), place, theirs));
+            spawn_local((peer.serve)(Rc::clone(&peer), first + place, theirs));
             let (io, peer) = (Box::new(ours), "scripted".to_owned());
             Ok(Link { io, peer, address: Some(address), tls: None, http2: false })
         })
     }
 
     fn is_current(&self, _endpoint: usize, peer: IpAddr) -> bool {
-        self.0.panic_if(Defect::Lending);
-        self.0.addresses.borrow().contains(&peer)
+        self.peer.panic_if(if self.first == SHADOW { Defect::LendingToShadow } else { Defect::Lending });
+        self.peer.addresses.borrow().contains(&peer)
     }
 }
 
@@ -315,9 +325,10 @@ pub(super) async fn with_shard_in<F: Future<Output = ()>>(
             let (core, mut outlets) = core(settings, log).unwrap();
             let dialed = Rc::clone(&peer);
             let transports = Transports::new(move |policy| {
+                let first = if policy.settings.is_shadow { SHADOW } else { 0 };
                 let (settings, gauges) = (Arc::clone(&policy.settings), Arc::clone(&policy.gauges));
-                let dialer = Dialer(Rc::clone(&dialed), Arc::clone(&policy.addresses));
-                Transport::with_dialer(settings, gauges, 0, 1, Rc::new(dialer))
+                let (peer, known) = (Rc::clone(&dialed), Arc::clone(&policy.addresses));
+                Transport::with_dialer(settings, gauges, 0, 1, Rc::new(Dialer { peer, known, first }))
             });
             let outlet = outlets.pop().expect("one I/O thread");
             if surroundings.hooked {

@@ -1,0 +1,149 @@
+//! The shadow: a second backend that is asked what the backend has just answered, and never acted upon.
+//!
+//! Each answer of the backend, once an exchange and not once a check, is held against the shadow's own. The backend's
+//! decision is on its way before the shadow is asked, and nothing of a shadow leads back to it: it has its own
+//! connections, breaker, retries and deadline (`timeout`), and at most `shadow.max_pending` questions; beyond these it is
+//! not asked. It reads no memory and writes none. At the engine's end it is not waited for. On the I/O thread whose answer
+//! it is about: what it costs is the work of one more exchange there.
+
+mod comparing;
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use self::comparing::{compared, told};
+use super::asking::{Asking, Means, ask};
+use super::core::Core;
+use super::outages::OutageLog;
+use super::policy::Policy;
+use super::retries::RetryBudget;
+use super::transports::Transports;
+use crate::backend::Answer;
+use crate::check::Question;
+use crate::observe::{LogLevel, Outcome, Seldom};
+
+/// One I/O thread's part.
+pub(crate) struct Shadow {
+    core: Arc<Core>,
+    transports: Transports,
+    retries: RetryBudget,
+    outages: OutageLog,
+    disagreements: Seldom<Outcome>,
+    /// Questions that it has not answered.
+    pending: Cell<usize>,
+    /// Which I/O thread this is.
+    index: usize,
+}
+
+impl Shadow {
+    pub(crate) fn new(core: Arc<Core>, transports: Transports, index: usize) -> Rc<Self> {
+        Rc::new(Self {
+            outages: OutageLog::new(Arc::clone(&core.log), "the shadow"),
+            core,
+            transports,
+            retries: RetryBudget::default(),
+            disagreements: Seldom::new(),
+            pending: Cell::new(0),
+            index,
+        })
+    }
+
+    pub(crate) fn turn_to(&self, policy: &Policy) {
+        match &policy.shadow {
+            Some(shadow) => self.transports.turn_to(Arc::clone(shadow)),
+            None => self.transports.close(),
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        self.transports.close();
+    }
+
+    /// The backend has answered: the shadow is asked too, in a task of its own. Never waits. `random`: any number, evenly
+    /// distributed.
+    pub(crate) fn ask(
+        self: &Rc<Self>,
+        policy: &Arc<Policy>,
+        question: &Rc<Question>,
+        answer: Answer,
+        random: u64,
+    ) {
+        let Some(shadow) = &policy.shadow else { return };
+        if random % 100 >= u64::from(policy.settings.shadow.share) {
+            return;
+        }
+        // Whether it could be sent to the backend was known when it was accepted; to the shadow, it is not.
+        let fits = shadow.plans.iter().all(|plan| plan.admit(question).is_ok());
+        if !fits || self.pending.get() >= self.most(policy) {
+            self.core.shadow.count(Outcome::Skipped);
+            return;
+        }
+        let owed = Owed::new(self);
+        let (shadow, question) = (Arc::clone(shadow), Rc::clone(question));
+        tokio::task::spawn_local(owed.asked(shadow, question, answer, random));
+    }
+
+    /// This thread's part of `shadow.max_pending`; the remainder goes to the first threads.
+    fn most(&self, policy: &Policy) -> usize {
+        let (most, of) = (policy.settings.shadow.max_pending, self.core.inboxes.len());
+        most / of + usize::from(self.index < most % of)
+    }
+
+    fn heard(&self, outcome: Outcome, ours: &Answer, its: &Answer) {
+        let level = match outcome {
+            Outcome::Denied | Outcome::Allowed => LogLevel::Warn,
+            Outcome::Differed => LogLevel::Info,
+            Outcome::Agreed | Outcome::Unavailable | Outcome::Skipped => return,
+        };
+        if let Some(more) = self.disagreements.happened(outcome) {
+            self.core.log.log(level, || told(ours, its) + &more);
+        }
+    }
+}
+
+/// A question that the shadow has not answered: one of so many, and counted once whatever becomes of it.
+struct Owed {
+    shadow: Rc<Shadow>,
+    outcome: Outcome,
+}
+
+impl Owed {
+    fn new(shadow: &Rc<Shadow>) -> Self {
+        shadow.pending.set(shadow.pending.get() + 1);
+        Self { shadow: Rc::clone(shadow), outcome: Outcome::Skipped }
+    }
+
+    async fn asked(mut self, policy: Arc<Policy>, question: Rc<Question>, answer: Answer, random: u64) {
+        let transport = self.shadow.transports.of(&policy);
+        let asking = Asking::default();
+        let means = Means {
+            transport: &transport,
+            retries: &self.shadow.retries,
+            policy: &policy,
+            question: &question,
+            deadline: Instant::now() + policy.settings.timeout,
+            asking: &asking,
+            random,
+        };
+        match ask(means).await {
+            Ok(its) => {
+                self.outcome = compared(&answer, &its);
+                self.shadow.heard(self.outcome, &answer, &its);
+            }
+            Err(outage) => {
+                self.outcome = Outcome::Unavailable;
+                self.shadow.outages.note(&outage);
+            }
+        }
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        self.shadow.pending.set(self.shadow.pending.get() - 1);
+        self.shadow.core.shadow.count(self.outcome);
+    }
+}
