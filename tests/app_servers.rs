@@ -5,7 +5,7 @@
 
 mod support;
 
-use alta_auth::{Check, Engine, Verdict};
+use alta_auth::{Check, Engine, Field, Origin, SubmitError, Verdict};
 use support::{Collect, Framing, Server, Wire, ask, assert_backend, bad, engine, good, sessions};
 
 const CHECKS: usize = 60;
@@ -162,9 +162,71 @@ fn h2c_to_a_server_without_it_is_an_outage_and_no_allow() {
     let server = Server::new(Framing::Node);
     let engine = engine(&server.url(), &[("http.version", "h2c")]);
     let decision = ask(&engine, &good());
-    assert_eq!(
-        (decision.verdict, decision.origin),
-        (Verdict::Deny, alta_auth::Origin::Default),
-        "{decision:?}"
-    );
+    assert_eq!((decision.verdict, decision.origin), (Verdict::Deny, Origin::Default), "{decision:?}");
+}
+
+/// What each size of query is answered with, in KiB, up to the limit of the library; 403 is the script's own word. Each is
+/// followed by a check that is allowed.
+fn assert_no_size_allows(framing: Framing, keys: &[(&str, &str)], expected: impl Fn(usize) -> u16) {
+    let server = Server::new(framing);
+    let keys: Vec<_> = [("default_action", "allow")].iter().chain(keys).copied().collect();
+    let engine = engine(&server.url(), &keys);
+    let long = vec![b'x'; 4096];
+    for kilobytes in [1, 3, 4, 8, 12, 15, 16, 17, 64] {
+        let query = format!("token=9&x={}", "x".repeat(kilobytes * 1024 - 10)).into_bytes();
+        let check = Check { query: &query, ..bad() };
+        match engine.check_blocking(&check) {
+            Ok(decision) => {
+                assert!(kilobytes <= 16, "{kilobytes} KiB were accepted");
+                assert_backend(&decision, Verdict::Deny, expected(kilobytes));
+            }
+            Err(SubmitError::Invalid(invalid)) => {
+                assert_eq!((invalid.field(), kilobytes > 16), (Field::Query, true), "{kilobytes} KiB");
+            }
+            Err(other) => panic!("{other}"),
+        }
+        // Every other field at its limit, too: whatever refuses, refuses.
+        let full = Check {
+            session_id: &long[..1024],
+            ip: &long[..1024],
+            path: &[b"/", &long[1..]].concat(),
+            origin: &long[..1024],
+            user_agent: &long[..2048],
+            scope: &long[..1024],
+            ..check
+        };
+        if let Ok(decision) = engine.check_blocking(&full) {
+            assert_eq!(
+                (decision.verdict, decision.origin),
+                (Verdict::Deny, Origin::Backend),
+                "{kilobytes} KiB"
+            );
+        }
+        assert_backend(&ask(&engine, &good()), Verdict::Allow, 200);
+    }
+}
+
+#[test]
+fn no_size_makes_uvicorn_allow() {
+    assert_no_size_allows(Framing::Uvicorn, &[], |_| 403);
+}
+
+/// Its request line has a limit of 4,094 bytes.
+#[test]
+fn no_size_makes_gunicorn_allow() {
+    for framing in [Framing::GunicornSync, Framing::GunicornThreads] {
+        assert_no_size_allows(framing, &[], |kilobytes| if kilobytes < 4 { 403 } else { 414 });
+    }
+}
+
+#[test]
+fn no_size_makes_hypercorn_allow_in_either_version() {
+    assert_no_size_allows(Framing::Hypercorn, &[], |_| 403);
+    assert_no_size_allows(Framing::Hypercorn, &[("http.version", "h2c")], |_| 403);
+}
+
+/// It takes 16 KiB of request line and headers.
+#[test]
+fn no_size_makes_node_allow() {
+    assert_no_size_allows(Framing::Node, &[], |kilobytes| if kilobytes < 16 { 403 } else { 431 });
 }
