@@ -11,6 +11,7 @@ mod ledger;
 mod meetings;
 mod memory;
 mod ministra;
+mod observed;
 mod order;
 mod rebirth;
 mod reference;

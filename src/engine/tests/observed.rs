@@ -1,0 +1,187 @@
+//! What an operator sees: every decision counted once by verdict, origin, cause and time; changes of state logged at once,
+//! what repeats itself once a period.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::{advance, sleep};
+
+use super::support::{ALLOW, Bench, DENY, Peer, Surroundings, check, with_shard, with_shard_in};
+use crate::check::Check;
+use crate::decision::{Cause, Origin};
+use crate::observe::{Log, LogLevel};
+
+/// No answer, and no reason to ask again on another connection.
+const GARBAGE: &str = "what?\r\n\r\n";
+const UNAVAILABLE: &str = "HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n";
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What must hold at every reading, and what holds when nothing is being delivered.
+fn assert_exact(bench: &Bench) {
+    let stats = bench.core.stats();
+    assert_eq!(stats.submitted, stats.completed + stats.cancelled + stats.pending);
+    assert_eq!(stats.allowed + stats.denied, stats.completed);
+    assert_eq!(stats.origins.iter().sum::<u64>(), stats.completed);
+    assert_eq!(stats.causes.iter().sum::<u64>(), stats.completed);
+    assert_eq!(stats.latencies.classes.iter().sum::<u64>(), stats.completed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_origin_and_cause_is_counted_once_and_the_sums_agree_after_each_step() {
+    let lives = "HTTP/1.1 200 OK\r\nX-AuthDuration: 1\r\nContent-Length: 0\r\n\r\n";
+    let peer = Peer::answering(move |_, target| {
+        let says = [
+            ("allow", ALLOW),
+            ("deny", DENY),
+            ("lives", lives),
+            ("protocol", GARBAGE),
+            ("status", UNAVAILABLE),
+        ];
+        let reply = says.iter().find(|(word, _)| target.contains(word));
+        reply.map(|(_, reply)| (*reply).to_owned())
+    });
+    let keys = [
+        ("unavailable_statuses", "503"),
+        ("breaker.failures", "0"),
+        ("last_known", "1m"),
+        ("ttl.jitter", "off"),
+        ("timeout", "1s"),
+    ];
+    with_shard(&keys, peer, |bench| async move {
+        // What is asked, the cause, the origin; in this order, so that each has what it needs.
+        let steps = [
+            ("allow", Cause::None, Origin::Backend),
+            ("deny", Cause::None, Origin::Backend),
+            ("lives", Cause::None, Origin::Backend),
+            ("lives", Cause::None, Origin::Memory),
+            ("protocol", Cause::Protocol, Origin::Default),
+            ("status", Cause::Status, Origin::Default),
+            ("silent", Cause::Timeout, Origin::Default),
+        ];
+        let (mut causes, mut origins) = ([0_u64; 16], [0_u64; 4]);
+        for (number, (query, cause, origin)) in steps.into_iter().enumerate() {
+            bench.submit(&check("s", query), number);
+            assert_exact(&bench);
+            let (decision, _) = bench.decided(number).await;
+            assert_eq!((decision.cause, decision.origin), (cause, origin), "{query}");
+            causes[cause as usize] += 1;
+            origins[origin as usize] += 1;
+            let stats = bench.core.stats();
+            assert_eq!((stats.causes, stats.origins), (causes, origins), "{query}");
+            assert_exact(&bench);
+        }
+        // The silent one waits, is cancelled, and is in no sum of decisions.
+        let ticket = bench.submit(&check("s", "silent"), 100);
+        bench.settle().await;
+        assert_eq!(bench.core.stats().pending, 1);
+        assert!(bench.cancel(ticket));
+        bench.settle().await;
+        assert_exact(&bench);
+        let stats = bench.core.stats();
+        assert_eq!((stats.submitted, stats.completed, stats.cancelled, stats.pending), (8, 7, 1, 0));
+        let page = stats.prometheus();
+        for line in [
+            "checks_submitted_total 8",
+            "checks_completed_total 7",
+            "checks_cancelled_total 1",
+            "checks_pending 0",
+            "decisions_total{verdict=\"allow\"} 3",
+            "decisions_total{verdict=\"deny\"} 4",
+            "decisions_by_origin_total{origin=\"backend\"} 3",
+            "decisions_by_origin_total{origin=\"memory\"} 1",
+            "decisions_by_origin_total{origin=\"default\"} 3",
+            "decisions_by_cause_total{cause=\"none\"} 4",
+            "decisions_by_cause_total{cause=\"protocol\"} 1",
+            "decisions_by_cause_total{cause=\"status\"} 1",
+            "decisions_by_cause_total{cause=\"timeout\"} 1",
+            "check_duration_seconds_count 7",
+            // The silent one alone took its whole second.
+            "check_duration_seconds_bucket{le=\"0.5\"} 6",
+            "check_duration_seconds_bucket{le=\"2.5\"} 7",
+        ] {
+            assert!(page.contains(&format!("\nalta_auth_{line}\n")), "{line} is not in\n{page}");
+        }
+    })
+    .await;
+}
+
+#[derive(Default)]
+struct Lines(Mutex<Vec<(LogLevel, String)>>);
+
+impl Log for Lines {
+    fn log(&self, level: LogLevel, message: &str) {
+        self.0.lock().push((level, message.to_owned()));
+    }
+}
+
+impl Lines {
+    fn take(&self) -> Vec<(LogLevel, String)> {
+        std::mem::take(&mut self.0.lock())
+    }
+}
+
+/// One check of the client with this number, with a token that no line may show.
+async fn ask(bench: &Bench, client: usize) -> Cause {
+    let (session, ip) = (format!("s{client}"), format!("192.0.2.{}", client % 256));
+    bench.submit(&Check { ip: ip.as_bytes(), ..check(&session, "token=canary") }, client);
+    bench.decided(client).await.0.cause
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_the_breaker_is_logged_at_once_and_repeated_failures_once_a_period() {
+    let says = Rc::new(Cell::new(GARBAGE));
+    let word = Rc::clone(&says);
+    let peer = Peer::answering(move |_, _| Some(word.get().to_owned()));
+    let lines = Arc::new(Lines::default());
+    let surroundings = Surroundings { log: Some(Arc::clone(&lines) as _), ..Surroundings::default() };
+    with_shard_in(surroundings, &[], Rc::clone(&peer), |bench| async move {
+        for client in 0..5 {
+            ask(&bench, client).await;
+        }
+        let said = lines.take();
+        let of = |words: &str| said.iter().filter(|(_, line)| line.contains(words)).count();
+        assert_eq!(of("no answer from the backend (protocol): "), 1, "{said:?}");
+        assert_eq!(
+            of("http://127.0.0.1:1 gives no answers: the breaker is open, next try in 1."),
+            1,
+            "{said:?}"
+        );
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(bench.core.stats().endpoints[0].breaker_open);
+        for client in 5..100 {
+            assert_eq!(ask(&bench, client).await, Cause::BreakerOpen);
+        }
+        assert_eq!(lines.take(), [], "what the open breaker stops is no news");
+        says.set(ALLOW);
+        sleep(SECOND * 2).await;
+        assert_eq!(ask(&bench, 100).await, Cause::None);
+        let said = lines.take();
+        assert!(said.len() == 1 && said[0].1.contains("answers again after"), "{said:?}");
+        assert!(!bench.core.stats().endpoints[0].breaker_open);
+        assert_eq!(bench.core.stats().endpoints[0].breaker_opened, 1);
+    })
+    .await;
+
+    // Without a breaker the failures go on, and their lines do not.
+    let lines = Arc::new(Lines::default());
+    let surroundings = Surroundings { log: Some(Arc::clone(&lines) as _), ..Surroundings::default() };
+    let peer = Peer::answering(|_, _| Some(GARBAGE.to_owned()));
+    with_shard_in(surroundings, &[("breaker.failures", "0")], peer, |bench| async move {
+        for client in 0..50 {
+            assert_eq!(ask(&bench, client).await, Cause::Protocol);
+        }
+        assert_eq!(lines.take().len(), 1);
+        advance(SECOND * 10).await;
+        ask(&bench, 50).await;
+        let said = lines.take();
+        assert!(
+            said.len() == 1 && said[0].1.ends_with("; 49 more like it since the last such line"),
+            "{said:?}"
+        );
+        assert!(said.iter().all(|(_, line)| !line.contains("canary")), "{said:?}");
+    })
+    .await;
+}
