@@ -347,7 +347,9 @@ proptest! {
         let wire = |fields: &Fields| {
             let question = Question::new(&fields.check(), rules).ok()?;
             let mut lines = vec![target(&plan, &question)];
-            let scoped = scope != ScopeRule::Path || !fields.scope.iter().all(u8::is_ascii_whitespace);
+            // A control byte becomes a space, and a scope of spaces is none.
+            let is_blank = |byte: &u8| byte.is_ascii_whitespace() || byte.is_ascii_control();
+            let scoped = scope != ScopeRule::Path || !fields.scope.iter().all(is_blank);
             plan.each_header(&question, &mut |name, value| {
                 // Under a scope the leader's path stands for all, unless a template sends it too.
                 if name != "X-Real-Path" || !scoped || plan.uses_path() {
