@@ -25,7 +25,8 @@ pub use document::KeyDoc;
 pub(crate) use hooks::ThreadHooks;
 pub use preset::PresetDoc;
 pub(crate) use settings::{
-    BackendMode, Enforce, HttpVersion, MemoryBounds, ScopeRule, Settings, TlsSettings, TtlHeader, TtlRules,
+    BackendMode, Enforce, HttpVersion, MemoryBounds, PerIp, Rate, ScopeRule, Settings, TlsSettings,
+    TtlHeader, TtlRules,
 };
 pub(crate) use shadow::ShadowSettings;
 pub(crate) use url::{Address, BackendUrl, Scheme};

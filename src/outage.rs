@@ -1,10 +1,13 @@
-//! What stands between a check and a backend that is down: whether an endpoint is asked at all, and at which of its addresses.
+//! What stands between a check and a backend that is down: whether an endpoint is asked at all, at which of
+//! its addresses, and for whom.
 //! Pure bookkeeping, told the time; no sockets here, and no verdicts.
 
 mod addresses;
 mod breaker;
 mod health;
+mod per_client;
 
 pub(crate) use addresses::{Addresses, Known, Tried, two_of};
 pub(crate) use breaker::Rules;
 pub(crate) use health::Health;
+pub(crate) use per_client::PerClient;

@@ -379,3 +379,27 @@ fn https_and_http_in_one_list_is_refused_at_start() {
     assert!(error.to_string().contains("tls.mixed"), "{error}");
     drop(started(Engine::new(&config("https://192.0.2.2:1/a,http://192.0.2.1:1/a", &[("tls.mixed", "on")]))));
 }
+
+/// Each guess has a token, a session and a port of its own; the address is one.
+#[test]
+fn guesses_over_limit_per_ip_do_not_reach_the_backend_and_deny_nobody_else() {
+    let backend = Scripted::always(Reply::deny());
+    let keys = [("limit.per_ip", "10/h"), ("default_action", "allow"), ("fail_open.overload", "on")];
+    let engine = engine(&backend.url(), &keys);
+    let (ids, collect) = (sessions(500), Collect::new());
+    for (index, id) in ids.iter().enumerate() {
+        let (ip, query) = (format!("192.0.2.7:{index}"), format!("token={index}"));
+        let check = Check { session_id: id.as_bytes(), ip: ip.as_bytes(), query: query.as_bytes(), ..bad() };
+        engine.submit(&check, &collect.receiver(), index).unwrap();
+    }
+    let decided = collect.wait(500);
+    let (asked, limited): (Vec<_>, Vec<_>) =
+        decided.iter().partition(|(_, decision)| decision.origin == Origin::Backend);
+    assert_eq!((asked.len(), backend.request_count()), (10, 10));
+    for (_, decision) in limited {
+        assert_default(decision, Verdict::Deny, Cause::Overload);
+    }
+    assert_eq!(engine.stats().limited, 490);
+    assert!(engine.stats().prometheus().contains("\nalta_auth_checks_limited_total 490\n"));
+    assert_backend(&ask(&engine, &Check { ip: b"192.0.2.8", ..bad() }), Verdict::Deny, 403);
+}

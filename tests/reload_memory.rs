@@ -121,6 +121,8 @@ fn case(key: &str, url: &str, files: &Files) -> Option<(Keys, Keys)> {
         "breaker.max_cooldown" => one("breaker.max_cooldown", "9s"),
         "fail_open" => one("fail_open", "corroborated"),
         "overload" => one("overload", "default"),
+        "limit.per_ip" => one("limit.per_ip", "100/s"),
+        "limit.max_addresses" => one("limit.max_addresses", "1000"),
         "watch.max" => one("watch.max", "10"),
         "watch.max_rate" => one("watch.max_rate", "10"),
         "watch.interval" => one("watch.interval", "10s"),

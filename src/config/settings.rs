@@ -1,6 +1,7 @@
 //! The configuration, checked and typed: what the engine works with.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,6 +43,7 @@ pub(crate) struct Settings {
     pub(crate) memory: MemoryBounds,
     pub(crate) watch: WatchSettings,
     pub(crate) sessions: SessionSettings,
+    pub(crate) per_ip: PerIp,
     /// `protect_params`: names a client may not send, besides those of the URL and of `param.*`.
     pub(crate) protect_params: Vec<String>,
     /// `param.NAME`, ordered by name.
@@ -107,6 +109,7 @@ impl Settings {
             expired_idle: Duration::ZERO,
             memory: MemoryBounds { decisions: 0, bytes: 0 },
             watch: WatchSettings { max: 0, max_rate: 0, interval: Duration::ZERO },
+            per_ip: PerIp { rate: None, max_addresses: 0 },
             sessions: SessionSettings { enforce: None, idle: Duration::ZERO },
             protect_params: Vec::new(),
             params: Vec::new(),
@@ -188,6 +191,31 @@ pub(crate) struct WatchSettings {
     /// A second, engine-wide.
     pub(crate) max_rate: usize,
     pub(crate) interval: Duration,
+}
+
+/// `limit.per_ip`, `limit.max_addresses`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PerIp {
+    pub(crate) rate: Option<Rate>,
+    pub(crate) max_addresses: usize,
+}
+
+/// So many in each of these; all of them may come at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rate {
+    pub(crate) count: NonZeroU32,
+    pub(crate) per: Duration,
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let per = match self.per.as_secs() {
+            3600 => "h",
+            60 => "m",
+            _ => "s",
+        };
+        write!(f, "{}/{per}", self.count)
+    }
 }
 
 /// `sessions.enforce`: who has to go where a user has no place left.

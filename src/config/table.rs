@@ -185,6 +185,22 @@ pub(super) const KEYS: &[Key] = &[
                overload (deny, unless `fail_open.overload = on`), for up to as many again.",
     },
     Key {
+        name: "limit.per_ip", section: "Outage", reload: Keeps,
+        kind: Kind::Rate(|s, rate| s.per_ip.rate = rate),
+        default: Value("off"),
+        text: "How many requests to the backend the checks of one client address may cause: `20/s` lets 20 through at once, then \
+               one each 50 ms. A check over it is denied (OVERLOAD), whatever `default_action` and `fail_open.overload` say. Memory \
+               hits and checks that join another's request do not count. IPv6: a /64 is one address; without `ip` the \
+               session id stands for it. Mind that many viewers may share one address.",
+    },
+    Key {
+        name: "limit.max_addresses", section: "Outage", reload: Keeps,
+        kind: Kind::Count { min: 2, max: 16 * 1024 * 1024, put: |s, n| s.per_ip.max_addresses = n },
+        default: Value("65536"),
+        text: "With `limit.per_ip`: the most addresses that are told apart, at some 40 bytes each. Beyond it those that were \
+               quiet for longest begin anew.",
+    },
+    Key {
         name: "scope", section: "Request", reload: Forgets,
         kind: Kind::Choice(&[
             ("path", |s| s.scope = ScopeRule::Path),

@@ -3,11 +3,12 @@
 //! Parse, don't validate: `Kind::put` is the one way from text to `Settings`; checking a value is putting it
 //! into settings that are thrown away. Error texts are the second half of a sentence that begins with the key.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::url::{BackendUrl, MAX_URLS};
-use super::{Settings, TtlHeader, host, preset};
+use super::{Rate, Settings, TtlHeader, host, preset};
 use crate::backend::{BodyRule, HeaderField, ParamField, StatusSet};
 
 /// One word of a closed set, and what it does.
@@ -21,6 +22,7 @@ pub(super) enum Kind {
     Duration { min: Duration, max: Duration, put: fn(&mut Settings, Duration) },
     Size { min: usize, max: usize, put: fn(&mut Settings, usize) },
     Count { min: usize, max: usize, put: fn(&mut Settings, usize) },
+    Rate(fn(&mut Settings, Option<Rate>)),
     Percent { max: u32, put: fn(&mut Settings, u32) },
     Statuses { first: u16, last: u16, put: fn(&mut Settings, StatusSet) },
     BodyRule(fn(&mut Settings, BodyRule)),
@@ -34,6 +36,9 @@ pub(super) enum Kind {
 
 const TTL_HEADERS: [(&str, TtlHeader); 2] =
     [("x-authduration", TtlHeader::XAuthDuration), ("cache-control", TtlHeader::CacheControl)];
+
+/// More at once is no limit.
+const MOST_IN_A_RATE: usize = 1_000_000;
 
 const PLACEHOLDERS: &str =
     "{ip}, {path}, {path.N}, {session_id}, {origin}, {user_agent}, {scope} and {query.X} are filled in";
@@ -69,6 +74,7 @@ impl Kind {
                     .ok_or_else(|| format!("{} is not a whole number; write e.g. {min}", quoted(trimmed)))?;
                 put(settings, bounded(count, *min, *max, |n| n.to_string())?);
             }
+            Self::Rate(put) => put(settings, parse_rate(trimmed)?),
             Self::Percent { max, put } => {
                 let number = trimmed.strip_suffix('%').or((trimmed == "0").then_some(trimmed));
                 let percent = number
@@ -147,6 +153,7 @@ impl Kind {
             Self::Duration { .. } => "duration",
             Self::Size { .. } => "size",
             Self::Count { .. } => "number",
+            Self::Rate(_) => "rate",
             Self::Percent { .. } => "percentage",
             Self::Statuses { .. } => "list of statuses",
             Self::BodyRule(_) => "body rule",
@@ -169,6 +176,7 @@ impl Kind {
             Self::Duration { min, max, .. } => range(&show_duration(*min), &show_duration(*max)),
             Self::Size { min, max, .. } => range(&show_size(*min), &show_size(*max)),
             Self::Count { min, max, .. } => range(&min.to_string(), &max.to_string()),
+            Self::Rate(_) => format!("1/s to {MOST_IN_A_RATE}/s, also /m and /h, or off"),
             Self::Percent { max, .. } => range("0%", &format!("{max}%")),
             Self::Statuses { first, last, .. } => range(&first.to_string(), &last.to_string()),
             Self::TtlHeaders => TTL_HEADERS.map(|header| header.0).join(", "),
@@ -273,6 +281,26 @@ fn parse_size(text: &str) -> Result<usize, String> {
     Ok(n.saturating_mul(bytes))
 }
 
+fn parse_rate(text: &str) -> Result<Option<Rate>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let rate = text.split_once('/').and_then(|(count, unit)| {
+        let seconds = match unit {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            _ => return None,
+        };
+        Some((digits(count)?, Duration::from_secs(seconds)))
+    });
+    let (count, per) = rate.ok_or_else(|| {
+        format!("{} is not a rate; write a whole number and /s, /m or /h, e.g. 20/s, or off", quoted(text))
+    })?;
+    let count = bounded(count, 1, MOST_IN_A_RATE, |n| n.to_string())? as u32;
+    Ok(NonZeroU32::new(count).map(|count| Rate { count, per }))
+}
+
 fn list(text: &str) -> Result<Vec<&str>, String> {
     if text.is_empty() {
         return Ok(Vec::new());
@@ -344,6 +372,21 @@ mod tests {
             assert!(parse_size(bad).unwrap_err().contains("is not a size"), "{bad}");
         }
         assert_eq!(parse_size("99999999999999999999MiB"), Ok(usize::MAX));
+    }
+
+    #[test]
+    fn rates_have_a_count_and_a_unit() {
+        for (text, count, per) in [("20/s", 20, 1), ("1/m", 1, 60), ("1000000/h", 1_000_000, 3600)] {
+            let rate = parse_rate(text).unwrap().unwrap();
+            assert_eq!((rate.count.get(), rate.per.as_secs()), (count, per));
+            assert_eq!(rate.to_string(), text);
+        }
+        assert_eq!(parse_rate("off"), Ok(None));
+        for bad in ["", "20", "20/", "/s", "20/sec", "20 / s", "-1/s", "1.5/s", "20/2s", "on"] {
+            assert!(parse_rate(bad).unwrap_err().contains("is not a rate"), "{bad}");
+        }
+        assert!(parse_rate("0/s").unwrap_err().contains("too low"));
+        assert!(parse_rate("1000001/s").unwrap_err().contains("too high"));
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub(crate) struct Core {
     began: Instant,
     pub(crate) replies_from_cache: AtomicU64,
     pub(crate) texts_dropped: AtomicU64,
+    /// Checks and watches that `limit.per_ip` stopped.
+    pub(crate) limited: AtomicU64,
     /// Defects that an I/O thread did not survive.
     restarts: AtomicU64,
     pub(crate) shadow: Outcomes,
@@ -119,6 +121,7 @@ impl Core {
             seed: number(24),
             replies_from_cache: AtomicU64::new(0),
             texts_dropped: AtomicU64::new(0),
+            limited: AtomicU64::new(0),
             restarts: AtomicU64::new(0),
             shadow: Outcomes::default(),
         })
@@ -346,6 +349,7 @@ impl Core {
             restarts: read(&self.restarts),
             replies_from_cache: read(&self.replies_from_cache),
             texts_dropped: read(&self.texts_dropped),
+            limited: read(&self.limited),
             connections_opened: gauges.opened + gauges.sum(|endpoint| &endpoint.opened),
             connections_open: gauges.sum(|endpoint| &endpoint.open),
             connections_idle: gauges.sum(|endpoint| &endpoint.idle),

@@ -100,6 +100,17 @@ impl Flights {
         Boarding::Began(id)
     }
 
+    /// Whether a check would join a flight.
+    pub(crate) fn takes_on(
+        &self,
+        policy: &Arc<Policy>,
+        key: &[u8],
+        hash: u64,
+        is_joinable: impl Fn(Mark) -> bool,
+    ) -> bool {
+        self.joinable(policy, key, hash, is_joinable).is_some()
+    }
+
     /// A flight that nobody waits for, unless there is one for this key. At most `most` of these at a time.
     pub(crate) fn refresh(
         &mut self,

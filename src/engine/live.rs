@@ -87,12 +87,30 @@ impl Shard {
             );
         }
         let is_joinable = |mark| self.core.revocations.is_joinable(mark);
+        if policy.per_client.is_some() && !self.is_admitted(ticket, &policy, &question, hash) {
+            let heard = Heard { policy: &policy, mark, overtaken: false };
+            return self.tell_watch(ticket, Policy::over_limit(), heard);
+        }
         let (id, begun) =
             self.flights.borrow_mut().watch(&policy, &question, hash, mark, is_joinable, ticket);
         self.watches.borrow_mut().waits_for(ticket, id);
         if begun {
             self.depart(id);
         }
+    }
+
+    /// Whether `limit.per_ip` lets it be asked about: one that was let through once is from then on, at the pace of watches.
+    fn is_admitted(&self, ticket: u64, policy: &Arc<Policy>, question: &Question, hash: u64) -> bool {
+        let watches = self.watches.borrow();
+        let Some(watched) = watches.get(ticket) else { return false };
+        let is_joinable = |mark| self.core.revocations.is_joinable(mark);
+        let admitted = watched.watch.is_admitted()
+            || self.flights.borrow().takes_on(policy, question.key(), hash, is_joinable)
+            || self.may_ask(policy, question);
+        if admitted {
+            watched.watch.admit();
+        }
+        admitted
     }
 
     /// After a reload: the watch is asked about by the new rules. False: it is not here any more.

@@ -9,7 +9,7 @@ use crate::config::{BackendUrl, Settings};
 use crate::decision::{Cause, Decision, Origin, Verdict};
 use crate::memory::Memory;
 use crate::observe::Logger;
-use crate::outage::{Addresses, Health, two_of};
+use crate::outage::{Addresses, Health, PerClient, two_of};
 use crate::transport::{PoolGauges, Shared};
 
 pub(crate) struct Policy {
@@ -24,6 +24,8 @@ pub(crate) struct Policy {
     pub(crate) health: Arc<[Health]>,
     /// One an endpoint.
     pub(crate) addresses: Arc<[Arc<Addresses>]>,
+    /// `limit.per_ip`
+    pub(crate) per_client: Option<Arc<PerClient>>,
     /// Every endpoint, the preferred one first.
     pub(crate) order: Box<[usize]>,
     /// What was learned under this policy, and under those before it that asked and judged alike.
@@ -53,6 +55,11 @@ impl Policy {
         let memory = before
             .filter(|before| before.settings.shape == settings.shape)
             .map_or_else(|| Arc::new(Memory::new(settings.memory)), |before| Arc::clone(&before.memory));
+        // Who has used up its share has so after a reload, too.
+        let per_client = match before.filter(|before| before.settings.per_ip == settings.per_ip) {
+            Some(before) => before.per_client.clone(),
+            None => PerClient::new(settings.per_ip, log).map(Arc::new),
+        };
         let same = |before: &&Self| {
             (&before.settings.shape, before.settings.breaker) == (&settings.shape, settings.breaker)
         };
@@ -82,6 +89,7 @@ impl Policy {
             shadow: shadow.map(Arc::new),
             order: (0..plans.len()).collect(),
             health,
+            per_client,
             memory,
             replies: ReplyRules::new(&settings),
             shared: Shared::new(Arc::clone(&settings), Arc::clone(&addresses))?,
@@ -132,6 +140,16 @@ impl Policy {
             order[..=first].rotate_right(1);
         }
         order
+    }
+
+    /// The decision for a check that `limit.per_ip` stops. No setting makes it an allow: who asks too often would get in by it.
+    pub(crate) fn over_limit() -> Decision {
+        Decision::new(
+            Verdict::Deny,
+            Origin::Default,
+            Cause::Overload,
+            "limit.per_ip: too many requests for this address",
+        )
     }
 
     /// The decision when the backend gave none. What fails for want of our own resources denies, unless the

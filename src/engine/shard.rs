@@ -9,12 +9,13 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::asking::{GRACE, Means, Outage, ask, outage_decision};
+use super::asking::{GRACE, Means, Outage, ask, client, outage_decision};
 use super::completion::Completion;
 use super::core::Core;
 use super::flights::{Boarding, FlightId, Flights};
@@ -28,6 +29,7 @@ use super::shadow::Shadow;
 use super::sweeping::Sweeping;
 use super::transports::Transports;
 use super::watches::Watches;
+use crate::check::Question;
 use crate::decision::{Cause, Decision};
 
 /// When no waiter has a deadline.
@@ -184,10 +186,22 @@ impl Shard {
             return self.decide(completion, self.fallback(decision, asked.about()));
         }
         let is_joinable = |mark| self.core.revocations.is_joinable(mark);
+        let joins =
+            || self.flights.borrow().takes_on(&asked.policy, asked.question.key(), asked.hash, is_joinable);
+        if asked.policy.per_client.is_some() && !joins() && !self.may_ask(&asked.policy, &asked.question) {
+            return self.decide(completion, Policy::over_limit());
+        }
         let boarding = self.flights.borrow_mut().board(asked, is_joinable, completion, deadline);
         if let Boarding::Began(id) = boarding {
             self.depart(id);
         }
+    }
+
+    /// Whether `limit.per_ip` lets this client cause one more exchange.
+    pub(super) fn may_ask(&self, policy: &Policy, question: &Question) -> bool {
+        let may = policy.per_client.as_ref().is_none_or(|limit| limit.admits(client(question)));
+        self.core.limited.fetch_add(u64::from(!may), Ordering::Relaxed);
+        may
     }
 
     pub(super) fn depart(self: &Rc<Self>, id: FlightId) {

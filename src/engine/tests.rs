@@ -8,6 +8,7 @@ mod forgetting;
 mod kept;
 mod last_known;
 mod ledger;
+mod limited;
 mod meetings;
 mod memory;
 mod ministra;

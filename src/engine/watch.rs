@@ -12,7 +12,7 @@
 //! decision follows for the host to free its data in.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ThreadId};
 
 use parking_lot::Mutex;
@@ -33,6 +33,8 @@ pub(crate) struct Watch {
     pub(super) session: u64,
     receiver: Arc<dyn Receiver>,
     submitted: Instant,
+    /// The backend may be asked about it: `limit.per_ip` has let it through.
+    admitted: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -70,7 +72,16 @@ impl Watch {
     ) -> Self {
         let (all, receiver) = (Arc::clone(all), Arc::clone(receiver));
         all.existing.fetch_add(1, Ordering::Relaxed);
-        Self { all, ticket: ticket | WATCH, tag, session, receiver, submitted, state: Mutex::default() }
+        Self {
+            all,
+            ticket: ticket | WATCH,
+            tag,
+            session,
+            receiver,
+            submitted,
+            admitted: AtomicBool::new(false),
+            state: Mutex::default(),
+        }
     }
 
     /// The decision is news unless the host knows it already. Returns what is to go to the receiver.
@@ -109,6 +120,14 @@ impl Watch {
     /// The last decision: the watch ends with it.
     pub(super) fn end(self: &Arc<Self>, decision: Decision) -> Option<(Arc<dyn Receiver>, Completed)> {
         self.tell(Decision { last: true, ..decision })
+    }
+
+    pub(super) fn is_admitted(&self) -> bool {
+        self.admitted.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn admit(&self) {
+        self.admitted.store(true, Ordering::Relaxed);
     }
 
     /// Whether nothing is told any more, or only what waits.

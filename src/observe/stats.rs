@@ -46,6 +46,8 @@ pub struct Stats {
     pub replies_from_cache: u64,
     /// Replies whose `X-UserId` or `Location` was not fit to pass on.
     pub texts_dropped: u64,
+    /// Checks, and first decisions of watches, that `limit.per_ip` denied.
+    pub limited: u64,
     /// Defects of the library that ended the work of an I/O thread, which then began anew.
     pub restarts: u64,
     /// Each backend, in the order of `backend.url`.

@@ -368,3 +368,28 @@ async fn a_user_s_oldest_session_gives_way_and_its_watch_is_told() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn watches_over_limit_per_ip_are_denied_and_one_that_was_let_through_stays() {
+    let says = Rc::new(Cell::new(Some(ALLOW_10)));
+    let keys = [EXACT, ("limit.per_ip", "5/h"), ("default_action", "allow"), ("fail_open.overload", "on")];
+    with_shard(&keys, minded(&says), |bench| async move {
+        let told = Arc::new(Told::default());
+        for number in 0..100 {
+            watch(&bench, &check(&format!("s{number}"), &format!("token={number}")), &told, number).unwrap();
+        }
+        sleep(seconds(1)).await;
+        assert_eq!((bench.peer.requests(), bench.core.stats().limited), (5, 95));
+        for number in 0..100 {
+            let verdict = if number < 5 { Verdict::Allow } else { Verdict::Deny };
+            assert_eq!(told.verdicts(number), [verdict], "{number}");
+        }
+        let denied = told.0.lock().iter().find(|(user_data, ..)| *user_data == 99).unwrap().1.clone();
+        assert_eq!((denied.origin, denied.cause, denied.last), (Origin::Default, Cause::Overload, false));
+        // Asked about again: the five, every 10 s; of the others none.
+        sleep(seconds(100)).await;
+        assert_eq!(bench.peer.requests(), 5 + 5 * 10);
+        assert_eq!(told.len(), 100, "nothing is news");
+    })
+    .await;
+}
