@@ -103,7 +103,8 @@ fn run(options: &Options) -> Fallible<bool> {
 
     let groups: Vec<rounds::Group> = std::iter::once(small).chain(nginx).collect();
     let rows = rows::of(&lane, &groups, &counted, &singles);
-    let result = report::Report { machine, quick: options.quick, lane, groups, rows };
+    let result =
+        report::Report { machine, quick: options.quick, seconds: options.seconds, lane, groups, rows };
     result.print();
     std::fs::create_dir_all(&options.out)?;
     std::fs::write(options.out.join("performance.json"), serde_json::to_string_pretty(&result)? + "\n")?;

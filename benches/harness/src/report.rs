@@ -12,6 +12,9 @@ use crate::rows::Row;
 /// Above this distance of wrk's quartiles, as a share of its median, differences mean nothing.
 const TOO_NOISY: f64 = 0.10;
 
+/// Below so many checks of wrk a round, what a process takes to start and end shows in its figures.
+const TOO_FEW: f64 = 10_000.0;
+
 #[derive(Serialize)]
 pub struct Machine {
     cpu: String,
@@ -45,6 +48,8 @@ impl fmt::Display for Machine {
 pub struct Report {
     pub machine: Machine,
     pub quick: bool,
+    /// Of each client in each round.
+    pub seconds: f64,
     /// Whose figures the rows are.
     pub lane: String,
     pub groups: Vec<Group>,
@@ -62,8 +67,14 @@ impl Report {
         self.groups.iter().flat_map(|group| &group.series).any(|series| series.void.is_some())
     }
 
+    /// Of wrk in a round, where it had the fewest.
+    fn checks(&self) -> f64 {
+        let rates = self.groups.iter().filter_map(|group| group.series("wrk")?.of(|sample| sample.rate));
+        rates.map(|rate| rate.median * self.seconds).fold(f64::INFINITY, f64::min)
+    }
+
     pub fn reliable(&self) -> bool {
-        !self.void() && self.noise() <= TOO_NOISY
+        !self.void() && self.noise() <= TOO_NOISY && self.checks() >= TOO_FEW
     }
 
     pub fn print(&self) {
@@ -132,6 +143,13 @@ impl Report {
         } else {
             println!(
                 "\nNoise: the quartiles of wrk's own CPU a check are {noise:.1} % apart ({limit:.0} % is the limit)."
+            );
+        }
+        let checks = self.checks();
+        if checks < TOO_FEW {
+            println!(
+                "THIS MACHINE WAS TOO BUSY: wrk had {checks:.0} checks a round, fewer than {TOO_FEW}, so that the start and \
+                 end of each process show in its figures."
             );
         }
         if self.void() {

@@ -92,7 +92,7 @@ pub fn of(lane: &str, groups: &[Group], counted: &Counted, singles: &Singles) ->
             "100,000 pending on a hung backend, each",
             "bytes",
             1024.0,
-            number(&singles.pending, "pending_bytes"),
+            number(&singles.waiting, "pending_bytes"),
         ),
         Row::new(
             "100,000 pending, last default action after the timeout",
