@@ -143,7 +143,7 @@ impl PoolGauges {
 /// What all I/O threads of an engine share: TLS configuration and its session cache, resolved names.
 pub(crate) struct Shared {
     settings: Arc<Settings>,
-    tls: Option<Arc<rustls::ClientConfig>>,
+    tls: Option<tls::Tls>,
     names: Option<resolve::Names>,
     /// One an endpoint: told what its name stands for, and where no connection can be made.
     addresses: Arc<[Arc<Addresses>]>,
@@ -167,7 +167,7 @@ impl Shared {
         resolver: Arc<Resolve>,
     ) -> Result<Arc<Self>, String> {
         let https = settings.backends.iter().any(|url| url.scheme == Scheme::Https);
-        let tls = https.then(|| tls::client_config(&settings.tls, settings.http_version)).transpose()?;
+        let tls = https.then(|| tls::tls(&settings.tls, settings.http_version)).transpose()?;
         let mut hosts = resolve::Hosts::new();
         for (url, addresses) in settings.backends.iter().zip(addresses.iter()) {
             if let Address::Tcp { host, .. } = &url.address

@@ -4,10 +4,14 @@
 
 mod support;
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::mpsc;
+
 use alta_auth::{Cause, Check, Decision, Engine, Verdict};
 use support::{
-    Authority, Identity, Lines, Nginx, NginxOptions, Rerun, ask, assert_backend, assert_default, bad, config,
-    engine, good, started,
+    Authority, Identity, Lines, Nginx, NginxOptions, PATIENCE, Reply, Rerun, Scripted, Shown, ask,
+    assert_backend, assert_default, bad, config, engine, good, started,
 };
 
 /// nginx with this certificate, which allows the reference rule's token. `more` goes into `server { … }`.
@@ -169,6 +173,79 @@ fn files_that_cannot_be_used_are_named_at_start() {
         };
         assert!(error.to_string().contains("tls."), "{keys:?}: {error}");
     }
+}
+
+/// Passes on what comes in, both ways, and tells the first record of each connection.
+fn relay(to: std::net::SocketAddr) -> (std::net::SocketAddr, mpsc::Receiver<Vec<u8>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, mut server) = (client.unwrap(), TcpStream::connect(to).unwrap());
+            let mut first = vec![0; 5];
+            client.read_exact(&mut first).unwrap();
+            let length = usize::from(u16::from_be_bytes([first[3], first[4]]));
+            first.resize(5 + length, 0);
+            client.read_exact(&mut first[5..]).unwrap();
+            server.write_all(&first).unwrap();
+            tell.send(first).unwrap();
+            let (mut back, mut forth) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut server, &mut back);
+                let _ = back.shutdown(Shutdown::Both);
+            });
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut client, &mut forth);
+                let _ = forth.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    (address, told)
+}
+
+/// The kinds of the extensions of a `ClientHello` that is one record (RFC 8446, section 4.1.2).
+fn extensions(hello: &[u8]) -> Vec<u16> {
+    assert_eq!((hello[0], hello[5]), (22, 1), "a handshake record with a ClientHello");
+    let number = |at: usize| usize::from(u16::from_be_bytes([hello[at], hello[at + 1]]));
+    // Record, handshake, version, random; then the session id, the suites and the compressions, each with its length.
+    let mut at = 5 + 4 + 2 + 32;
+    at += 1 + usize::from(hello[at]);
+    at += 2 + number(at);
+    at += 1 + usize::from(hello[at]);
+    at += 2;
+    let mut kinds = Vec::new();
+    while at < hello.len() {
+        kinds.push(u16::try_from(number(at)).unwrap());
+        at += 4 + number(at + 2);
+    }
+    kinds
+}
+
+/// What is sent before the handshake is done can be sent again by whoever sees it: a token would be asked about twice.
+#[test]
+fn no_early_data_is_sent_to_a_backend_that_offers_to_take_it() {
+    const EARLY_DATA: u16 = 42;
+    const PRE_SHARED_KEY: u16 = 41;
+    let authority = Authority::new();
+    let shown = Shown::new(&authority.server("127.0.0.1"));
+    let mut offers = shown.server_config(&[&rustls::version::TLS13]);
+    offers.max_early_data_size = 16 * 1024;
+    let backend = Scripted::tls_by(offers, |_| Reply::deny());
+    let (address, hellos) = relay(backend.address());
+    let ca = trusting(&authority);
+    let keys = [("tls.ca_file", ca.as_str()), ("default_action", "allow"), ("pool.idle_timeout", "1ms")];
+    let engine = engine(&format!("https://{address}/auth"), &keys);
+    let mut resumed = 0;
+    for session in ["a", "b", "c"] {
+        let check = Check { session_id: session.as_bytes(), ..good() };
+        assert_backend(&ask(&engine, &check), Verdict::Deny, 403);
+        backend.wait_all_closed();
+        let sent = extensions(&hellos.recv_timeout(PATIENCE).unwrap());
+        assert!(!sent.contains(&EARLY_DATA), "{sent:?}");
+        resumed += usize::from(sent.contains(&PRE_SHARED_KEY));
+    }
+    assert_eq!(resumed, 2, "with the ticket of a backend that takes early data");
 }
 
 /// The roots come from known paths, not from where the environment points.

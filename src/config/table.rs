@@ -376,7 +376,7 @@ pub(super) const KEYS: &[Key] = &[
         name: "pool.max_age", section: "Connections", reload: Keeps,
         kind: Kind::Duration { min: SECOND, max: DAY, put: |s, d| s.pool.max_age = d },
         default: Value("5m"),
-        text: "How long a connection is used at all, so that a backend that moved is followed.",
+        text: "How long a connection is used at all, so that a backend that moved is followed, and a certificate that has expired since.",
     },
     Key {
         name: "http.version", section: "Connections", reload: Keeps,

@@ -102,14 +102,12 @@ async fn tcp(
     let (stream, peer, deadline) = race(order, limit, open, unreachable)
         .await
         .map_err(|(peer, error)| refused(&label, &peer.to_string(), &error, limit))?;
-    // An exchange is one small write; waiting to fill a segment would cost it 40 ms.
-    let _ = stream.set_nodelay(true);
     let name = literal.is_none().then_some(host);
     let address = name.map(|_| peer.ip());
     watch.reached(address);
     let link = if url.scheme == Scheme::Https {
         watch.enter(Stage::Handshaking);
-        let shake = handshake(shared, host, stream);
+        let shake = handshake(shared, host, stream, peer);
         let shaken = timeout_at(deadline, shake)
             .await
             .unwrap_or_else(|_| Err(format!("the handshake was not done within {} ms", limit.as_millis())));
@@ -128,6 +126,8 @@ async fn tcp(
 
 async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
+    // An exchange is one small write; waiting to fill a segment would cost it 40 ms.
+    let _ = stream.set_nodelay(true);
     if reaches_itself(&stream) { Err(io::ErrorKind::ConnectionRefused.into()) } else { Ok(stream) }
 }
 
@@ -174,11 +174,20 @@ async fn handshake(
     shared: &Shared,
     host: &str,
     stream: TcpStream,
+    peer: SocketAddr,
 ) -> Result<(Box<dyn Io>, String, bool), String> {
     let settings = &shared.settings;
-    let config = shared.tls.as_ref().expect("made at start for every list with an https URL");
+    let tls = shared.tls.as_ref().expect("made at start for every list with an https URL");
     let name = tls::server_name(&settings.tls, host)?;
-    let stream = shake_hands(config, name, stream).await?;
+    let mut stream = shake_hands(&tls.config, name.clone(), stream).await?;
+    if tls.has_outlived(stream.get_ref().1, &name) {
+        // The backend may have another certificate by now: it is asked to show it.
+        let again = open(peer).await.map_err(|error| error.to_string())?;
+        stream = shake_hands(&tls.config, name.clone(), again).await?;
+        if tls.has_outlived(stream.get_ref().1, &name) {
+            return Err("certificate expired".to_owned());
+        }
+    }
     let session = stream.get_ref().1;
     let http2 = session.alpn_protocol() == Some(b"h2");
     if settings.http_version == HttpVersion::Http2 && !http2 {

@@ -3,17 +3,24 @@
 //! Trust roots come from `tls.ca_file` alone if it is set, else from the first of the places where systems keep
 //! theirs; the environment (`SSL_CERT_FILE`) is not asked. All connections of an engine share one configuration,
 //! and with it the cache of sessions to resume.
+//!
+//! A certificate is judged when a connection is made: one that expires later leaves the connections that there are alone, and they are
+//! used up to `pool.max_age`. A resumed session brings no certificate of its own, so that of its first handshake is judged
+//! again.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, HandshakeKind,
+    RootCertStore, SignatureScheme,
+};
 
 use crate::config::{HttpVersion, TlsSettings};
 
@@ -27,8 +34,18 @@ const SYSTEM_ROOTS: [&str; 6] = [
     "/etc/ssl/cert.pem",
 ];
 
+/// Servers with sessions that may be resumed.
+const SESSIONS: usize = 256;
+
+/// What all connections of an engine share.
+pub(super) struct Tls {
+    pub(super) config: Arc<ClientConfig>,
+    verifier: Arc<dyn ServerCertVerifier>,
+    sessions: Arc<ClientSessionMemoryCache>,
+}
+
 /// Made once per engine, if a URL is https. The error names the key and the file.
-pub(super) fn client_config(tls: &TlsSettings, version: HttpVersion) -> Result<Arc<ClientConfig>, String> {
+pub(super) fn tls(tls: &TlsSettings, version: HttpVersion) -> Result<Tls, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier: Arc<dyn ServerCertVerifier> = if tls.verify {
         let roots = roots(tls.ca_file.as_deref(), &SYSTEM_ROOTS)?;
@@ -42,7 +59,7 @@ pub(super) fn client_config(tls: &TlsSettings, version: HttpVersion) -> Result<A
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(|error| format!("TLS cannot be set up: {error}"))?
         .dangerous()
-        .with_custom_certificate_verifier(verifier);
+        .with_custom_certificate_verifier(Arc::clone(&verifier));
     let mut config = match (&tls.client_cert, &tls.client_key) {
         (Some(cert), Some(key)) => builder
             .with_client_auth_cert(certificates("tls.client_cert", cert)?, private_key(key)?)
@@ -54,7 +71,27 @@ pub(super) fn client_config(tls: &TlsSettings, version: HttpVersion) -> Result<A
         HttpVersion::Http2 => vec![b"h2".to_vec()],
         HttpVersion::Http11 | HttpVersion::H2c => vec![b"http/1.1".to_vec()],
     };
-    Ok(Arc::new(config))
+    let sessions = Arc::new(ClientSessionMemoryCache::new(SESSIONS));
+    config.resumption = Resumption::store(Arc::clone(&sessions) as _);
+    Ok(Tls { config: Arc::new(config), verifier, sessions })
+}
+
+impl Tls {
+    /// Whether a session was resumed whose certificate would not be taken any more. Then no other of that server is resumed.
+    pub(super) fn has_outlived(&self, session: &ClientConnection, name: &ServerName<'static>) -> bool {
+        if session.handshake_kind() != Some(HandshakeKind::Resumed) {
+            return false;
+        }
+        let judged = session.peer_certificates().and_then(<[_]>::split_first).map(|(certificate, others)| {
+            self.verifier.verify_server_cert(certificate, others, name, &[], UnixTime::now())
+        });
+        let outlived = !matches!(judged, Some(Ok(_)));
+        if outlived {
+            while self.sessions.take_tls13_ticket(name).is_some() {}
+            self.sessions.remove_tls12_session(name);
+        }
+        outlived
+    }
 }
 
 /// The name that the certificate must be for, and that goes out as SNI.

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use alta_auth::{Check, Config, Decision, Engine, StartError};
 
-pub(crate) use certificates::{Authority, Identity};
+pub(crate) use certificates::{Authority, Identity, Shown};
 pub(crate) use collect::Collect;
 pub(crate) use corpus::{Line, Part, corpus, parts};
 pub(crate) use dns::{Dns, Says};

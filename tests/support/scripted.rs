@@ -97,6 +97,14 @@ impl Scripted {
         Self::serving(Some(identity.server_config(&[])), None, Box::new(answer))
     }
 
+    /// The same, by a configuration of the test's own.
+    pub(crate) fn tls_by(
+        config: rustls::ServerConfig,
+        answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::serving(Some(Arc::new(config)), None, Box::new(answer))
+    }
+
     /// In HTTP/2. `greeting` is what the connection of that number begins with; SETTINGS and PING are acknowledged.
     pub(crate) fn http2(
         greeting: impl Fn(usize) -> Reply + Send + Sync + 'static,
