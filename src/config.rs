@@ -25,7 +25,7 @@ pub use document::KeyDoc;
 pub(crate) use hooks::ThreadHooks;
 pub use preset::PresetDoc;
 pub(crate) use settings::{
-    BackendMode, Enforce, HttpVersion, MemoryBounds, PerIp, Rate, ScopeRule, Settings, TlsSettings,
+    BackendMode, Enforce, HttpLane, HttpVersion, MemoryBounds, PerIp, Rate, ScopeRule, Settings, TlsSettings,
     TtlHeader, TtlRules,
 };
 pub(crate) use shadow::ShadowSettings;

@@ -1,11 +1,14 @@
 //! Bytes: resolve, connect, TLS, pool, the HTTP lanes. No policy here: no retry, no deadline of a check, no verdict.
 //!
 //! Everything but [`Shared`] lives on one I/O thread, inside its `LocalSet`; connections never change threads.
-//! A connection is made by a [`Dial`], watched by a tap (`tap.rs`) that sees every plain byte, spoken to by a
-//! lane (`h1.rs`, `h2.rs`: hyper), and lent by the pool of its endpoint (`pool.rs`). Its place in the pool is a
-//! value that goes with its socket: when the socket is gone, so is the place.
+//! A connection is made by a [`Dial`], spoken to by a lane, and lent by the pool of its endpoint (`pool.rs`). Its place
+//! in the pool is a value that goes with its socket: when the socket is gone, so is the place.
+//!
+//! The lanes: `wire.rs` is our own for HTTP/1.1; `h1.rs` and `h2.rs` are hyper, behind a tap (`tap.rs`) that sees
+//! every plain byte.
 
 mod body;
+mod conn;
 mod connect;
 mod dial;
 mod frames;
@@ -19,6 +22,7 @@ mod tap;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod wire;
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -34,7 +38,7 @@ pub(crate) use dial::Dial;
 #[cfg(test)]
 pub(crate) use dial::{Dialing, Io, Link, Look, Watch};
 
-use crate::config::{Address, BackendUrl, HttpVersion, Scheme, Settings};
+use crate::config::{Address, BackendUrl, HttpLane, HttpVersion, Scheme, Settings};
 use crate::decision::Cause;
 use crate::outage::Addresses;
 
@@ -111,11 +115,16 @@ pub(crate) struct Failure {
     pub(crate) retry_is_safe: bool,
 }
 
-/// A complete header section. The body is still on the connection.
-pub(crate) struct Reply {
+/// A reply's status and header section, as a lane received it. Names in any case.
+pub(crate) struct ReplyHead<'a> {
+    /// 100 to 599, final.
     pub(crate) status: u16,
-    /// Names and values in order.
-    pub(crate) headers: http::HeaderMap,
+    pub(crate) headers: &'a [(&'a [u8], &'a [u8])],
+}
+
+/// What was made of a complete header section. The body is still on the connection.
+pub(crate) struct Reply<T> {
+    pub(crate) head: T,
     pub(crate) body: Body,
 }
 
@@ -242,7 +251,10 @@ impl Transport {
             idle_timeout: settings.pool.idle_timeout,
             max_age: settings.pool.max_age,
             connect_timeout: settings.connect_timeout,
+            wire: settings.http_lane == HttpLane::Wire,
+            max_body: settings.verdict_body.as_ref().map_or(0, |_| settings.verdict_max_body),
         };
+        let desk = Rc::<wire::Desk>::default();
         let (pools, origins) = settings
             .backends
             .iter()
@@ -250,7 +262,10 @@ impl Transport {
             .map(move |(index, url)| {
                 let Endpoint { label, lane, origin } = Endpoint::new(url, version);
                 let gauges = Arc::clone(&gauges);
-                (pool::Pool::new(index, label, limits, lane, Rc::clone(&dialer), gauges), origin)
+                (
+                    pool::Pool::new(index, label, limits, lane, Rc::clone(&dialer), Rc::clone(&desk), gauges),
+                    origin,
+                )
             })
             .unzip();
         Rc::new(Self { pools, origins, settings })
@@ -260,21 +275,27 @@ impl Transport {
     /// tried again below was never handed to the system.
     /// The caller bounds the time and may drop the future: a request that was written then closes its
     /// HTTP/1.1 connection, so that the late reply is never read as another's.
-    pub(crate) async fn exchange(
+    /// `read` makes of the header section what the caller needs, where it lies.
+    pub(crate) async fn exchange<T>(
         self: &Rc<Self>,
         endpoint: usize,
         head: &dyn RequestHead,
         fresh: bool,
         progress: &Rc<Progress>,
-    ) -> Result<Reply, Failure> {
+        read: &impl Fn(&ReplyHead<'_>) -> T,
+    ) -> Result<Reply<T>, Failure> {
         let pool = &self.pools[endpoint];
         // Each turn uses up a connection that was closing under us; the bound only keeps a peer that closes
         // everything at once from keeping us busy.
         for _ in 0..16 {
             let outcome = match pool.acquire(fresh, progress).await? {
-                pool::Lent::H1(lease) => h1::exchange(lease, head, progress).await,
+                pool::Lent::H1(lease) if lease.conn().is_wire() => {
+                    wire::exchange(lease, head, progress, read).await
+                }
+                pool::Lent::H1(lease) => h1::exchange(lease, head, progress, read).await,
                 pool::Lent::H2(seat) => {
-                    h2::exchange(seat, &self.origins[endpoint], head, self.settings.timeout, progress).await
+                    let (origin, patience) = (&self.origins[endpoint], self.settings.timeout);
+                    h2::exchange(seat, origin, head, patience, progress, read).await
                 }
             };
             match outcome {

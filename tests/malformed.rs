@@ -12,7 +12,7 @@ use alta_auth::{Cause, Check, Origin, Verdict};
 use support::{Line, Part, Reply, Scripted, ask, at_once, corpus, engine, good, step, until};
 
 /// Each lane reads the whole corpus.
-const LANES: [&str; 1] = ["hyper"];
+const LANES: [&str; 2] = ["hyper", "wire"];
 const THREADS: usize = 16;
 
 struct Case {

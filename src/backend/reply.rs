@@ -14,6 +14,7 @@ use super::template::FIVE;
 use crate::backend::BodyRule;
 use crate::config::{Settings, TtlHeader, TtlRules};
 use crate::decision::Verdict;
+pub(crate) use crate::transport::ReplyHead;
 
 /// Most headers of a reply that allows.
 const MAX_HEADERS: usize = 64;
@@ -21,13 +22,6 @@ const MAX_USER_ID: usize = 256;
 const MAX_LOCATION: usize = 2 * 1024;
 /// `Retry-After` beyond this is taken for this: a backend must not switch itself off for a day.
 const MAX_RETRY_AFTER: Duration = Duration::from_mins(1);
-
-/// A reply's status and header section, as a lane received it. Names in any case.
-pub(crate) struct ReplyHead<'a> {
-    /// 100 to 599, final.
-    pub(crate) status: u16,
-    pub(crate) headers: &'a [(&'a [u8], &'a [u8])],
-}
 
 /// The part of the settings that replies are judged by.
 #[derive(Clone, Debug)]

@@ -52,6 +52,7 @@ pub(crate) struct Settings {
     pub(crate) headers: Vec<HeaderField>,
     pub(crate) pool: PoolSettings,
     pub(crate) http_version: HttpVersion,
+    pub(crate) http_lane: HttpLane,
     pub(crate) tls: TlsSettings,
     /// `tls.mixed`: https and http in one list.
     pub(crate) tls_mixed: bool,
@@ -116,6 +117,7 @@ impl Settings {
             headers: Vec::new(),
             pool: PoolSettings { max_connections: 0, idle_timeout: Duration::ZERO, max_age: Duration::ZERO },
             http_version: HttpVersion::Auto,
+            http_lane: HttpLane::Hyper,
             tls: TlsSettings { verify: true, ..TlsSettings::default() },
             tls_mixed: false,
             unix_peer_uid: None,
@@ -255,6 +257,13 @@ pub(crate) struct PoolSettings {
     pub(crate) max_connections: usize,
     pub(crate) idle_timeout: Duration,
     pub(crate) max_age: Duration,
+}
+
+/// `http.lane`: who speaks HTTP/1.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HttpLane {
+    Hyper,
+    Wire,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::nearest::nearest;
 use super::value::Kind;
-use super::{BackendMode, Enforce, HttpVersion, ScopeRule};
+use super::{BackendMode, Enforce, HttpLane, HttpVersion, ScopeRule};
 use crate::decision::Verdict;
 use crate::observe::LogLevel;
 
@@ -391,10 +391,14 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         name: "http.lane", section: "Connections", reload: Keeps,
-        // One lane: both words name it, and the choice leaves nothing to remember.
-        kind: Kind::Choice(&[("auto", |_| ()), ("hyper", |_| ())]),
+        kind: Kind::Choice(&[
+            ("auto", |s| s.http_lane = HttpLane::Wire),
+            ("hyper", |s| s.http_lane = HttpLane::Hyper),
+            ("wire", |s| s.http_lane = HttpLane::Wire),
+        ]),
         default: Value("auto"),
-        text: "Which HTTP implementation is used; `auto` is `hyper`.",
+        text: "Who speaks HTTP/1.1: `wire`, this library's own reader and writer, or `hyper`, which speaks HTTP/2 in any \
+               case. `auto` is `wire`.",
     },
     Key {
         name: "dns.refresh", section: "Connections", reload: Keeps,

@@ -14,16 +14,24 @@ use hyper::body::{Body as _, Incoming};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
+use super::h1::speaker;
 use super::h2::Seat;
 use super::pool::Lease;
+use super::wire;
 
 /// Bounds of what is read only to use the connection again: a backend that sends its body drop by drop must not
 /// hold a place in the pool.
-const DRAIN_BYTES: usize = 64 * 1024;
-const DRAIN_TIME: Duration = Duration::from_millis(100);
+pub(super) const DRAIN_BYTES: usize = 64 * 1024;
+pub(super) const DRAIN_TIME: Duration = Duration::from_millis(100);
 
 /// Dropped without a word: an HTTP/1.1 connection is closed, an HTTP/2 stream reset.
-pub(crate) struct Body {
+pub(crate) enum Body {
+    Hyper(Streamed),
+    Wire(wire::Rest),
+}
+
+/// A body that hyper reads.
+pub(crate) struct Streamed {
     incoming: Incoming,
     hold: Hold,
 }
@@ -44,15 +52,37 @@ pub(crate) enum BodyError {
 
 impl Body {
     pub(super) fn http1(incoming: Incoming, lease: Lease) -> Self {
-        Self { incoming, hold: Hold::H1(lease) }
+        Self::Hyper(Streamed { incoming, hold: Hold::H1(lease) })
     }
 
     pub(super) fn http2(incoming: Incoming, seat: Seat) -> Self {
-        Self { incoming, hold: Hold::H2 { _seat: seat } }
+        Self::Hyper(Streamed { incoming, hold: Hold::H2 { _seat: seat } })
     }
 
     /// The complete body, for a verdict. The connection goes back to the pool.
-    pub(crate) async fn collect(mut self, limit: usize) -> Result<Bytes, BodyError> {
+    pub(crate) async fn collect(self, limit: usize) -> Result<Bytes, BodyError> {
+        match self {
+            Self::Hyper(body) => body.collect(limit).await,
+            Self::Wire(rest) => rest.collect(limit).await,
+        }
+    }
+
+    /// Nobody needs the body: drained in the background (64 KiB, 100 ms), so that the connection can be used again.
+    pub(crate) fn discard(self) {
+        match self {
+            Self::Hyper(body) => body.discard(),
+            Self::Wire(rest) => rest.discard(),
+        }
+    }
+
+    /// The reply broke a rule: the connection is closed.
+    pub(crate) fn close(self) {
+        drop(self);
+    }
+}
+
+impl Streamed {
+    async fn collect(mut self, limit: usize) -> Result<Bytes, BodyError> {
         let mut whole = BytesMut::new();
         while let Some(frame) = self.incoming.frame().await {
             let Ok(data) = frame.map_err(|_| BodyError::Cut)?.into_data() else { continue };
@@ -65,8 +95,7 @@ impl Body {
         Ok(whole.freeze())
     }
 
-    /// Nobody needs the body: drained in the background (64 KiB, 100 ms), so that the connection can be used again.
-    pub(crate) fn discard(mut self) {
+    fn discard(mut self) {
         let mut left = DRAIN_BYTES;
         loop {
             match self.drain_one(&mut Context::from_waker(Waker::noop()), &mut left) {
@@ -94,11 +123,6 @@ impl Body {
                 self.hold.settle();
             }
         });
-    }
-
-    /// The reply broke a rule: the connection is closed.
-    pub(crate) fn close(self) {
-        drop(self);
     }
 
     fn drain_one(&mut self, cx: &mut Context<'_>, left: &mut usize) -> Poll<Drained> {
@@ -130,12 +154,13 @@ impl Hold {
     /// The body has been read to its end.
     fn settle(self) {
         let Self::H1(mut lease) = self else { return };
-        if lease.conn().sender.is_ready() {
+        let sender = &mut speaker(lease.conn_mut()).sender;
+        if sender.is_ready() {
             lease.give_back();
-        } else if !lease.conn().sender.is_closed() {
+        } else if !sender.is_closed() {
             // hyper has not yet come to the end itself.
             spawn_local(async move {
-                if matches!(timeout(DRAIN_TIME, lease.conn_mut().sender.ready()).await, Ok(Ok(()))) {
+                if matches!(timeout(DRAIN_TIME, speaker(lease.conn_mut()).sender.ready()).await, Ok(Ok(()))) {
                     lease.give_back();
                 }
             });

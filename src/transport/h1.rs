@@ -3,53 +3,48 @@
 //! The request goes out as its head gives it: target byte for byte, names in title case (as the vendor writes
 //! them), order kept, nothing added. The tap under hyper decides what is a reply; hyper parses it.
 
-use std::net::IpAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use http_body_util::Empty;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::task::spawn_local;
-use tokio::time::Instant;
 
 use super::body::Body;
+use super::conn::{Conn, Ending, Speech};
 use super::dial::Link;
 use super::head::{MAX_FIELDS, MAX_HEAD};
 use super::pool::{Lease, Place, Pool};
-use super::tap::{Fault, Wire};
-use super::{Broken, Failure, Progress, Reply, RequestHead};
+use super::tap::Wire;
+use super::{Broken, Failure, Progress, Reply, ReplyHead, RequestHead, Stage};
 use crate::decision::Cause;
 
-pub(super) struct Conn {
+/// hyper on a connection, as the pool keeps it.
+pub(super) struct Speaker {
     pub(super) sender: SendRequest<Empty<Bytes>>,
     pub(super) wire: Rc<Wire>,
-    pub(super) born: Instant,
-    /// Requests handed to it.
-    pub(super) uses: u64,
-    pub(super) address: Option<IpAddr>,
-    peer: String,
-    tls: Option<String>,
 }
 
 /// Which connection; outlives it.
 pub(super) struct Id(Rc<Wire>);
 
-impl Conn {
-    pub(super) fn is(&self, id: &Id) -> bool {
-        Rc::ptr_eq(&self.wire, &id.0)
+impl Id {
+    pub(super) fn names(&self, conn: &Conn) -> bool {
+        matches!(&conn.speech, Speech::Hyper(speaker) if Rc::ptr_eq(&speaker.wire, &self.0))
     }
+}
 
-    /// Takes a request now, as far as can be known without reading.
-    pub(super) fn is_alive(&self) -> bool {
-        let ready = if self.uses == 0 { !self.sender.is_closed() } else { self.sender.is_ready() };
+impl Speaker {
+    pub(super) fn is_alive(&self, unused: bool) -> bool {
+        let ready = if unused { !self.sender.is_closed() } else { self.sender.is_ready() };
         ready && !self.wire.is_gone() && self.wire.write_error().is_none()
     }
 }
 
 /// Puts hyper on a new connection.
-pub(super) async fn establish(pool: &Rc<Pool>, link: Link, place: Place) -> Result<Conn, Failure> {
+pub(super) async fn establish(pool: &Rc<Pool>, link: Link, place: Place) -> Result<Box<Conn>, Failure> {
     let wire = Wire::http1(link.io, place.open());
     let (sender, connection) = http1::Builder::new()
         .writev(false)
@@ -68,32 +63,45 @@ pub(super) async fn establish(pool: &Rc<Pool>, link: Link, place: Place) -> Resu
             pool.forget(&id);
         }
     });
-    let born = Instant::now();
-    Ok(Conn { sender, wire, born, uses: 0, address: link.address, peer: link.peer, tls: link.tls })
+    let speech = Speech::Hyper(Speaker { sender, wire });
+    Ok(Conn::new(speech, link.address, link.peer, link.tls))
 }
 
-pub(super) async fn exchange(
+pub(super) async fn exchange<T>(
     mut lease: Lease,
     head: &dyn RequestHead,
     progress: &Rc<Progress>,
-) -> Result<Reply, Broken> {
+    read: impl Fn(&ReplyHead<'_>) -> T,
+) -> Result<Reply<T>, Broken> {
     let request = request(head)?;
     let reused = lease.conn().uses > 0;
-    if let Some(trace) = &progress.trace {
-        let conn = lease.conn();
-        Link::describe(&conn.peer, conn.tls.as_deref(), false, reused, &mut trace.borrow_mut());
-    }
-    let conn = lease.ask();
-    conn.wire.arm(progress);
-    let sent = conn.sender.try_send_request(request);
+    lease.conn().describe(progress);
+    let speaker = speaker(lease.ask());
+    speaker.wire.arm(progress);
+    let sent = speaker.sender.try_send_request(request);
     match sent.await {
         Ok(reply) => {
             let (parts, incoming) = reply.into_parts();
-            let body = Body::http1(incoming, lease);
-            Ok(Reply { status: parts.status.as_u16(), headers: parts.headers, body })
+            let head = read_map(parts.status.as_u16(), &parts.headers, read);
+            Ok(Reply { head, body: Body::http1(incoming, lease) })
         }
-        Err(error) => Err(explain(&lease, error.error(), reused, progress)),
+        Err(error) => Err(explain(&mut lease, error.error(), reused, progress)),
     }
+}
+
+/// hyper, on a connection that it speaks on.
+pub(super) fn speaker(conn: &mut Conn) -> &mut Speaker {
+    match &mut conn.speech {
+        Speech::Hyper(speaker) => speaker,
+        Speech::Wire(_) => unreachable!("the lane of a connection is chosen where it is established"),
+    }
+}
+
+/// What `read` makes of a header section that hyper has parsed.
+pub(super) fn read_map<T>(status: u16, headers: &HeaderMap, read: impl Fn(&ReplyHead<'_>) -> T) -> T {
+    let headers: Vec<(&[u8], &[u8])> =
+        headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())).collect();
+    read(&ReplyHead { status, headers: &headers })
 }
 
 fn request(head: &dyn RequestHead) -> Result<Request<Empty<Bytes>>, Failure> {
@@ -138,39 +146,15 @@ pub(super) fn headers(
 }
 
 /// Why there is no reply: what the tap saw, not what hyper made of it.
-fn explain(lease: &Lease, error: &hyper::Error, reused: bool, progress: &Progress) -> Broken {
-    let label = lease.pool().label();
-    let wire = &lease.conn().wire;
-    let written = progress.stage.get() >= super::Stage::Written;
-    match wire.fault() {
-        Some(Fault::Rule(rule)) => {
-            return Failure::new(Cause::Protocol, format!("the reply of {label} {rule}")).into();
-        }
-        Some(Fault::Tls(why)) => {
-            return Failure::new(Cause::Tls, format!("TLS with {label} failed: {why}")).into();
-        }
-        // On a used connection they were the end of something older; another connection will do.
-        Some(Fault::Surplus) if !reused => {
-            return Failure::new(Cause::Protocol, format!("{label} sent bytes before it was asked")).into();
-        }
-        Some(Fault::Surplus) | None => {}
+fn explain(lease: &mut Lease, error: &hyper::Error, reused: bool, progress: &Progress) -> Broken {
+    let wire = Rc::clone(&speaker(lease.conn_mut()).wire);
+    Ending {
+        fault: wire.fault(),
+        reused,
+        written: progress.stage.get() >= Stage::Written,
+        received: wire.received(),
+        write_error: wire.write_error(),
+        malformed: (progress.stage.get() >= Stage::Replied).then(|| error.to_string()),
     }
-    if reused && !written {
-        return Broken::Unsent;
-    }
-    if wire.received() == 0 {
-        let detail = match wire.write_error() {
-            Some(why) => format!("{label} closed while the request was being written ({why})"),
-            None => format!("{label} closed before the first byte of an answer"),
-        };
-        let mut failure = Failure::new(Cause::Reset, detail);
-        failure.retry_is_safe = reused;
-        return failure.into();
-    }
-    let detail = if progress.stage.get() < super::Stage::Replied {
-        format!("{label} closed within the header section of its reply")
-    } else {
-        format!("the reply of {label} is malformed: {error}")
-    };
-    Failure::new(Cause::Protocol, detail).into()
+    .explain(lease.pool().label())
 }

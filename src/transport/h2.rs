@@ -26,12 +26,13 @@ use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Instant, timeout};
 
 use super::body::Body;
+use super::conn::Fault;
 use super::dial::Link;
-use super::h1::{headers, target};
+use super::h1::{headers, read_map, target};
 use super::head::{MAX_FIELDS, MAX_HEAD};
 use super::pool::{Place, Pool};
-use super::tap::{Fault, Tap, Wire};
-use super::{Broken, Failure, Progress, Reply, RequestHead, Stage};
+use super::tap::{Tap, Wire};
+use super::{Broken, Failure, Progress, Reply, ReplyHead, RequestHead, Stage};
 use crate::decision::Cause;
 
 /// Whatever a peer allows: one connection is not asked to carry more at a time.
@@ -235,13 +236,14 @@ async fn tend(conn: Rc<Conn>) {
     }
 }
 
-pub(super) async fn exchange(
+pub(super) async fn exchange<T>(
     seat: Seat,
     origin: &(Scheme, Authority),
     head: &dyn RequestHead,
     budget: Duration,
     progress: &Rc<Progress>,
-) -> Result<Reply, Broken> {
+    read: impl Fn(&ReplyHead<'_>) -> T,
+) -> Result<Reply<T>, Broken> {
     let request = request(origin, head)?;
     let conn = Rc::clone(&seat.0);
     let Some(pool) = conn.pool.upgrade() else { return Err(Broken::Unsent) };
@@ -285,7 +287,8 @@ pub(super) async fn exchange(
                 return Err(Failure::new(Cause::Protocol, format!("the reply of {label} {rule}")).into());
             }
             progress.enter(Stage::Replied);
-            Ok(Reply { status, headers: parts.headers, body: Body::http2(incoming, seat) })
+            let head = read_map(status, &parts.headers, read);
+            Ok(Reply { head, body: Body::http2(incoming, seat) })
         }
         Ok(Err(mut error)) => {
             if error.take_message().is_some() {

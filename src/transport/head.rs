@@ -1,8 +1,8 @@
 //! The raw header section of an HTTP/1.1 reply, read strictly and line by line as it arrives.
 //!
-//! hyper reads the same bytes afterwards. This reader exists for what hyper does not tell (the status line of a
-//! reply that breaks off later), for what it skips (interim replies), and for where it is lenient. It keeps at
-//! most 16 KiB. A line may end with LF alone (RFC 9112, 2.2); everything else is as the grammar says.
+//! In the hyper lane hyper reads the same bytes afterwards: this reader exists for what hyper does not tell (the status
+//! line of a reply that breaks off later), for what it skips (interim replies), and for where it is lenient. The wire
+//! lane comes here with every reply that is not complete and faultless at once. It keeps at most 16 KiB. A line may end with LF alone (RFC 9112, 2.2); everything else is as the grammar says.
 
 /// Of one header section, and of each interim one.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
@@ -20,6 +20,8 @@ pub(super) struct HeadReader {
     interim: u8,
     content_length: bool,
     transfer_encoding: bool,
+    /// After `Complete`: bytes of the last call that are not of the section.
+    rest: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -60,14 +62,16 @@ impl HeadReader {
                         return Err("has more than 64 headers");
                     }
                     match kind {
-                        Field::ContentLength if self.content_length => Err("has two Content-Length headers"),
+                        Field::ContentLength(_) if self.content_length => {
+                            Err("has two Content-Length headers")
+                        }
                         Field::TransferEncoding if self.transfer_encoding => {
                             Err("has two Transfer-Encoding headers")
                         }
                         Field::TransferEncoding if status.http10 => {
                             Err("is HTTP/1.0 and has Transfer-Encoding")
                         }
-                        Field::ContentLength => {
+                        Field::ContentLength(_) => {
                             self.content_length = true;
                             Ok(false)
                         }
@@ -75,7 +79,7 @@ impl HeadReader {
                             self.transfer_encoding = true;
                             Ok(false)
                         }
-                        Field::Other => Ok(false),
+                        Field::Connection | Field::Other => Ok(false),
                     }
                 }),
             };
@@ -87,6 +91,7 @@ impl HeadReader {
                         return self.broken("has Content-Length and Transfer-Encoding");
                     }
                     if status.code >= 200 {
+                        self.rest = bytes.len();
                         return Fed::Complete(status.code);
                     }
                     if self.interim == MAX_INTERIM {
@@ -101,6 +106,16 @@ impl HeadReader {
             return self.broken(rule);
         }
         Fed::Partial(self.final_status())
+    }
+
+    /// After `Complete`: the final header section, with its empty line.
+    pub(super) fn section(&self) -> &[u8] {
+        &self.section
+    }
+
+    /// After `Complete`: how many of the bytes fed last come after the section.
+    pub(super) fn rest(&self) -> usize {
+        self.rest
     }
 
     fn extend(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
@@ -144,9 +159,12 @@ fn status_line(line: &[u8]) -> Result<Status, &'static str> {
     }
 }
 
-enum Field {
-    ContentLength,
+/// What a field is to the framing.
+pub(super) enum Field {
+    ContentLength(u64),
+    /// `chunked`, and nothing else.
     TransferEncoding,
+    Connection,
     Other,
 }
 
@@ -160,29 +178,38 @@ fn field(line: &[u8]) -> Result<Field, &'static str> {
     if !value.iter().all(|&byte| is_text(byte)) {
         return Err("has a control byte in a header");
     }
-    if name.eq_ignore_ascii_case(b"content-length") {
-        let value = value.trim_ascii();
-        if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
-            return Err("has a malformed Content-Length");
-        }
-        return Ok(Field::ContentLength);
-    }
-    if name.eq_ignore_ascii_case(b"transfer-encoding") {
-        // No TE is ever sent, so nothing else may come.
-        if !value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
-            return Err("has a Transfer-Encoding other than chunked");
-        }
-        return Ok(Field::TransferEncoding);
-    }
-    Ok(Field::Other)
+    kind(name, value)
 }
 
-fn is_token(byte: u8) -> bool {
+/// For a field whose name and value are well formed.
+pub(super) fn kind(name: &[u8], value: &[u8]) -> Result<Field, &'static str> {
+    match name.len() {
+        10 if name.eq_ignore_ascii_case(b"connection") => Ok(Field::Connection),
+        14 if name.eq_ignore_ascii_case(b"content-length") => {
+            let value = value.trim_ascii();
+            if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
+                return Err("has a malformed Content-Length");
+            }
+            let length = value.iter().fold(0, |length, digit| length * 10 + u64::from(digit - b'0'));
+            Ok(Field::ContentLength(length))
+        }
+        17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+            // No TE is ever sent, so nothing else may come.
+            if !value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+                return Err("has a Transfer-Encoding other than chunked");
+            }
+            Ok(Field::TransferEncoding)
+        }
+        _ => Ok(Field::Other),
+    }
+}
+
+pub(super) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// What may stand in a value or a phrase: all but control bytes, with HTAB.
-fn is_text(byte: u8) -> bool {
+pub(super) fn is_text(byte: u8) -> bool {
     byte == b'\t' || !byte.is_ascii_control()
 }
 

@@ -16,9 +16,12 @@ mod line;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -29,9 +32,14 @@ use holds::Attempt;
 pub(super) use holds::{Lease, Place};
 use line::{Grant, Line, Queued, Waiter, Watching};
 
+use super::conn::Conn;
 use super::dial::{Dial, Look, Watch};
-use super::{Among, Failure, PoolGauges, Progress, Stage, h1, h2};
+use super::{Among, Failure, PoolGauges, Progress, Stage, h1, h2, wire};
 use crate::decision::Cause;
+
+/// Idle for so long, a connection rests: when its peer closes it, that is noticed. One that is used again sooner is
+/// looked at then.
+const REST: Duration = Duration::from_millis(50);
 
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
@@ -39,6 +47,10 @@ pub(super) struct Limits {
     pub(super) idle_timeout: Duration,
     pub(super) max_age: Duration,
     pub(super) connect_timeout: Duration,
+    /// HTTP/1.1 is spoken by our own lane.
+    pub(super) wire: bool,
+    /// Of bodies so much is kept, for a verdict; and one byte more, to tell that there is more.
+    pub(super) max_body: usize,
 }
 
 /// What new connections will speak.
@@ -55,6 +67,7 @@ pub(super) struct Pool {
     label: String,
     pub(super) limits: Limits,
     dialer: Rc<dyn Dial>,
+    pub(super) desk: Rc<wire::Desk>,
     gauges: Arc<[PoolGauges]>,
     state: RefCell<State>,
     /// Wakes the reaper: something became idle, or the pool is gone.
@@ -73,11 +86,13 @@ struct State {
     watch: Rc<Watch>,
     line: Line,
     reaping: bool,
+    /// When the reaper looks next.
+    reaps_at: Option<Instant>,
     closed: bool,
 }
 
 struct Idle {
-    conn: h1::Conn,
+    conn: Box<Conn>,
     since: Instant,
 }
 
@@ -94,6 +109,7 @@ impl Pool {
         limits: Limits,
         lane: Lane,
         dialer: Rc<dyn Dial>,
+        desk: Rc<wire::Desk>,
         gauges: Arc<[PoolGauges]>,
     ) -> Rc<Self> {
         let state = State {
@@ -105,6 +121,7 @@ impl Pool {
             watch: Rc::default(),
             line: Line::default(),
             reaping: false,
+            reaps_at: None,
             closed: false,
         };
         Rc::new_cyclic(|me| Self {
@@ -112,6 +129,7 @@ impl Pool {
             label,
             limits,
             dialer,
+            desk,
             gauges,
             state: RefCell::new(state),
             idled: Rc::default(),
@@ -204,13 +222,12 @@ impl Pool {
                 idle.remove(index)?
             };
             self.gauges().idle.fetch_sub(1, Relaxed);
-            let expired = idle.since.elapsed() >= self.limits.idle_timeout;
-            let conn = idle.conn;
-            if expired || !self.is_good(&conn) {
-                conn.wire.hang_up();
+            let (since, mut conn) = (idle.since.elapsed(), idle.conn);
+            if since >= self.limits.idle_timeout || !self.is_good(&conn) {
+                conn.hang_up();
                 continue;
             }
-            match conn.wire.look() {
+            match conn.glance(since) {
                 Look::Nothing => return Some(Lease::new(self.rc(), conn)),
                 Look::Unknown => {
                     // hyper's task reads what there is before this one runs again.
@@ -221,17 +238,17 @@ impl Pool {
                     }
                 }
                 // Bytes that nobody asked for: never read as the answer to the next request.
-                Look::Surplus | Look::Closed => conn.wire.hang_up(),
+                Look::Surplus | Look::Closed => conn.hang_up(),
             }
         }
     }
 
     #[cfg(test)]
     pub(super) fn look_at_idle(&self) -> Option<Look> {
-        self.state.borrow().idle.back().map(|idle| idle.conn.wire.look())
+        self.state.borrow().idle.back().map(|idle| idle.conn.look())
     }
 
-    fn is_good(&self, conn: &h1::Conn) -> bool {
+    fn is_good(&self, conn: &Conn) -> bool {
         conn.is_alive()
             && conn.born.elapsed() < self.limits.max_age
             && conn.address.is_none_or(|address| self.dialer.is_current(self.endpoint, address))
@@ -261,7 +278,7 @@ impl Pool {
                 // Gives up its place, which brings us here again.
                 Some(idle) => {
                     self.gauges().idle.fetch_sub(1, Relaxed);
-                    idle.conn.wire.hang_up();
+                    idle.conn.hang_up();
                 }
                 None => waiter.give(Grant::Place(Place::new(self), Attempt::new(self))),
             }
@@ -291,7 +308,11 @@ impl Pool {
             drop(state);
             self.offer_seats();
         } else {
-            let conn = h1::establish(&self.rc(), link, place).await?;
+            let conn = if self.limits.wire {
+                wire::establish(link, place)
+            } else {
+                h1::establish(&self.rc(), link, place).await?
+            };
             self.state.borrow_mut().lane = Lane::H1;
             self.offer(conn, Some(first));
         }
@@ -325,7 +346,7 @@ impl Pool {
     }
 
     /// A good connection that nobody uses: to `first`, else to the first in line, else onto the stack.
-    fn offer(&self, conn: h1::Conn, first: Option<&Waiter>) {
+    fn offer(&self, conn: Box<Conn>, first: Option<&Waiter>) {
         let waiter = {
             let line = &mut self.state.borrow_mut().line;
             first.and_then(|first| line.take(first)).or_else(|| line.take_first(conn.uses > 0, conn.address))
@@ -334,19 +355,28 @@ impl Pool {
             return waiter.give(Grant::Lent(Lent::H1(Lease::new(self.rc(), conn))));
         }
         if self.state.borrow().closed {
-            return conn.wire.hang_up();
+            return conn.hang_up();
         }
-        self.state.borrow_mut().idle.push_back(Idle { conn, since: Instant::now() });
+        let since = Instant::now();
+        let mut state = self.state.borrow_mut();
+        state.idle.push_back(Idle { conn, since });
+        let too_late = state.reaps_at.is_none_or(|then| then > since + REST);
+        if too_late {
+            state.reaps_at = Some(since + REST);
+        }
+        drop(state);
         self.gauges().idle.fetch_add(1, Relaxed);
-        self.idled.notify_one();
+        if too_late {
+            self.idled.notify_one();
+        }
         // Someone may wait for a fresh one, and need the place of this.
         self.grant();
     }
 
     /// An exchange has ended well and its connection is silent.
-    fn take_back(&self, conn: h1::Conn) {
-        conn.wire.disarm();
-        if self.is_good(&conn) { self.offer(conn, None) } else { conn.wire.hang_up() }
+    fn take_back(&self, conn: Box<Conn>) {
+        conn.disarm();
+        if self.is_good(&conn) { self.offer(conn, None) } else { conn.hang_up() }
     }
 
     /// A stream has ended, or more are allowed.
@@ -366,7 +396,7 @@ impl Pool {
     /// hyper has finished with a connection.
     pub(super) fn forget(&self, id: &h1::Id) {
         let mut state = self.state.borrow_mut();
-        if let Some(index) = state.idle.iter().position(|idle| idle.conn.is(id)) {
+        if let Some(index) = state.idle.iter().position(|idle| id.names(&idle.conn)) {
             let gone = state.idle.remove(index);
             drop(state);
             drop(gone);
@@ -387,7 +417,7 @@ impl Pool {
         };
         self.gauges().idle.fetch_sub(idle.len() as u64, Relaxed);
         for idle in idle {
-            idle.conn.wire.hang_up();
+            idle.conn.hang_up();
         }
         for conn in shared {
             conn.retire();
@@ -411,19 +441,39 @@ impl Pool {
         spawn_local(async move {
             loop {
                 let next = match pool.upgrade() {
-                    Some(pool) => pool.reap(),
+                    Some(pool) => poll_fn(|cx| Poll::Ready(pool.reap(cx))).await,
                     None => return,
                 };
-                match next {
-                    Some(next) => sleep_until(next).await,
-                    None => idled.notified().await,
-                }
+                sleep_or_wake(next, &idled).await;
             }
         });
     }
 
-    /// Closes what has been idle for too long. When to look again; never, if nothing is idle.
-    fn reap(&self) -> Option<Instant> {
+    /// Connections that rest, and that no task reads, are listened to by the reaper's. When the next begins to rest.
+    fn listen(&self, cx: &mut Context<'_>, now: Instant) -> Option<Instant> {
+        let mut index = 0;
+        loop {
+            let mut state = self.state.borrow_mut();
+            let idle = state.idle.get_mut(index)?;
+            if idle.since + REST > now {
+                return Some(idle.since + REST);
+            }
+            if idle.conn.listen(cx) {
+                index += 1;
+                continue;
+            }
+            let gone = state.idle.remove(index);
+            drop(state);
+            if let Some(gone) = gone {
+                self.gauges().idle.fetch_sub(1, Relaxed);
+                gone.conn.hang_up();
+            }
+        }
+    }
+
+    /// Closes what has been idle for too long, and what its peer has closed. When to look again; never, if nothing is
+    /// idle.
+    fn reap(&self, cx: &mut Context<'_>) -> Option<Instant> {
         let now = Instant::now();
         let timeout = self.limits.idle_timeout;
         let mut next: Option<Instant> = None;
@@ -438,8 +488,11 @@ impl Pool {
             drop(state);
             if let Some(expired) = expired {
                 self.gauges().idle.fetch_sub(1, Relaxed);
-                expired.conn.wire.hang_up();
+                expired.conn.hang_up();
             }
+        }
+        if let Some(resting) = self.listen(cx, now) {
+            next = next.map(|next| next.min(resting));
         }
         let shared = self.state.borrow().shared.clone();
         for conn in shared {
@@ -449,8 +502,22 @@ impl Pool {
                 None => {}
             }
         }
+        self.state.borrow_mut().reaps_at = next;
         next
     }
+}
+
+/// Until then, until the task is woken by something else, or until there is a reason to look sooner.
+async fn sleep_or_wake(then: Option<Instant>, sooner: &Notify) {
+    let mut sleep = pin!(then.map(sleep_until));
+    let mut sooner = pin!(sooner.notified());
+    let mut woken = false;
+    poll_fn(|cx| {
+        let slept = sleep.as_mut().as_pin_mut().is_some_and(|sleep| sleep.poll(cx).is_ready());
+        let ready = slept || sooner.as_mut().poll(cx).is_ready() || std::mem::replace(&mut woken, true);
+        if ready { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 /// A dial that panics fails all the same: whoever waits for it would take its silence for the backend's.

@@ -19,22 +19,12 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
+use super::conn::Fault;
 use super::dial::{Io, Look};
 use super::frames::FrameReader;
 use super::head::{Fed, HeadReader};
 use super::pool::Place;
 use super::{Progress, Stage};
-
-/// What the tap found wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// The reply …
-    Rule(&'static str),
-    /// Bytes that belong to no request.
-    Surplus,
-    /// TLS failed after the handshake (a certificate refused late, a broken record).
-    Tls(String),
-}
 
 /// What is spoken on the connection, as far as the tap must know.
 enum Speech {
@@ -241,7 +231,7 @@ impl AsyncRead for Tap {
                     Err(fault) => fault,
                 }
             }
-            Poll::Ready(Err(error)) => match tls_fault(&error) {
+            Poll::Ready(Err(error)) => match Fault::of_tls(&error) {
                 Some(fault) => fault,
                 None => return Poll::Ready(Err(error)),
             },
@@ -250,11 +240,6 @@ impl AsyncRead for Tap {
         wire.hang_up();
         Poll::Ready(Err(gone()))
     }
-}
-
-fn tls_fault(error: &io::Error) -> Option<Fault> {
-    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
-    Some(Fault::Tls(super::tls::explain(error)))
 }
 
 impl AsyncWrite for Tap {

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod bodies;
+mod differential;
 mod lanes;
 mod network;
 mod pooling;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
@@ -38,6 +40,30 @@ impl RequestHead for Ask {
         each("X-Real-Ip", b"");
         each("X-Real-Ua", b"a\tb \xff");
     }
+}
+
+/// A reply, with a copy of its header section.
+struct Reply {
+    status: u16,
+    headers: HeaderMap,
+    body: Body,
+}
+
+async fn ask_for(
+    target: &'static str,
+    transport: &Rc<Transport>,
+    fresh: bool,
+    progress: &Rc<Progress>,
+) -> Result<Reply, Failure> {
+    let copy = |head: &ReplyHead<'_>| {
+        let headers = head.headers.iter().map(|(name, value)| {
+            (HeaderName::from_bytes(name).unwrap(), HeaderValue::from_bytes(value).unwrap())
+        });
+        (head.status, headers.collect())
+    };
+    let super::Reply { head: (status, headers), body } =
+        transport.exchange(0, &Ask(target), fresh, progress, &copy).await?;
+    Ok(Reply { status, headers, body })
 }
 
 /// The other end of a connection.
@@ -116,6 +142,7 @@ impl World {
         let mut config = Config::new();
         config.set("backend.url", "http://backend.test:6000/auth").unwrap();
         config.set("default_action", "deny").unwrap();
+        config.set("http.lane", LANE.get()).unwrap();
         for (key, value) in set {
             config.set(key, value).unwrap();
         }
@@ -167,7 +194,7 @@ impl World {
 
     async fn exchange(&self, fresh: bool) -> (Result<Reply, Failure>, Rc<Progress>) {
         let progress = Rc::<Progress>::default();
-        (self.transport.exchange(0, &Ask("/auth?token=123"), fresh, &progress).await, progress)
+        (ask_for("/auth?token=123", &self.transport, fresh, &progress).await, progress)
     }
 
     /// In a task of its own.
@@ -175,7 +202,7 @@ impl World {
         let transport = Rc::clone(&self.transport);
         spawn_local(async move {
             let progress = Rc::<Progress>::default();
-            (transport.exchange(0, &Ask("/auth?token=123"), fresh, &progress).await, progress)
+            (ask_for("/auth?token=123", &transport, fresh, &progress).await, progress)
         })
     }
 
@@ -190,6 +217,20 @@ impl World {
 /// Runs a test as an I/O thread would.
 async fn local<T>(test: impl Future<Output = T>) -> T {
     LocalSet::new().run_until(test).await
+}
+
+thread_local! {
+    /// The lane of every `World` of this thread, unless its settings say another.
+    static LANE: Cell<&'static str> = const { Cell::new("auto") };
+}
+
+/// A promise of HTTP/1.1, whoever speaks it.
+async fn in_each_lane(test: impl AsyncFn()) {
+    for lane in ["hyper", "wire"] {
+        LANE.set(lane);
+        eprintln!("in the lane {lane}:");
+        local(test()).await;
+    }
 }
 
 /// Lets every task run until it waits for something.

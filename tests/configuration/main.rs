@@ -132,7 +132,7 @@ fn every_bad_value_is_told_with_its_key_and_a_way_out() {
             r#"backend.preset: "flussonic" is not one of custom, ministra, iptvportal, smarty; write one of them"#,
         ),
         ("http.version", "3", r#"http.version: "3" is not one of auto, 1.1, 2, h2c; write one of them"#),
-        ("http.lane", "wire", r#"http.lane: "wire" is not one of auto, hyper; write one of them"#),
+        ("http.lane", "curl", r#"http.lane: "curl" is not one of auto, hyper, wire; write one of them"#),
         (
             "log.level",
             "trace",

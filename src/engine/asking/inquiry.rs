@@ -35,8 +35,12 @@ impl Inquiry<'_> {
             let began = Instant::now();
             retries.exchange(began);
             let mut until = (began + self.share).min(self.deadline);
+            let session = question.session_id();
+            let judge = |head: &ReplyHead<'_>| {
+                (head.status, judge(&policy.replies, session, head, SystemTime::now()))
+            };
             let outcome = {
-                let mut exchange = pin!(transport.exchange(self.endpoint, &head, fresh, &progress));
+                let mut exchange = pin!(transport.exchange(self.endpoint, &head, fresh, &progress, &judge));
                 loop {
                     let outcome = timeout_at(until, exchange.as_mut()).await;
                     // No address is to blame for the time in line.
@@ -59,7 +63,7 @@ impl Inquiry<'_> {
                     return (late(policy, self.endpoint, &progress), progress.address.get());
                 }
                 Ok(Ok(reply)) => {
-                    let result = self.judge(reply, &progress, until).await;
+                    let result = self.settle(reply, &progress, until).await;
                     return (result, progress.address.get());
                 }
                 Ok(Err(failure)) => failure,
@@ -76,13 +80,17 @@ impl Inquiry<'_> {
         }
     }
 
-    async fn judge(&self, reply: Reply, progress: &Progress, until: Instant) -> Result<Answer, Outage> {
-        let Means { policy, question, .. } = self.means;
+    /// What the judgement comes to, and what becomes of the body.
+    async fn settle(
+        &self,
+        reply: Reply<(u16, Judgement)>,
+        progress: &Progress,
+        until: Instant,
+    ) -> Result<Answer, Outage> {
+        let policy = self.means.policy;
         let rules = &policy.replies;
-        let headers: Vec<(&[u8], &[u8])> =
-            reply.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())).collect();
-        let head = ReplyHead { status: reply.status, headers: &headers };
-        match judge(rules, question.session_id(), &head, SystemTime::now()) {
+        let (status, judgement) = reply.head;
+        match judgement {
             Judgement::Decided(answer) => {
                 if answer.broken {
                     reply.body.close();
@@ -103,21 +111,21 @@ impl Inquiry<'_> {
                     }
                     // A body that is too long was not the one document the rule asks for: refused.
                     Ok(Err(BodyError::TooLong)) => {
-                        Ok(refusal(reply.status, "the body is longer than verdict.max_body"))
+                        Ok(refusal(status, "the body is longer than verdict.max_body"))
                     }
                     Ok(Err(BodyError::Cut)) => {
-                        Err(self.outage(Cause::Reset, Some(reply.status), "the body was cut short"))
+                        Err(self.outage(Cause::Reset, Some(status), "the body was cut short"))
                     }
                 }
             }
             Judgement::Unavailable { retry_after } => {
                 reply.body.discard();
-                let detail = format!("status {} counts as unavailable", reply.status);
-                Err(Outage { retry_after, ..self.outage(Cause::Status, Some(reply.status), &detail) })
+                let detail = format!("status {status} counts as unavailable");
+                Err(Outage { retry_after, ..self.outage(Cause::Status, Some(status), &detail) })
             }
             Judgement::Malformed(what) => {
                 reply.body.close();
-                Err(self.outage(Cause::Protocol, Some(reply.status), what))
+                Err(self.outage(Cause::Protocol, Some(status), what))
             }
         }
     }

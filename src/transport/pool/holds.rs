@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Pool;
-use crate::transport::{PoolGauges, h1};
+use crate::transport::PoolGauges;
+use crate::transport::conn::Conn;
 
 /// An attempt at a connection, until that is ready to be lent or has failed.
 pub(super) struct Attempt(Weak<Pool>);
@@ -65,21 +66,21 @@ impl Drop for Place {
 /// unless the exchange was said to have ended well.
 pub(in crate::transport) struct Lease {
     pool: Rc<Pool>,
-    conn: Option<h1::Conn>,
+    conn: Option<Box<Conn>>,
     asked: bool,
 }
 
 impl Lease {
-    pub(super) fn new(pool: Rc<Pool>, conn: h1::Conn) -> Self {
+    pub(super) fn new(pool: Rc<Pool>, conn: Box<Conn>) -> Self {
         Self { pool, conn: Some(conn), asked: false }
     }
 
-    pub(in crate::transport) fn conn(&self) -> &h1::Conn {
+    pub(in crate::transport) fn conn(&self) -> &Conn {
         self.conn.as_ref().expect("taken only by drop")
     }
 
     /// The connection, to hand a request to.
-    pub(in crate::transport) fn ask(&mut self) -> &mut h1::Conn {
+    pub(in crate::transport) fn ask(&mut self) -> &mut Conn {
         self.asked = true;
         self.pool.gauges().exchanges.fetch_add(1, Relaxed);
         let conn = self.conn.as_mut().expect("taken only by drop");
@@ -87,7 +88,7 @@ impl Lease {
         conn
     }
 
-    pub(in crate::transport) fn conn_mut(&mut self) -> &mut h1::Conn {
+    pub(in crate::transport) fn conn_mut(&mut self) -> &mut Conn {
         self.conn.as_mut().expect("taken only by drop")
     }
 
@@ -104,7 +105,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(conn) = self.conn.take() {
-            if self.asked { conn.wire.hang_up() } else { self.pool.take_back(conn) }
+            if self.asked { conn.hang_up() } else { self.pool.take_back(conn) }
         }
     }
 }

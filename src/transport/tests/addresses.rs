@@ -15,7 +15,7 @@ impl World {
         let progress = Rc::new(Progress { among, ..Progress::default() });
         let transport = Rc::clone(&self.transport);
         spawn_local(async move {
-            let outcome = transport.exchange(0, &Ask("/"), false, &progress).await;
+            let outcome = ask_for("/", &transport, false, &progress).await;
             (outcome, progress.address.get().unwrap_or(IpAddr::from([0; 4])))
         })
     }

@@ -2,9 +2,12 @@
 
 use super::*;
 
+/// Without it nothing of a body is kept.
+const JUDGED_BY_BODY: (&str, &str) = ("verdict.body", "json:error==0");
+
 #[tokio::test(start_paused = true)]
 async fn two_hundred_empty_chunked_replies_use_one_connection() {
-    local(async {
+    in_each_lane(async || {
         let world = World::always(&[], OK_CHUNKED);
         for _ in 0..200 {
             world.ask().await.unwrap().body.discard();
@@ -17,7 +20,7 @@ async fn two_hundred_empty_chunked_replies_use_one_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn framings_decide_what_becomes_of_the_connection() {
-    local(async {
+    in_each_lane(async || {
         let kept: &[&[u8]] = &[
             OK_EMPTY,
             b"HTTP/1.1 204 No Content\r\n\r\n",
@@ -51,8 +54,8 @@ async fn framings_decide_what_becomes_of_the_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_ends_at_close_is_complete_and_its_connection_gone() {
-    local(async {
-        let mut world = World::new(&[]);
+    in_each_lane(async || {
+        let mut world = World::new(&[JUDGED_BY_BODY]);
         let asking = world.asking(false);
         let mut peer = world.peer().await;
         peer.request().await;
@@ -68,7 +71,7 @@ async fn a_body_that_ends_at_close_is_complete_and_its_connection_gone() {
 
 #[tokio::test(start_paused = true)]
 async fn a_needed_body_is_whole_or_an_error() {
-    local(async {
+    in_each_lane(async || {
         let table: &[(&[u8], Result<&str, BodyError>)] = &[
             (b"Content-Length: 4\r\n\r\nbody", Ok("body")),
             (b"Content-Length: 5\r\n\r\nbody", Err(BodyError::Cut)),
@@ -79,7 +82,7 @@ async fn a_needed_body_is_whole_or_an_error() {
             (b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", Err(BodyError::Cut)),
         ];
         for (rest, expected) in table {
-            let mut world = World::new(&[]);
+            let mut world = World::new(&[JUDGED_BY_BODY]);
             let asking = world.asking(false);
             let mut peer = world.peer().await;
             peer.request().await;
@@ -104,7 +107,7 @@ impl FromStaticStr for bytes::Bytes {
 
 #[tokio::test(start_paused = true)]
 async fn a_drip_body_is_given_up_after_a_tenth_of_a_second() {
-    local(async {
+    in_each_lane(async || {
         let mut world = World::new(&[]);
         let asking = world.asking(false);
         let mut peer = world.peer().await;
@@ -126,7 +129,7 @@ async fn a_drip_body_is_given_up_after_a_tenth_of_a_second() {
 
 #[tokio::test(start_paused = true)]
 async fn sixty_four_kilobytes_are_drained_and_one_more_is_not() {
-    local(async {
+    in_each_lane(async || {
         for (size, open) in [(64 * 1024, 1), (64 * 1024 + 1, 0)] {
             let mut world = World::new(&[]);
             let asking = world.asking(false);
@@ -145,7 +148,7 @@ async fn sixty_four_kilobytes_are_drained_and_one_more_is_not() {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_is_dropped_or_closed_takes_its_connection_with_it() {
-    local(async {
+    in_each_lane(async || {
         let world = World::always(&[], OK_EMPTY);
         drop(world.ask().await.unwrap());
         assert_eq!(world.gauges(), (1, 0, 0, 0));
@@ -157,7 +160,7 @@ async fn a_body_that_is_dropped_or_closed_takes_its_connection_with_it() {
 
 #[tokio::test(start_paused = true)]
 async fn surplus_bytes_never_answer_the_next_request() {
-    local(async {
+    in_each_lane(async || {
         let surplus = b"HTTP/1.1 200 OK\r\nX-Stolen: 1\r\nContent-Length: 0\r\n\r\n";
         // With the reply, while idle, or just as the next request comes.
         for moment in 0..3 {

@@ -223,8 +223,8 @@ async fn a_long_header_list_is_refused() {
         let (_, mut respond) = next(&mut server).await;
         let mut reply = Response::new(());
         for index in 0..65 {
-            let name = http::HeaderName::try_from(format!("x-{index}")).unwrap();
-            reply.headers_mut().append(name, http::HeaderValue::from_static("1"));
+            let name = HeaderName::try_from(format!("x-{index}")).unwrap();
+            reply.headers_mut().append(name, HeaderValue::from_static("1"));
         }
         respond.send_response(reply, true).unwrap();
         spawn_local(async move { while server.accept().await.is_some() {} });

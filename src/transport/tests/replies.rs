@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test(start_paused = true)]
 async fn the_request_goes_out_as_its_head_gives_it() {
-    local(async {
+    in_each_lane(async || {
         let mut world = World::new(&[]);
         let asking = world.asking(false);
         let mut peer = world.peer().await;
@@ -22,7 +22,7 @@ async fn the_request_goes_out_as_its_head_gives_it() {
 
 #[tokio::test(start_paused = true)]
 async fn every_byte_of_a_target_goes_out_unchanged() {
-    local(async {
+    in_each_lane(async || {
         let mut world = World::new(&[]);
         let legal: String =
             (0x21..=0x7eu8).map(char::from).filter(|c| !"\"<>\\^{|}`#".contains(*c)).collect();
@@ -37,8 +37,7 @@ async fn every_byte_of_a_target_goes_out_unchanged() {
         for target in targets {
             let target: &'static str = target.leak();
             let transport = Rc::clone(&world.transport);
-            let asking =
-                spawn_local(async move { transport.exchange(0, &Ask(target), true, &Rc::default()).await });
+            let asking = spawn_local(async move { ask_for(target, &transport, true, &Rc::default()).await });
             let mut peer = world.peer().await;
             let request = peer.request().await;
             let line = request.lines().next().unwrap();
@@ -52,7 +51,7 @@ async fn every_byte_of_a_target_goes_out_unchanged() {
 
 #[tokio::test(start_paused = true)]
 async fn a_truncated_head_is_reset_at_no_byte_and_protocol_after() {
-    local(async {
+    in_each_lane(async || {
         let reply = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n";
         let line = reply.iter().position(|&byte| byte == b'\n').unwrap() + 1;
         for cut in 0..reply.len() {
@@ -68,7 +67,7 @@ async fn a_truncated_head_is_reset_at_no_byte_and_protocol_after() {
 
 #[tokio::test(start_paused = true)]
 async fn replies_that_break_a_rule_are_protocol_and_their_status_is_kept() {
-    local(async {
+    in_each_lane(async || {
         let many = format!("HTTP/1.1 403 No\r\n{}\r\n", "A: b\r\n".repeat(10_000));
         let long = format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "x".repeat(16 * 1024));
         let interim = format!("{}{}", "HTTP/1.1 100 Continue\r\n\r\n".repeat(9), "HTTP/1.1 200 OK\r\n\r\n");
@@ -104,7 +103,7 @@ async fn replies_that_break_a_rule_are_protocol_and_their_status_is_kept() {
 
 #[tokio::test(start_paused = true)]
 async fn endless_interim_replies_end_the_exchange_by_themselves() {
-    local(async {
+    in_each_lane(async || {
         let mut world = World::new(&[]);
         let asking = world.asking(false);
         let mut peer = world.peer().await;
@@ -126,7 +125,7 @@ async fn endless_interim_replies_end_the_exchange_by_themselves() {
 
 #[tokio::test(start_paused = true)]
 async fn interim_replies_and_an_empty_phrase_are_fine() {
-    local(async {
+    in_each_lane(async || {
         let reply = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 \r\nA: b\r\n\r\nHTTP/1.1 403 \r\nContent-Length: 0\r\n\r\n";
         let world = World::always(&[], reply);
         let (outcome, progress) = world.exchange(false).await;
@@ -139,7 +138,7 @@ async fn interim_replies_and_an_empty_phrase_are_fine() {
 
 #[tokio::test(start_paused = true)]
 async fn bytes_before_the_question_are_no_answer() {
-    local(async {
+    in_each_lane(async || {
         let mut world = World::new(&[]);
         world.dialer.greeting.set(OK_EMPTY);
         let asking = world.asking(false);
@@ -220,7 +219,7 @@ impl Dial for Deaf {
 
 #[tokio::test(start_paused = true)]
 async fn after_a_write_error_what_has_arrived_is_read_first() {
-    local(async {
+    in_each_lane(async || {
         let world = World::new(&[]);
         let gauges = Arc::clone(&world.gauges);
         let with = |says| {
@@ -231,14 +230,13 @@ async fn after_a_write_error_what_has_arrived_is_read_first() {
             Transport::with_dialer(Arc::new(config.settings().unwrap()), Arc::clone(&gauges), 0, 1, dialer)
         };
         let transport = with(b"HTTP/1.1 414 Too Long\r\nContent-Length: 0\r\n\r\n");
-        let reply = transport.exchange(0, &Ask("/auth?token=1"), false, &Rc::default()).await.unwrap();
+        let reply = ask_for("/auth?token=1", &transport, false, &Rc::default()).await.unwrap();
         assert_eq!(reply.status, 414);
         reply.body.discard();
         settle().await;
         assert_eq!(world.gauges().1, 0, "a connection that could not be written is not used again");
         let transport = with(b"");
-        let failure =
-            transport.exchange(0, &Ask("/auth?token=1"), false, &Rc::default()).await.err().unwrap();
+        let failure = ask_for("/auth?token=1", &transport, false, &Rc::default()).await.err().unwrap();
         assert_eq!(failure.cause, Cause::Reset);
         assert!(failure.detail.contains("written"), "{}", failure.detail);
     })
@@ -247,10 +245,10 @@ async fn after_a_write_error_what_has_arrived_is_read_first() {
 
 #[tokio::test(start_paused = true)]
 async fn a_trace_keeps_the_bytes_and_the_stages() {
-    local(async {
+    in_each_lane(async || {
         let world = World::always(&[], OK_EMPTY);
         let progress = Rc::new(Progress { trace: Some(RefCell::default()), ..Progress::default() });
-        let reply = world.transport.exchange(0, &Ask("/auth?token=1"), false, &progress).await.unwrap();
+        let reply = ask_for("/auth?token=1", &world.transport, false, &progress).await.unwrap();
         reply.body.discard();
         let trace = progress.trace.as_ref().unwrap().borrow();
         assert!(trace.sent.starts_with(b"GET /auth?token=1 HTTP/1.1\r\nHost: "));

@@ -1,0 +1,194 @@
+//! One HTTP/1.1 connection as the pool keeps it, whichever lane speaks on it; and what the end of one means for the
+//! exchange that was on it.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::io::ReadBuf;
+use tokio::time::Instant;
+
+use super::dial::{Io, Link, Look};
+use super::{Broken, Failure, Progress, h1, wire};
+use crate::decision::Cause;
+
+/// Idle for less than this, a connection is only asked for what its runtime has been told by the system, which costs no
+/// system call: that is as old as the last time the thread waited. Idle for longer, the socket itself is asked.
+const FRESH: Duration = Duration::from_millis(1);
+
+pub(super) struct Conn {
+    pub(super) speech: Speech,
+    pub(super) born: Instant,
+    /// Requests handed to it.
+    pub(super) uses: u64,
+    pub(super) address: Option<IpAddr>,
+    peer: String,
+    tls: Option<String>,
+}
+
+/// What speaks on it.
+pub(super) enum Speech {
+    Hyper(h1::Speaker),
+    Wire(wire::Stream),
+}
+
+impl Conn {
+    /// `link` without what the lane took of it.
+    pub(super) fn new(
+        speech: Speech,
+        address: Option<IpAddr>,
+        peer: String,
+        tls: Option<String>,
+    ) -> Box<Self> {
+        Box::new(Self { speech, born: Instant::now(), uses: 0, address, peer, tls })
+    }
+
+    pub(super) fn is_wire(&self) -> bool {
+        matches!(self.speech, Speech::Wire(_))
+    }
+
+    /// Takes a request now, as far as can be known without reading.
+    pub(super) fn is_alive(&self) -> bool {
+        match &self.speech {
+            Speech::Hyper(speaker) => speaker.is_alive(self.uses == 0),
+            Speech::Wire(_) => true,
+        }
+    }
+
+    /// What waits on the socket.
+    #[cfg(test)]
+    pub(super) fn look(&self) -> Look {
+        match &self.speech {
+            Speech::Hyper(speaker) => speaker.wire.look(),
+            Speech::Wire(stream) => stream.io.look(),
+        }
+    }
+
+    /// What waits to be read on a connection that should be silent, and was so `idle` ago. Never `Unknown` but from
+    /// hyper, whose task will tell.
+    pub(super) fn glance(&mut self, idle: Duration) -> Look {
+        let noop = &mut Context::from_waker(Waker::noop());
+        match &mut self.speech {
+            Speech::Hyper(speaker) => speaker.wire.look(),
+            Speech::Wire(stream) if idle < FRESH => probe(&mut *stream.io, noop),
+            Speech::Wire(stream) => match stream.io.look() {
+                Look::Unknown => probe(&mut *stream.io, noop),
+                known => known,
+            },
+        }
+    }
+
+    /// While nobody uses it: false, the connection is of no more use; otherwise `cx` is woken when that may be so.
+    pub(super) fn listen(&mut self, cx: &mut Context<'_>) -> bool {
+        match &mut self.speech {
+            // hyper's own task listens.
+            Speech::Hyper(_) => true,
+            Speech::Wire(stream) => probe(&mut *stream.io, cx) == Look::Nothing,
+        }
+    }
+
+    /// The exchange is over; what comes now is nobody's.
+    pub(super) fn disarm(&self) {
+        if let Speech::Hyper(speaker) = &self.speech {
+            speaker.wire.disarm();
+        }
+    }
+
+    /// Closes the socket and gives up the place, now.
+    #[expect(clippy::boxed_local, reason = "it is kept in a box, and not worth a copy to be dropped")]
+    pub(super) fn hang_up(self: Box<Self>) {
+        if let Speech::Hyper(speaker) = &self.speech {
+            speaker.wire.hang_up();
+        }
+    }
+
+    /// Writes down who is asked, if that is to be shown.
+    pub(super) fn describe(&self, progress: &Progress) {
+        if let Some(trace) = &progress.trace {
+            let reused = self.uses > 0;
+            Link::describe(&self.peer, self.tls.as_deref(), false, reused, &mut trace.borrow_mut());
+        }
+    }
+}
+
+/// Reads a byte if one is there: nobody asked for it.
+fn probe(io: &mut dyn Io, cx: &mut Context<'_>) -> Look {
+    let mut byte = [0];
+    let mut buf = ReadBuf::new(&mut byte);
+    match Pin::new(io).poll_read(cx, &mut buf) {
+        Poll::Pending => Look::Nothing,
+        Poll::Ready(Ok(())) if !buf.filled().is_empty() => Look::Surplus,
+        Poll::Ready(_) => Look::Closed,
+    }
+}
+
+/// What the tap, or the wire lane itself, found wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The reply …
+    Rule(&'static str),
+    /// Bytes that belong to no request.
+    Surplus,
+    /// TLS failed after the handshake (a certificate refused late, a broken record).
+    Tls(String),
+}
+
+impl Fault {
+    /// A read that failed inside TLS.
+    pub(super) fn of_tls(error: &std::io::Error) -> Option<Self> {
+        let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+        Some(Self::Tls(super::tls::explain(error)))
+    }
+}
+
+/// How an exchange ended without a reply.
+pub(super) struct Ending {
+    pub(super) fault: Option<Fault>,
+    /// The connection had carried another exchange before.
+    pub(super) reused: bool,
+    /// Something of the request was handed to the system.
+    pub(super) written: bool,
+    /// Bytes of the reply.
+    pub(super) received: u64,
+    pub(super) write_error: Option<String>,
+    /// The header section was complete, and this is what was wrong all the same.
+    pub(super) malformed: Option<String>,
+}
+
+impl Ending {
+    /// What that means for the exchange with `label`.
+    pub(super) fn explain(self, label: &str) -> Broken {
+        match self.fault {
+            Some(Fault::Rule(rule)) => {
+                return Failure::new(Cause::Protocol, format!("the reply of {label} {rule}")).into();
+            }
+            Some(Fault::Tls(why)) => {
+                return Failure::new(Cause::Tls, format!("TLS with {label} failed: {why}")).into();
+            }
+            // On a used connection they were the end of something older; another connection will do.
+            Some(Fault::Surplus) if !self.reused => {
+                return Failure::new(Cause::Protocol, format!("{label} sent bytes before it was asked"))
+                    .into();
+            }
+            Some(Fault::Surplus) | None => {}
+        }
+        if self.reused && !self.written {
+            return Broken::Unsent;
+        }
+        if self.received == 0 {
+            let detail = match self.write_error {
+                Some(why) => format!("{label} closed while the request was being written ({why})"),
+                None => format!("{label} closed before the first byte of an answer"),
+            };
+            let mut failure = Failure::new(Cause::Reset, detail);
+            failure.retry_is_safe = self.reused;
+            return failure.into();
+        }
+        let detail = match self.malformed {
+            None => format!("{label} closed within the header section of its reply"),
+            Some(why) => format!("the reply of {label} is malformed: {why}"),
+        };
+        Failure::new(Cause::Protocol, detail).into()
+    }
+}

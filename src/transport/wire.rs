@@ -1,0 +1,403 @@
+//! The HTTP/1.1 lane of our own: over any stream (TCP, Unix socket, TLS), one write and one read a check.
+//!
+//! No task of its own: the exchange itself writes and reads. The request is put together in a buffer that all
+//! connections of the thread share, and goes out in one write; what does not fit is kept by its exchange. The reply is
+//! read into a shared buffer and understood where it lies (`reply.rs`); if it does not come as a whole, the parts go
+//! through `head.rs`. Only the end of the body is looked for (`framing.rs`), nothing of it is kept unless
+//! `verdict.body` wants it. In steady state nothing is allocated.
+//!
+//! Strict: a reply that breaks a rule is no reply, and its connection is closed. Bytes that nobody asked for are found
+//! by the pool before a request goes out ([`Conn::glance`]), and behind a reply when that is read; either way the
+//! connection is closed. Race window: bytes that come after that look and before the reply cannot be told from an early
+//! answer. The look is as old as the last time this thread waited; a peer that can aim at that can answer the request
+//! as well.
+//!
+//! [`Conn::glance`]: super::conn::Conn::glance
+
+mod framing;
+mod reply;
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::ReadBuf;
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+use framing::{BadChunk, Framing};
+use reply::{Section, parse};
+
+use super::body::{Body, BodyError, DRAIN_BYTES, DRAIN_TIME};
+use super::conn::{Conn, Ending, Fault, Speech};
+use super::dial::{Io, Link, Look};
+use super::head::{Fed, HeadReader, MAX_HEAD, is_text};
+use super::pool::{Lease, Place};
+use super::{Broken, Failure, Progress, Reply, ReplyHead, RequestHead, Stage};
+use crate::decision::Cause;
+
+/// A connection of this lane: a socket, and its place in the pool.
+pub(super) struct Stream {
+    pub(super) io: Box<dyn Io>,
+    /// After the socket: its place is free when that is closed.
+    _place: Place,
+}
+
+/// The buffers that the connections of a thread share. Each is used from beginning to end within one poll.
+pub(super) struct Desk {
+    request: RefCell<Vec<u8>>,
+    reply: RefCell<Box<[u8]>>,
+}
+
+impl Default for Desk {
+    fn default() -> Self {
+        Self { request: RefCell::default(), reply: RefCell::new(vec![0; 2 * MAX_HEAD].into()) }
+    }
+}
+
+pub(super) fn establish(link: Link, place: Place) -> Box<Conn> {
+    let stream = Stream { io: link.io, _place: place.open() };
+    Conn::new(Speech::Wire(stream), link.address, link.peer, link.tls)
+}
+
+fn stream(lease: &mut Lease) -> &mut Stream {
+    match &mut lease.conn_mut().speech {
+        Speech::Wire(stream) => stream,
+        Speech::Hyper(_) => unreachable!("the lane of a connection is chosen where it is established"),
+    }
+}
+
+pub(super) async fn exchange<T>(
+    mut lease: Lease,
+    head: &dyn RequestHead,
+    progress: &Rc<Progress>,
+    read: impl Fn(&ReplyHead<'_>) -> T,
+) -> Result<Reply<T>, Broken> {
+    let reused = lease.conn().uses > 0;
+    lease.conn().describe(progress);
+    let early = !reused && lease.conn_mut().glance(Duration::MAX) == Look::Surplus;
+    let desk = Rc::clone(&lease.pool().desk);
+    let most = lease.pool().limits.max_body;
+    lease.ask();
+    let mut talk = Talk { reused, sending: Sending::Begin, written: false, received: 0, reader: None };
+    if early {
+        return Err(talk.ending(Some(Fault::Surplus)).explain(lease.pool().label()));
+    }
+    let outcome = poll_fn(|cx| {
+        let stream = &mut *stream(&mut lease).io;
+        ready!(talk.send(cx, stream, &desk, head, progress))?;
+        talk.receive(cx, stream, &desk, progress, most, &read)
+    });
+    match outcome.await {
+        Ok(Received { made, framing, persistent, kept }) => {
+            // What was not sent to its end leaves the peer in the middle of a request.
+            let persistent = persistent && matches!(talk.sending, Sending::Done);
+            let traced = progress.trace.is_some().then(|| Rc::clone(progress));
+            let rest = Rest { lease, desk, framing, persistent, kept, most, traced };
+            Ok(Reply { head: made, body: Body::Wire(rest) })
+        }
+        Err(Trouble::Unfit(failure)) => Err(failure.into()),
+        Err(Trouble::Ended(ending)) => Err(ending.explain(lease.pool().label())),
+    }
+}
+
+/// One request and its reply.
+struct Talk {
+    reused: bool,
+    sending: Sending,
+    /// The first byte was handed to the system.
+    written: bool,
+    /// Bytes of the reply.
+    received: u64,
+    /// The header section, where it did not come as a whole.
+    reader: Option<Box<HeadReader>>,
+}
+
+enum Sending {
+    Begin,
+    /// So much of these is sent.
+    Rest(Vec<u8>, usize),
+    Flushing,
+    Done,
+    /// The peer has stopped reading, perhaps because it has answered (414).
+    Refused(String),
+}
+
+enum Trouble {
+    /// The request would not be one.
+    Unfit(Failure),
+    Ended(Ending),
+}
+
+/// A complete header section, and as much of the body as came with it.
+struct Received<T> {
+    made: T,
+    framing: Result<Framing, BadChunk>,
+    persistent: bool,
+    kept: Vec<u8>,
+}
+
+/// A header section, what was made of it, and what comes behind it.
+type Understood<'a, T> = (Section, T, &'a [u8]);
+
+impl Talk {
+    /// Ready as soon as a reply may come: something was sent.
+    fn send(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut dyn Io,
+        desk: &Desk,
+        head: &dyn RequestHead,
+        progress: &Progress,
+    ) -> Poll<Result<(), Trouble>> {
+        loop {
+            let polled = match &self.sending {
+                Sending::Done | Sending::Refused(_) => return Poll::Ready(Ok(())),
+                Sending::Flushing => Pin::new(&mut *io).poll_flush(cx).map_ok(|()| None),
+                Sending::Begin => {
+                    let request = &mut *desk.request.borrow_mut();
+                    write_request(head, request).map_err(Trouble::Unfit)?;
+                    let polled = Pin::new(&mut *io).poll_write(cx, request);
+                    let sent = if let Poll::Ready(Ok(sent)) = polled { sent } else { 0 };
+                    if let Some(trace) = &progress.trace {
+                        trace.borrow_mut().sent.extend_from_slice(request);
+                    }
+                    self.sending = match sent == request.len() {
+                        true => Sending::Flushing,
+                        false => Sending::Rest(request.clone(), sent),
+                    };
+                    polled.map_ok(Some)
+                }
+                Sending::Rest(request, sent) => {
+                    let polled = Pin::new(&mut *io).poll_write(cx, &request[*sent..]);
+                    if let Poll::Ready(Ok(more)) = polled {
+                        let all = sent + more == request.len();
+                        match &mut self.sending {
+                            Sending::Rest(_, sent) if !all => *sent += more,
+                            sending => *sending = Sending::Flushing,
+                        }
+                    }
+                    polled.map_ok(Some)
+                }
+            };
+            match polled {
+                Poll::Ready(Ok(None)) => self.sending = Sending::Done,
+                Poll::Ready(Ok(Some(0))) => return Poll::Ready(Err(Trouble::Ended(self.ending(None)))),
+                Poll::Ready(Ok(_)) => {
+                    self.written = true;
+                    progress.enter(Stage::Written);
+                }
+                Poll::Ready(Err(error)) if self.written => self.sending = Sending::Refused(error.to_string()),
+                Poll::Ready(Err(error)) => {
+                    return Poll::Ready(Err(Trouble::Ended(self.ending(Fault::of_tls(&error)))));
+                }
+                // Whoever answers a request that is not all there may have stopped reading.
+                Poll::Pending if self.written => return Poll::Ready(Ok(())),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn receive<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        io: &mut dyn Io,
+        desk: &Desk,
+        progress: &Progress,
+        most: usize,
+        read: impl Fn(&ReplyHead<'_>) -> T,
+    ) -> Poll<Result<Received<T>, Trouble>> {
+        loop {
+            let room = &mut *desk.reply.borrow_mut();
+            let mut buf = ReadBuf::new(room);
+            let bytes = match ready!(Pin::new(&mut *io).poll_read(cx, &mut buf)) {
+                Ok(()) if buf.filled().is_empty() => {
+                    return Poll::Ready(Err(Trouble::Ended(self.ending(None))));
+                }
+                Ok(()) => buf.filled(),
+                Err(error) => {
+                    return Poll::Ready(Err(Trouble::Ended(self.ending(Fault::of_tls(&error)))));
+                }
+            };
+            self.received += bytes.len() as u64;
+            progress.enter(Stage::Replying);
+            if let Some(trace) = &progress.trace {
+                trace.borrow_mut().received.extend_from_slice(bytes);
+            }
+            let Some((section, made, body)) = self.understand(bytes, progress, &read)? else { continue };
+            progress.status_line.set(Some(section.status));
+            progress.enter(Stage::Replied);
+            let (mut framing, mut kept) = (section.framing, Vec::new());
+            let eaten = framing.eat(body, |data| keep(&mut kept, data, most));
+            // Bytes behind the end of the body: nobody asked for them.
+            let persistent = section.persistent && eaten == Ok(body.len());
+            return Poll::Ready(Ok(Received { made, framing: eaten.map(|_| framing), persistent, kept }));
+        }
+    }
+
+    /// The header section, once it is complete, and what comes behind it.
+    fn understand<'a, T>(
+        &mut self,
+        bytes: &'a [u8],
+        progress: &Progress,
+        read: impl Fn(&ReplyHead<'_>) -> T,
+    ) -> Result<Option<Understood<'a, T>>, Trouble> {
+        if self.reader.is_none()
+            && let Some((section, made)) = parse(bytes, &read)
+        {
+            return Ok(Some((section, made, &bytes[section.len..])));
+        }
+        let reader = self.reader.get_or_insert_default();
+        match reader.feed(bytes) {
+            Fed::Partial(status) => {
+                progress.status_line.set(status);
+                Ok(None)
+            }
+            Fed::Broken(rule, status) => {
+                progress.status_line.set(status);
+                Err(Trouble::Ended(self.ending(Some(Fault::Rule(rule)))))
+            }
+            Fed::Complete(status) => {
+                progress.status_line.set(Some(status));
+                let body = &bytes[bytes.len() - reader.rest()..];
+                match parse(reader.section(), read) {
+                    Some((section, made)) => Ok(Some((section, made, body))),
+                    None => Err(Trouble::Ended(self.ending(Some(Fault::Rule("cannot be read"))))),
+                }
+            }
+        }
+    }
+
+    fn ending(&self, fault: Option<Fault>) -> Ending {
+        let write_error = match &self.sending {
+            Sending::Refused(why) => Some(why.clone()),
+            _ => None,
+        };
+        let (reused, written, received) = (self.reused, self.written, self.received);
+        Ending { fault, reused, written, received, write_error, malformed: None }
+    }
+}
+
+/// The whole head, `GET` to the empty line, in the place of what was there. What the protocol gives is fit by
+/// construction; if it were not, a client would have forged a header.
+fn write_request(head: &dyn RequestHead, out: &mut Vec<u8>) -> Result<(), Failure> {
+    out.clear();
+    out.extend_from_slice(b"GET ");
+    let target = out.len();
+    head.write_target(out);
+    let mut fit = out[target..].iter().all(u8::is_ascii_graphic);
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    head.each_header(&mut |name, value| {
+        fit &= value.iter().all(|&byte| is_text(byte));
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value);
+        out.extend_from_slice(b"\r\n");
+    });
+    out.extend_from_slice(b"\r\n");
+    let unfit = || Failure::new(Cause::Internal, "the request has a byte that no request may have");
+    fit.then_some(()).ok_or_else(unfit)
+}
+
+/// At most one byte more than `most`: that there is more has to be known.
+fn keep(kept: &mut Vec<u8>, data: &[u8], most: usize) {
+    if most > 0 {
+        let room = (most + 1).saturating_sub(kept.len());
+        kept.extend_from_slice(&data[..room.min(data.len())]);
+    }
+}
+
+/// The rest of a reply: its body, as far as it has not come yet.
+pub(crate) struct Rest {
+    lease: Lease,
+    desk: Rc<Desk>,
+    framing: Result<Framing, BadChunk>,
+    /// Another request may follow.
+    persistent: bool,
+    kept: Vec<u8>,
+    most: usize,
+    traced: Option<Rc<Progress>>,
+}
+
+impl Rest {
+    pub(super) async fn collect(mut self, limit: usize) -> Result<Bytes, BodyError> {
+        while !self.is_complete()? && self.kept.len() <= limit && self.more().await? > 0 {}
+        if self.kept.len() > limit {
+            return Err(BodyError::TooLong);
+        }
+        let kept = std::mem::take(&mut self.kept);
+        self.settle();
+        Ok(kept.into())
+    }
+
+    pub(super) fn discard(mut self) {
+        match self.framing {
+            Err(BadChunk) => {}
+            Ok(framing) if framing.is_complete() => self.settle(),
+            _ => {
+                self.most = 0;
+                spawn_local(async move {
+                    if let Ok(Ok(())) = timeout(DRAIN_TIME, self.drain()).await {
+                        self.settle();
+                    }
+                });
+            }
+        }
+    }
+
+    async fn drain(&mut self) -> Result<(), BodyError> {
+        let mut left = DRAIN_BYTES;
+        while !self.is_complete()? {
+            match self.more().await? {
+                0 => return Ok(()),
+                more => left = left.checked_sub(more).ok_or(BodyError::TooLong)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn is_complete(&self) -> Result<bool, BodyError> {
+        self.framing.map(|framing| framing.is_complete()).map_err(|BadChunk| BodyError::Cut)
+    }
+
+    /// What comes next; nothing: the connection, and with it the body, has ended.
+    async fn more(&mut self) -> Result<usize, BodyError> {
+        let Self { lease, desk, framing, persistent, kept, most, traced } = self;
+        poll_fn(|cx| {
+            let room = &mut *desk.reply.borrow_mut();
+            let mut buf = ReadBuf::new(room);
+            let read = ready!(Pin::new(&mut *stream(lease).io).poll_read(cx, &mut buf));
+            let bytes = buf.filled();
+            if let Some(trace) = traced.as_ref().and_then(|progress| progress.trace.as_ref()) {
+                trace.borrow_mut().received.extend_from_slice(bytes);
+            }
+            let known = framing.as_mut().map_err(|_| BodyError::Cut)?;
+            match read {
+                Ok(()) if bytes.is_empty() => {
+                    *persistent = false;
+                    let ends = matches!(known, Framing::UntilClose);
+                    return Poll::Ready(if ends { Ok(0) } else { Err(BodyError::Cut) });
+                }
+                Ok(()) => {}
+                Err(_) => return Poll::Ready(Err(BodyError::Cut)),
+            }
+            match known.eat(bytes, |data| keep(kept, data, *most)) {
+                Ok(eaten) => *persistent &= eaten == bytes.len(),
+                Err(bad) => *framing = Err(bad),
+            }
+            Poll::Ready(Ok(bytes.len()))
+        })
+        .await
+    }
+
+    /// The body has been read to its end.
+    fn settle(self) {
+        if self.persistent && self.is_complete() == Ok(true) {
+            self.lease.give_back();
+        }
+    }
+}
