@@ -209,8 +209,9 @@ pub(super) fn is_token(byte: u8) -> bool {
 }
 
 /// What may stand in a value or a phrase: all but control bytes, with HTAB.
-pub(super) fn is_text(byte: u8) -> bool {
-    byte == b'\t' || !byte.is_ascii_control()
+#[expect(clippy::needless_bitwise_bool, reason = "without a branch, many bytes are looked at together")]
+pub(super) const fn is_text(byte: u8) -> bool {
+    (byte == b'\t') | ((byte >= b' ') & (byte != 0x7f))
 }
 
 #[cfg(test)]

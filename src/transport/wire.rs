@@ -289,10 +289,10 @@ fn write_request(head: &dyn RequestHead, out: &mut Vec<u8>) -> Result<(), Failur
     out.extend_from_slice(b"GET ");
     let target = out.len();
     head.write_target(out);
-    let mut fit = out[target..].iter().all(u8::is_ascii_graphic);
+    let mut fit = !any(&out[target..], |byte| !byte.is_ascii_graphic());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     head.each_header(&mut |name, value| {
-        fit &= value.iter().all(|&byte| is_text(byte));
+        fit &= !any(value, |byte| !is_text(byte));
         out.extend_from_slice(name.as_bytes());
         out.extend_from_slice(b": ");
         out.extend_from_slice(value);
@@ -301,6 +301,11 @@ fn write_request(head: &dyn RequestHead, out: &mut Vec<u8>) -> Result<(), Failur
     out.extend_from_slice(b"\r\n");
     let unfit = || Failure::new(Cause::Internal, "the request has a byte that no request may have");
     fit.then_some(()).ok_or_else(unfit)
+}
+
+/// Looks at every byte, without a branch at each: faster than stopping at the first, which is never there.
+fn any(bytes: &[u8], is: impl Fn(u8) -> bool) -> bool {
+    bytes.iter().fold(false, |found, &byte| found | is(byte))
 }
 
 /// At most one byte more than `most`: that there is more has to be known.
