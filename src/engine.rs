@@ -121,6 +121,7 @@ impl Engine {
     /// Checks the configuration as a whole and starts the I/O threads. A backend that cannot be reached is no
     /// error: it is an outage, when it is asked.
     pub fn new(config: &Config) -> Result<Self, StartError> {
+        sys::room_for(0).map_err(StartError::System)?;
         let settings = Arc::new(config.settings().map_err(StartError::Config)?);
         let log = Arc::new(Logger::new(settings.log_level, config.log().cloned()));
         for warning in &settings.warnings {
@@ -256,7 +257,7 @@ impl Engine {
                 return Err(StartError::Config(ConfigError::of(key, &why)));
             }
         }
-        let policy = policy(Arc::clone(&settings), Some(&now), &self.core.log)?;
+        let policy = Policy::new(Arc::clone(&settings), Some(&now), &self.core.log)?;
         self.core.log.turn_to(settings.log_level, config.log().cloned());
         for warning in &settings.warnings {
             self.core.log.log(LogLevel::Warn, || warning.clone());
@@ -414,14 +415,11 @@ impl Drop for Engine {
 fn core(settings: Arc<Settings>, log: Arc<Logger>) -> Result<(Arc<Core>, Vec<Outlet>), StartError> {
     let (threads, capacity) = (settings.threads_io, settings.inbox_capacity);
     let spare = if settings.overload_default { capacity } else { 0 };
-    let policy = policy(settings, None, &log)?;
-    let (inboxes, outlets): (Vec<_>, Vec<_>) = (0..threads).map(|_| inbox(capacity + spare)).unzip();
+    let policy = Policy::new(settings, None, &log)?;
+    let inboxes: io::Result<Vec<_>> = (0..threads).map(|_| inbox(capacity + spare)).collect();
+    let (inboxes, outlets): (Vec<_>, Vec<_>) = inboxes.map_err(StartError::System)?.into_iter().unzip();
     let core = Core::new(policy, log, inboxes.into_boxed_slice()).map_err(StartError::System)?;
     Ok((Arc::new(core), outlets))
-}
-
-fn policy(settings: Arc<Settings>, before: Option<&Policy>, log: &Arc<Logger>) -> Result<Policy, StartError> {
-    Policy::new(settings, before, log).map_err(|error| StartError::Config(ConfigError::without_key(error)))
 }
 
 impl fmt::Display for StartError {

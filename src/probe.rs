@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::backend::RequestPlan;
 use crate::check::{Check, Question};
-use crate::config::{BackendUrl, Config, ConfigError};
+use crate::config::{BackendUrl, Config};
 use crate::decision::Decision;
 use crate::engine::{
     Asking, Attempt, Means, Policy, RetryBudget, StartError, SubmitError, ask, backend_decision, doing,
@@ -77,8 +77,7 @@ pub struct ProbeAttempt {
 /// Asks once; blocks until there is a decision.
 pub fn probe(config: &Config, check: &Check<'_>) -> Result<Result<ProbeReport, SubmitError>, StartError> {
     let settings = Arc::new(config.settings().map_err(StartError::Config)?);
-    let policy = Policy::new(Arc::clone(&settings), None, &Arc::new(Logger::new(LogLevel::Off, None)))
-        .map_err(|error| StartError::Config(ConfigError::without_key(error)))?;
+    let policy = Policy::new(Arc::clone(&settings), None, &Arc::new(Logger::new(LogLevel::Off, None)))?;
     let policy = Arc::new(policy);
     let question = match policy.accept(check) {
         Ok(question) => Rc::new(question),

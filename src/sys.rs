@@ -2,8 +2,10 @@
 
 mod eventfd;
 mod fork;
+mod room;
 mod thread;
 
 pub(crate) use eventfd::EventFd;
 pub(crate) use fork::ForkMark;
+pub(crate) use room::room_for;
 pub(crate) use thread::{Inside, silence_own_panics, spawn};

@@ -161,12 +161,21 @@ pub(crate) struct Shared {
 /// The system's resolver, or a test's. Runs on the thread `alta-dns`, where it may take its time.
 pub(crate) type Resolve = dyn Fn(&str) -> std::io::Result<Vec<IpAddr>> + Send + Sync;
 
+/// Why there is nothing to share.
+#[derive(Debug)]
+pub(crate) enum Unshared {
+    /// A text that names the key and the file.
+    Config(String),
+    /// A thread was refused.
+    System(std::io::Error),
+}
+
 impl Shared {
-    /// Reads certificates, prepares TLS. Fails with a text that names the key and the file. `addresses`: one an endpoint.
+    /// Reads certificates, prepares TLS, starts the resolver's thread if there is a name. `addresses`: one an endpoint.
     pub(crate) fn new(
         settings: Arc<Settings>,
         addresses: Arc<[Arc<Addresses>]>,
-    ) -> Result<Arc<Self>, String> {
+    ) -> Result<Arc<Self>, Unshared> {
         Self::with_resolver(settings, addresses, Arc::new(resolve::system))
     }
 
@@ -174,9 +183,10 @@ impl Shared {
         settings: Arc<Settings>,
         addresses: Arc<[Arc<Addresses>]>,
         resolver: Arc<Resolve>,
-    ) -> Result<Arc<Self>, String> {
+    ) -> Result<Arc<Self>, Unshared> {
         let https = settings.backends.iter().any(|url| url.scheme == Scheme::Https);
-        let tls = https.then(|| tls::tls(&settings.tls, settings.http_version)).transpose()?;
+        let tls = https.then(|| tls::tls(&settings.tls, settings.http_version)).transpose();
+        let tls = tls.map_err(Unshared::Config)?;
         let mut hosts = resolve::Hosts::new();
         for (url, addresses) in settings.backends.iter().zip(addresses.iter()) {
             if let Address::Tcp { host, .. } = &url.address
@@ -185,8 +195,7 @@ impl Shared {
                 hosts.entry(host.clone()).or_default().push(Arc::clone(addresses));
             }
         }
-        let names = resolve::Names::new(hosts, settings.dns_refresh, resolver)
-            .map_err(|error| format!("cannot start the thread alta-dns: {error}"))?;
+        let names = resolve::Names::new(hosts, settings.dns_refresh, resolver).map_err(Unshared::System)?;
         Ok(Arc::new(Self { settings, tls, names, addresses }))
     }
 }

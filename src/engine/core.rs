@@ -24,7 +24,7 @@ use crate::check::Draft;
 use crate::decision::{Cause, Decision, Origin, Verdict};
 use crate::observe::{AddressStats, EndpointStats, LogLevel, Logger, Outcomes, Stats};
 use crate::outage::Known;
-use crate::sys::ForkMark;
+use crate::sys::{ForkMark, room_for};
 use crate::transport::PoolGauges;
 
 pub(crate) struct Core {
@@ -98,12 +98,11 @@ impl Core {
         let hash_key = random[..16].try_into().expect("sixteen bytes");
         let mut gauges = Gauges::default();
         gauges.add(&policy.gauges);
+        let capacity = policy.settings.inbox_capacity;
+        let spare = if policy.settings.overload_default { capacity } else { 0 };
+        room_for(Ledger::bytes(capacity, spare))?;
         Ok(Self {
-            ledger: {
-                let capacity = policy.settings.inbox_capacity;
-                let spare = if policy.settings.overload_default { capacity } else { 0 };
-                Ledger::new(capacity, spare, number(16)).ok_or_else(no_memory)?
-            },
+            ledger: Ledger::new(capacity, spare, number(16)).ok_or_else(no_memory)?,
             log,
             policy: RwLock::new(Arc::new(policy)),
             gauges: Mutex::new(gauges),

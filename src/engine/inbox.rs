@@ -8,6 +8,7 @@
 //! Wake-ups are saved where they can be: see `parked.rs`.
 
 use std::cell::Cell;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -23,6 +24,7 @@ use super::revocations::Mark;
 use super::watch::Watch;
 use crate::check::Question;
 use crate::decision::Decision;
+use crate::sys::room_for;
 
 /// An accepted check on its way to its I/O thread.
 pub(crate) enum Message {
@@ -91,7 +93,9 @@ struct Shared {
     notify: Notify,
 }
 
-pub(crate) fn inbox(capacity: usize) -> (Inbox, Outlet) {
+pub(crate) fn inbox(capacity: usize) -> io::Result<(Inbox, Outlet)> {
+    // A place of the channel is a message and its stamp.
+    room_for(capacity * size_of::<(usize, Message)>())?;
     let (sender, receiver) = bounded(capacity);
     let shared = Arc::new(Shared {
         news: SegQueue::new(),
@@ -99,10 +103,10 @@ pub(crate) fn inbox(capacity: usize) -> (Inbox, Outlet) {
         stop: AtomicBool::new(false),
         notify: Notify::new(),
     });
-    (
+    Ok((
         Inbox { messages: sender, shared: Arc::clone(&shared) },
         Outlet { messages: receiver, shared, hooked: Cell::new(false) },
-    )
+    ))
 }
 
 impl Inbox {

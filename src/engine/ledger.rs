@@ -147,6 +147,11 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
+    /// What it will take.
+    pub(crate) fn bytes(capacity: usize, spare: usize) -> usize {
+        (2 * capacity + spare) * size_of::<Slot>()
+    }
+
     /// `None`: the system has no memory for it.
     pub(crate) fn new(capacity: usize, spare: usize, random: u64) -> Option<Self> {
         let first = random >> (64 - GENERATION_BITS) | 1;

@@ -3,14 +3,15 @@
 
 use std::sync::Arc;
 
+use super::StartError;
 use crate::backend::{ReplyRules, RequestPlan};
 use crate::check::{Check, Draft, Invalid, Question, Rules};
-use crate::config::{BackendUrl, Settings};
+use crate::config::{BackendUrl, ConfigError, Settings};
 use crate::decision::{Cause, Decision, Origin, Verdict};
 use crate::memory::Memory;
 use crate::observe::Logger;
 use crate::outage::{Addresses, Health, PerClient, two_of};
-use crate::transport::{PoolGauges, Shared};
+use crate::transport::{PoolGauges, Shared, Unshared};
 
 pub(crate) struct Policy {
     pub(crate) settings: Arc<Settings>,
@@ -39,12 +40,12 @@ pub(crate) struct Policy {
 const SHARES: u64 = 720_720;
 
 impl Policy {
-    /// Reads certificates. The error says which key and file. `before`: the policy that this one replaces.
+    /// Reads certificates; an error says which key and file. `before`: the policy that this one replaces.
     pub(crate) fn new(
         settings: Arc<Settings>,
         before: Option<&Self>,
         log: &Arc<Logger>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, StartError> {
         let plans: Box<[_]> =
             settings.backends.iter().map(|url| Arc::new(RequestPlan::new(url, &settings))).collect();
         let rules = Rules {
@@ -92,7 +93,12 @@ impl Policy {
             per_client,
             memory,
             replies: ReplyRules::new(&settings),
-            shared: Shared::new(Arc::clone(&settings), Arc::clone(&addresses))?,
+            shared: Shared::new(Arc::clone(&settings), Arc::clone(&addresses)).map_err(
+                |error| match error {
+                    Unshared::Config(error) => StartError::Config(ConfigError::without_key(error)),
+                    Unshared::System(error) => StartError::System(error),
+                },
+            )?,
             addresses,
             gauges: settings.backends.iter().map(|_| PoolGauges::default()).collect(),
             plans,

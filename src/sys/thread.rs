@@ -9,14 +9,36 @@ use std::panic;
 use std::sync::Once;
 use std::thread::{Builder, JoinHandle};
 
+use super::room::room_for;
+
+/// What std gives a thread, too.
+const STACK: usize = 2 * 1024 * 1024;
+
 /// Starts a thread in which every signal is blocked from its first instruction on: the mask is inherited, so
 /// the calling thread blocks them too until the other one exists. The host's handlers keep running on the
-/// host's threads, and a write to a closed connection never raises SIGPIPE here.
+/// host's threads, and a write to a closed connection never raises SIGPIPE here. An error names the thread.
 pub(crate) fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     let _blocked = Blocked::all();
-    Builder::new().name(name).spawn(move || {
-        let _inside = Inside::enter();
-        work();
+    let (tell, begun) = crossbeam_channel::bounded(1);
+    let begin = || {
+        // A stack is refused with an error; for want of what comes after it, the new thread would end the process.
+        room_for(STACK)?;
+        let thread = Builder::new().name(name.clone()).stack_size(STACK).spawn(move || {
+            let _ = tell.send(());
+            let _inside = Inside::enter();
+            work();
+        })?;
+        // Until it has what it begins with, nobody else asks whether there is room.
+        let _ = begun.recv();
+        Ok(thread)
+    };
+    begin().map_err(|error: io::Error| {
+        let limits = if error.kind() == io::ErrorKind::WouldBlock {
+            "; ulimit -u and pids.max limit them"
+        } else {
+            ""
+        };
+        io::Error::new(error.kind(), format!("the thread {name}: {error}{limits}"))
     })
 }
 

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -262,6 +263,34 @@ CASE(no_descriptor_left_is_err_system) {
     CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
     CHECK_EQ(status, ALTA_AUTH_ERR_SYSTEM);
     CHECK(queue == NULL);
+    alta_auth_engine_free(engine);
+    backend_stop(b);
+}
+
+/* Root may have any number of threads: another user's are refused. Threads that run elsewhere count for their user, too. */
+CASE(no_thread_left_is_err_system) {
+    backend *b = backend_start();
+    CHECK(geteuid() != 0 || setresuid(64999, 64999, 64999) == 0);
+    CHECK(prctl(PR_SET_DUMPABLE, 1) == 0); /* or /proc/self stays root's */
+    struct rlimit limit, none;
+    CHECK(getrlimit(RLIMIT_NPROC, &limit) == 0);
+    none = limit;
+    none.rlim_cur = 1;
+    alta_auth_config *config = config_with(backend_url(b), NULL);
+    size_t descriptors = open_descriptors(NULL, 0), threads = count_threads("");
+    alta_auth_engine *engine = NULL;
+    char error[256] = "";
+    CHECK(setrlimit(RLIMIT_NPROC, &none) == 0);
+    int32_t status = alta_auth_engine_new(config, &engine, error, sizeof error);
+    CHECK(setrlimit(RLIMIT_NPROC, &limit) == 0);
+    CHECK_EQ(status, ALTA_AUTH_ERR_SYSTEM);
+    CHECK(engine == NULL && strstr(error, "thread") != NULL);
+    CHECK_EQ(open_descriptors(NULL, 0), descriptors);
+    expected_threads as_before = {"", threads};
+    CHECK(eventually(thread_count_is, &as_before));
+    engine = engine_from(config);
+    alta_auth_request request = ask("s", "token=123");
+    CHECK_EQ(check_ok(engine, &request).verdict, ALTA_AUTH_ALLOW);
     alta_auth_engine_free(engine);
     backend_stop(b);
 }

@@ -79,6 +79,7 @@ struct Shared {
     state: Mutex<State>,
     stopping: AtomicBool,
     changed: Condvar,
+    keeps_requests: AtomicBool,
 }
 
 #[derive(Default)]
@@ -109,10 +110,21 @@ impl FaultProxy {
             state: Mutex::default(),
             stopping: AtomicBool::new(false),
             changed: Condvar::new(),
+            keeps_requests: AtomicBool::new(true),
         });
         let accepting = Arc::clone(&shared);
         let acceptor = std::thread::spawn(move || accept(&accepting));
         Self { address, shared, acceptor: Some(acceptor) }
+    }
+
+    /// Keeps no request: for more of them than there is memory.
+    pub(crate) fn forgetting(self) -> Self {
+        self.shared.keeps_requests.store(false, Ordering::Relaxed);
+        self
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub(crate) fn url(&self) -> String {
@@ -195,7 +207,9 @@ fn serve(
         let request = Request { connection, sequence, head, stream: 0 };
         let (fault, place) = (shared.plan)(&request);
         backend.write_all(&request.head)?;
-        shared.state.lock().requests.push(request);
+        if shared.keeps_requests.load(Ordering::Relaxed) {
+            shared.state.lock().requests.push(request);
+        }
         let reply = next_reply(backend)?;
         let at = place.offset(&reply);
         let (sent, rest) = reply.split_at(at);

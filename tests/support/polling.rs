@@ -11,6 +11,11 @@ pub(crate) fn is_readable(fd: RawFd) -> bool {
     poll(fd, Duration::ZERO)
 }
 
+/// Whether it becomes so in this time.
+pub(crate) fn readable_within(fd: RawFd, time: Duration) -> bool {
+    poll(fd, time)
+}
+
 #[track_caller]
 pub(crate) fn wait_readable(fd: RawFd) {
     assert!(poll(fd, PATIENCE), "never readable");

@@ -76,12 +76,19 @@ impl Rerun {
 
     /// Runs the child, and fails as it failed.
     #[track_caller]
-    pub(crate) fn run(mut self) {
+    pub(crate) fn run(self) {
+        self.printed();
+    }
+
+    /// The same; what it printed.
+    #[track_caller]
+    pub(crate) fn printed(mut self) -> String {
         self.command.args(["--exact", self.test, "--nocapture", "--test-threads=1"]).env(MARK, "1");
         let output = self.command.stdin(Stdio::null()).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "in a process of its own: {text}");
         assert!(text.contains("1 passed"), "{} is not the name of one test: {text}", self.test);
+        text.into_owned()
     }
 }
 

@@ -33,6 +33,7 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     stopping: AtomicBool,
+    keeps_requests: AtomicBool,
 }
 
 #[derive(Default)]
@@ -41,6 +42,7 @@ struct State {
     open: HashMap<usize, TcpStream>,
     most_open: usize,
     accepted: usize,
+    arrived: usize,
     requests: Vec<Request>,
 }
 
@@ -135,6 +137,7 @@ impl Scripted {
             state: Mutex::default(),
             changed: Condvar::new(),
             stopping: AtomicBool::new(false),
+            keeps_requests: AtomicBool::new(true),
         });
         let accepting = Arc::clone(&shared);
         let listening = listener.try_clone().unwrap();
@@ -145,6 +148,12 @@ impl Scripted {
     /// The same reply to everyone.
     pub(crate) fn always(reply: Reply) -> Self {
         Self::new(move |_| reply.clone())
+    }
+
+    /// Counts requests and keeps none: for more of them than there is memory.
+    pub(crate) fn forgetting(self) -> Self {
+        self.shared.keeps_requests.store(false, Ordering::Relaxed);
+        self
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -170,13 +179,13 @@ impl Scripted {
     }
 
     pub(crate) fn request_count(&self) -> usize {
-        self.shared.state.lock().requests.len()
+        self.shared.state.lock().arrived
     }
 
     /// Waits for the arrival of that many requests in all.
     #[track_caller]
     pub(crate) fn wait_requests(&self, count: usize) {
-        self.wait_until("requests", |state| state.requests.len() >= count);
+        self.wait_until("requests", |state| state.arrived >= count);
     }
 
     /// Waits until no connection is open.
@@ -192,12 +201,7 @@ impl Scripted {
         while !holds(&state) {
             let left = deadline.saturating_duration_since(Instant::now());
             let timed_out = self.shared.changed.wait_for(&mut state, left).timed_out();
-            assert!(
-                !timed_out,
-                "no {what}: {} requests on {} connections",
-                state.requests.len(),
-                state.accepted
-            );
+            assert!(!timed_out, "no {what}: {} requests on {} connections", state.arrived, state.accepted);
         }
     }
 }
@@ -406,7 +410,13 @@ fn serve(stream: &TcpStream, connection: usize, shared: &Shared) -> std::io::Res
         let request = Request { connection, sequence, head, stream: stream_id };
         // Decided before the request is told of: who waits for its arrival may change what comes next.
         let reply = (shared.answer)(&request);
-        shared.state.lock().requests.push(request);
+        {
+            let mut state = shared.state.lock();
+            state.arrived += 1;
+            if shared.keeps_requests.load(Ordering::Relaxed) {
+                state.requests.push(request);
+            }
+        }
         shared.changed.notify_all();
         if !perform(reply, io, stream, shared)? {
             return Ok(());

@@ -45,10 +45,13 @@ fn backend(reply: &'static str) -> String {
 struct Told {
     decisions: Mutex<Vec<(usize, Decision)>>,
     more: Condvar,
+    /// The last that told.
+    thread: Mutex<Option<thread::ThreadId>>,
 }
 
 impl Receiver for Told {
     fn receive(&self, batch: &mut Vec<Completed>) {
+        *self.thread.lock() = Some(thread::current().id());
         for completed in batch.drain(..) {
             completed.hand_over(|user_data, decision| self.decisions.lock().push((user_data, decision)));
         }
@@ -92,6 +95,7 @@ fn a_defect_answers_everything_that_was_taken_in_and_the_thread_begins_anew() {
         let id = format!("s{number}");
         engine.submit(&Check { session_id: id.as_bytes(), query, ..Check::default() }, &receiver, number)
     };
+    let mut asked_by = None;
     for round in 1..=3 {
         told.decisions.lock().clear();
         for number in 0..1_000 {
@@ -111,6 +115,9 @@ fn a_defect_answers_everything_that_was_taken_in_and_the_thread_begins_anew() {
         told.decisions.lock().clear();
         ask(0, b"").unwrap();
         assert_eq!(told.wait(1)[0].1.cause, Cause::None);
+        // The same one: where the system gives no thread, there is still one that asks.
+        let thread = *told.thread.lock();
+        assert_eq!(*asked_by.get_or_insert(thread), thread);
         let stats = engine.stats();
         assert_eq!((stats.restarts, stats.pending, stats.watching), (round, 0, 0));
     }

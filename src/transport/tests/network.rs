@@ -21,7 +21,8 @@ fn real(set: &[(&str, &str)]) -> Result<(Rc<Transport>, Arc<[PoolGauges]>), Stri
         config.set(key, value).unwrap();
     }
     let gauges: Arc<[PoolGauges]> = Arc::new([PoolGauges::default()]);
-    let shared = Shared::new(Arc::new(config.settings().unwrap()), unwatched())?;
+    let shared = Shared::new(Arc::new(config.settings().unwrap()), unwatched())
+        .map_err(|error| format!("{error:?}"))?;
     Ok((Transport::new(shared, Arc::clone(&gauges), 0, 1), gauges))
 }
 
