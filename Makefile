@@ -5,7 +5,7 @@ CARGO ?= cargo
 FEATURES = --features command
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup toolchain check unit memcheck sanitize miri bench-abi
+.PHONY: help demo test setup toolchain check unit memcheck sanitize soak miri bench-abi bench-recovery
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,11 +40,17 @@ memcheck: ## the C test of the contract under valgrind
 sanitize: ## the same with AddressSanitizer and ThreadSanitizer; needs nightly Rust with rust-src
 	@status=0; for tool in address thread; do tests/sanitize $$tool || status=1; done; exit $$status
 
+soak: toolchain ## ten minutes of faults, reloads, revocations and new engines; ALTA_AUTH_SOAK=seconds, ALTA_AUTH_SEED=number
+	ALTA_AUTH_SOAK=$${ALTA_AUTH_SOAK:-600} $(CARGO) test --release --locked $(FEATURES) --test soak -- --nocapture
+
 miri: ## the pointers of the C ABI under miri; needs nightly Rust with miri
 	$(CARGO) +nightly miri test --locked --lib ffi::
 
 bench-abi: ## what the C ABI costs over the Rust API
 	@benches/abi_overhead/measure
+
+bench-recovery: toolchain ## an outage of 60 s under full load, and how the backend is found again; ALTA_AUTH_OUTAGE=seconds
+	$(CARGO) bench --locked --bench recovery
 
 # install, uninstall, deb
 include packaging/install.mk

@@ -15,7 +15,7 @@ use super::support::{Bench, Peer, with_shard};
 use crate::check::Check;
 use crate::config::Config;
 use crate::decision::{Cause, Decision, Origin, Verdict};
-use crate::engine::policy;
+use crate::engine::Policy;
 
 /// What the backend does about the requests that come next.
 #[derive(Clone)]
@@ -159,7 +159,8 @@ impl Viewers {
             config.set(key, value).unwrap();
         }
         let now = self.bench.core.policy();
-        let policy = policy(Arc::new(config.settings().unwrap()), Some(&now), &self.bench.core.log).unwrap();
+        let policy =
+            Policy::new(Arc::new(config.settings().unwrap()), Some(&now), &self.bench.core.log).unwrap();
         let forgets = !Arc::ptr_eq(&policy.memory, &now.memory);
         self.bench.core.set_policy(policy);
         if forgets {
