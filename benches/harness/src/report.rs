@@ -67,10 +67,10 @@ impl Report {
         self.groups.iter().flat_map(|group| &group.series).any(|series| series.void.is_some())
     }
 
-    /// Of wrk in a round, where it had the fewest.
+    /// Of wrk, which knows whole seconds only, in a round, where it had the fewest.
     fn checks(&self) -> f64 {
         let rates = self.groups.iter().filter_map(|group| group.series("wrk")?.of(|sample| sample.rate));
-        rates.map(|rate| rate.median * self.seconds).fold(f64::INFINITY, f64::min)
+        rates.map(|rate| rate.median * self.seconds.ceil()).fold(f64::INFINITY, f64::min)
     }
 
     pub fn reliable(&self) -> bool {
