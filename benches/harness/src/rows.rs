@@ -37,7 +37,7 @@ impl Row {
 }
 
 /// What README says of an idle connection; the other targets are the project's.
-const IDLE_BYTES: f64 = 27_500.0;
+const IDLE_BYTES: f64 = 12_000.0;
 
 pub fn of(lane: &str, groups: &[Group], counted: &Counted, singles: &Singles) -> Vec<Row> {
     let ratio = |server: &str, mode: &str, to: &str| {
