@@ -5,7 +5,7 @@ CARGO ?= cargo
 FEATURES = --features command
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup toolchain check unit memcheck sanitize soak miri bench-abi bench-recovery
+.PHONY: help demo test setup toolchain check unit memcheck sanitize soak miri fuzz bench-abi bench-recovery
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,8 @@ check: ## format, lints and documentation, each without a warning
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets $(FEATURES) -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps $(FEATURES)
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
+	$(CARGO) rustc --locked --profile check --lib -- --cfg fuzzing -D warnings
 
 # cargo-nextest gives each test its own process and does not run the examples in the documentation.
 unit: ## every test, with cargo-nextest if it is there
@@ -45,6 +47,10 @@ soak: toolchain ## ten minutes of faults, reloads, revocations and new engines; 
 
 miri: ## the pointers of the C ABI under miri; needs nightly Rust with miri
 	$(CARGO) +nightly miri test --locked --lib ffi::
+
+fuzz: ## each fuzz target for FUZZ_SECONDS (60) from its corpus; needs nightly Rust, installs cargo-fuzz
+	@tests/setup fuzz
+	@fuzz/run
 
 bench-abi: ## what the C ABI costs over the Rust API
 	@benches/abi_overhead/measure

@@ -13,6 +13,10 @@ mod template;
 mod differential;
 #[cfg(test)]
 mod fixture;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
+#[cfg(any(test, fuzzing))]
+mod parsers;
 #[cfg(test)]
 mod properties;
 

@@ -5,6 +5,8 @@
 
 mod document;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod hooks;
 mod host;
 mod nearest;
@@ -72,7 +74,8 @@ pub struct ConfigError {
 
 impl ConfigError {
     pub(crate) fn of(key: &str, why: &str) -> Self {
-        Self { key: Some(key.to_owned()), message: format!("{key}: {why}") }
+        // The name in `param.NAME` may hold anything, and the text is a line of somebody's log.
+        Self { key: Some(key.to_owned()), message: format!("{}: {why}", key.escape_debug()) }
     }
 
     pub(crate) fn without_key(message: String) -> Self {
@@ -144,11 +147,23 @@ impl Config {
         let shown = path.display();
         let text = file::read(path)
             .map_err(|why| ConfigError::without_key(format!("{shown} cannot be read: {why}")))?;
+        let mut loaded = Self::parsed(&text, &shown.to_string())?;
+        if let Some(key) = loaded.secret_key() {
+            let warning =
+                rules::world_readable(path, &key).filter(|warning| !self.warnings.contains(warning));
+            self.warnings.extend(warning);
+        }
+        self.values.append(&mut loaded.values);
+        Ok(())
+    }
+
+    /// Every key of a TOML text; `shown` is the name of its file.
+    fn parsed(text: &str, shown: &str) -> Result<Self, ConfigError> {
         let at = |line: usize, error: ConfigError| ConfigError {
             message: format!("{shown} line {line}: {}", error.message),
             ..error
         };
-        let given = file::parse(&text).map_err(|fault| {
+        let given = file::parse(text).map_err(|fault| {
             let error = match fault.key {
                 Some(key) => ConfigError::of(&key, &fault.why),
                 None => ConfigError::without_key(fault.why),
@@ -164,13 +179,7 @@ impl Config {
                 return Err(at(one.line, ConfigError::of(&one.key, "set twice in this file; remove one")));
             }
         }
-        if let Some(key) = loaded.secret_key() {
-            let warning =
-                rules::world_readable(path, &key).filter(|warning| !self.warnings.contains(warning));
-            self.warnings.extend(warning);
-        }
-        self.values.append(&mut loaded.values);
-        Ok(())
+        Ok(loaded)
     }
 
     /// Where log lines go; without this they go nowhere.
@@ -510,6 +519,16 @@ mod tests {
         portal.set("default_action", "deny").unwrap();
         portal.set("backend.preset", "iptvportal").unwrap();
         assert_eq!(portal.settings().unwrap().backends[0].label(), "https://go.iptvportal.cloud:443");
+    }
+
+    #[test]
+    fn an_error_is_one_line_whatever_a_parameter_or_header_is_called() {
+        for name in ["a\nb", "a\r\n2026 allowed", "\0", "\u{1b}[2J", "\u{85}"] {
+            for kind in ["param", "header"] {
+                let error = Config::new().set(&format!("{kind}.{name}"), "{x").unwrap_err();
+                assert!(!error.to_string().chars().any(char::is_control), "{error:?}");
+            }
+        }
     }
 
     #[test]

@@ -13,6 +13,8 @@
 mod call;
 mod config;
 mod engine;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod names;
 mod pointers;
 mod queue;

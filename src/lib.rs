@@ -9,6 +9,9 @@ mod config;
 mod decision;
 mod engine;
 mod ffi;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod memory;
 mod observe;
 mod outage;

@@ -12,6 +12,8 @@ mod conn;
 mod connect;
 mod dial;
 mod frames;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod h1;
 mod h2;
 mod head;

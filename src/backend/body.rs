@@ -58,6 +58,18 @@ impl BodyRule {
         Ok(Self { path, equal, value })
     }
 
+    /// As `parse` reads it.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn written(&self) -> String {
+        let value = match &self.value {
+            Scalar::Null => "null".to_owned(),
+            Scalar::Bool(value) => value.to_string(),
+            Scalar::Integer(value) => value.to_string(),
+            Scalar::String(value) => serde_json::to_string(value).expect("a text"),
+        };
+        format!("json:{}{}{value}", self.path.join("."), if self.equal { "==" } else { "!=" })
+    }
+
     /// Whether a complete body holds.
     pub(crate) fn holds(&self, body: &[u8]) -> bool {
         let holds = Cell::new(false);

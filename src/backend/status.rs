@@ -56,6 +56,13 @@ impl StatusSet {
         Ok(set)
     }
 
+    /// As `parse` reads it.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn written(&self) -> String {
+        let statuses = (FIRST..=LAST).filter(|&status| self.contains(status));
+        statuses.map(|status| status.to_string()).collect::<Vec<_>>().join(",")
+    }
+
     pub(crate) fn contains(&self, status: u16) -> bool {
         (FIRST..=LAST).contains(&status) && {
             let (word, bit) = position(status);

@@ -75,6 +75,23 @@ impl Template {
         Ok(Self { parts: parts.into() })
     }
 
+    /// As `parse` reads it.
+    #[cfg(any(test, fuzzing))]
+    fn written(&self) -> String {
+        let part = |part: &Part| match part {
+            Part::Text(text) => text.replace('{', "{{").replace('}', "}}"),
+            Part::Hole(Hole::Ip) => "{ip}".to_owned(),
+            Part::Hole(Hole::Path) => "{path}".to_owned(),
+            Part::Hole(Hole::PathSegment(index)) => format!("{{path.{}}}", index + 1),
+            Part::Hole(Hole::SessionId) => "{session_id}".to_owned(),
+            Part::Hole(Hole::Origin) => "{origin}".to_owned(),
+            Part::Hole(Hole::UserAgent) => "{user_agent}".to_owned(),
+            Part::Hole(Hole::Scope) => "{scope}".to_owned(),
+            Part::Hole(Hole::Query(name)) => format!("{{query.{name}}}"),
+        };
+        self.parts.iter().map(part).collect()
+    }
+
     pub(super) fn parts(&self) -> &[Part] {
         &self.parts
     }
@@ -175,7 +192,7 @@ fn parameter<'a>(query: &'a [u8], name: &[u8]) -> Cow<'a, [u8]> {
 }
 
 /// `param.NAME = template`. The name may be any text that can be read back: it goes out percent-encoded.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ParamField {
     name: Box<str>,
     template: Template,
@@ -190,6 +207,12 @@ impl ParamField {
             ));
         }
         Ok(Self { name: name.into(), template: Template::parse(template)? })
+    }
+
+    /// The template, as `parse` reads it.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn written(&self) -> String {
+        self.template.written()
     }
 
     /// Uses `{path}` or `{path.N}`: the path stays in the key, or one path's answer would serve another.
@@ -207,7 +230,7 @@ impl ParamField {
 }
 
 /// `header.NAME = template`. The value is secret: `Debug` shows the name only.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct HeaderField {
     name: Box<str>,
     template: Template,
@@ -255,6 +278,12 @@ impl HeaderField {
             }
         }
         Ok(Self { name: name.into(), template })
+    }
+
+    /// The template, as `parse` reads it.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn written(&self) -> String {
+        self.template.written()
     }
 
     pub(crate) fn uses_path(&self) -> bool {

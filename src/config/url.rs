@@ -85,9 +85,8 @@ impl BackendUrl {
             Some(("http", rest)) => Self::parse_tcp(Scheme::Http, rest),
             Some(("https", rest)) => Self::parse_tcp(Scheme::Https, rest),
             Some(("unix", rest)) => Self::parse_unix(rest),
-            Some((other, _)) => {
-                Err(format!("has the unknown scheme {other:?}; write http://, https:// or unix:/"))
-            }
+            // Not named: behind a comma it may be a part of the query before it.
+            Some(_) => Err("has an unknown scheme; write http://, https:// or unix:/".into()),
             None => Err("has no scheme; write http://HOST/PATH, https://HOST/PATH or \
                          unix:/path/to.sock:/request/path"
                 .into()),
@@ -143,6 +142,34 @@ impl BackendUrl {
             Address::Tcp { host, port } if *port == default_port(self.scheme) => bracketed(host),
             Address::Tcp { host, port } => format!("{}:{port}", bracketed(host)),
             Address::Unix(_) => "localhost".to_owned(),
+        }
+    }
+
+    /// As `parse` reads it.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn written(&self) -> String {
+        let userinfo = self.authorization.as_deref().map(|value| {
+            let pair = value.strip_prefix("Basic ").and_then(|pair| STANDARD.decode(pair).ok());
+            let pair = pair.expect("it was made by `basic`");
+            let (at, _) = pair.iter().enumerate().find(|(_, byte)| **byte == b':').expect("so is this");
+            let byte = |at_byte: (usize, &u8)| match at_byte {
+                (here, _) if here == at => ":".to_owned(),
+                (_, byte) => format!("%{byte:02X}"),
+            };
+            pair.iter().enumerate().map(byte).chain(["@".to_owned()]).collect::<String>()
+        });
+        let target = [
+            self.path.as_str(),
+            self.query.as_ref().map_or("", |_| "?"),
+            self.query.as_deref().unwrap_or(""),
+        ];
+        match &self.address {
+            Address::Tcp { host, port } => {
+                let scheme = if self.scheme == Scheme::Https { "https" } else { "http" };
+                let userinfo = userinfo.unwrap_or_default();
+                format!("{scheme}://{userinfo}{}:{port}{}", bracketed(host), target.concat())
+            }
+            Address::Unix(path) => format!("unix:{}:{}", path.display(), target.concat()),
         }
     }
 
@@ -369,7 +396,8 @@ mod tests {
             ("", "no scheme"),
             ("SECRET.example/auth", "no scheme"),
             ("SECRET:6000/auth", "no scheme"),
-            ("ftp://SECRET/", "unknown scheme \"ftp\""),
+            ("ftp://SECRET/", "unknown scheme"),
+            ("http://a/?k=1,SECRET:/b", "unknown scheme"),
             ("http:/SECRET/", "one slash"),
             ("http:///SECRET", "no host"),
             ("http://:80/SECRET", "no host"),
@@ -431,7 +459,7 @@ mod tests {
             Some("k=1,b:2")
         );
         let error = |text: &str| BackendUrl::parse_list(text).unwrap_err();
-        assert!(error("http://a/,htp://b/").starts_with("URL 2 has the unknown scheme"));
+        assert!(error("http://a/,htp://b/").starts_with("URL 2 has an unknown scheme"));
         assert!(error(",http://b/").starts_with("URL 1 has no scheme"));
         assert!(error("http://a/,,http://b/").starts_with("URL 1 ends with a comma"));
         assert!(error(&["http://a/"; 17].join(",")).starts_with("17 URLs are too many"));

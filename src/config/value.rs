@@ -34,7 +34,7 @@ pub(super) enum Kind {
     Header(fn(&mut Settings, HeaderField)),
 }
 
-const TTL_HEADERS: [(&str, TtlHeader); 2] =
+pub(super) const TTL_HEADERS: [(&str, TtlHeader); 2] =
     [("x-authduration", TtlHeader::XAuthDuration), ("cache-control", TtlHeader::CacheControl)];
 
 /// More at once is no limit.
@@ -211,7 +211,7 @@ pub(super) fn quoted(value: &str) -> String {
     }
 }
 
-fn show_size(bytes: usize) -> String {
+pub(super) fn show_size(bytes: usize) -> String {
     match bytes {
         0 => "0".to_owned(),
         _ if bytes.is_multiple_of(1024 * 1024 * 1024) => format!("{}GiB", bytes / (1024 * 1024 * 1024)),
@@ -246,7 +246,7 @@ fn number_and_unit(text: &str) -> (Option<usize>, &str) {
     (digits(number), unit)
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let ms_per_unit = match number_and_unit(text) {
         (Some(0), "") => return Ok(Duration::ZERO),
         (Some(n), "") => {
@@ -264,7 +264,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis((n as u64).saturating_mul(ms)))
 }
 
-fn parse_size(text: &str) -> Result<usize, String> {
+pub(super) fn parse_size(text: &str) -> Result<usize, String> {
     let bytes_per_unit = match number_and_unit(text) {
         (Some(n), "") => Some((n, 1)),
         (Some(n), "KiB") => Some((n, 1024)),
