@@ -43,7 +43,14 @@ pub fn configuration(input: &[u8]) {
         plain.set(&key, &written(entry)).expect("it is what was accepted");
     }
     let all_secret = config.values.iter().all(|(key, entry)| {
-        !key.contains(SECRET) && (entry.row.kind.is_secret() || !entry.value.contains(SECRET))
+        // A URL's host and port are no secret.
+        let labels = match entry.row.kind {
+            Kind::Urls(_) => BackendUrl::parse_list(&entry.value).unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        !key.contains(SECRET)
+            && (entry.row.kind.is_secret() || !entry.value.contains(SECRET))
+            && !labels.iter().any(|url| url.label().contains(SECRET))
     });
     let mut shown = vec![format!("{config:?}")];
     match (settings, reversed.settings(), plain.settings()) {
