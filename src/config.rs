@@ -27,8 +27,8 @@ pub use document::KeyDoc;
 pub(crate) use hooks::ThreadHooks;
 pub use preset::PresetDoc;
 pub(crate) use settings::{
-    BackendMode, Enforce, HttpLane, HttpVersion, MemoryBounds, PerIp, Rate, ScopeRule, Settings, TlsSettings,
-    TtlHeader, TtlRules,
+    BackendMode, Enforce, HedgeAfter, HttpLane, HttpVersion, MemoryBounds, PerIp, Rate, ScopeRule, Settings,
+    TlsSettings, TtlHeader, TtlRules,
 };
 pub(crate) use shadow::ShadowSettings;
 pub(crate) use url::{Address, BackendUrl, Scheme};
@@ -220,6 +220,7 @@ impl Config {
         let chosen = self.values.get("backend.preset").map_or("custom", |entry| entry.value.trim());
         let preset = preset::find(chosen).expect("set() lets nothing else in");
         let mut settings = Settings::blank();
+        settings.preset = preset.name;
         let mut warnings = self.warnings.clone();
 
         for row in table::KEYS.iter().filter(|row| !row.stands_for_many()) {

@@ -5,9 +5,11 @@
 mod addresses;
 mod breaker;
 mod health;
+mod latency;
 mod per_client;
 
 pub(crate) use addresses::{Addresses, Known, Tried, two_of};
 pub(crate) use breaker::Rules;
 pub(crate) use health::Health;
+pub(crate) use latency::Latency;
 pub(crate) use per_client::PerClient;

@@ -97,6 +97,7 @@ pub fn probe(config: &Config, check: &Check<'_>) -> Result<Result<ProbeReport, S
             question: &question,
             deadline: began + timeout,
             asking: &asking,
+            may_hedge: false,
             random: 0,
         })
         .await;

@@ -321,6 +321,16 @@ impl Transport {
         ))
     }
 
+    /// Whether somebody waits for a connection, because there are as many as there may be.
+    pub(crate) fn is_crowded(&self, endpoint: usize) -> bool {
+        self.pools[endpoint].is_crowded()
+    }
+
+    /// Whether an exchange would have a connection, or the place for a new one, without taking it from anyone in line.
+    pub(crate) fn has_room(&self, endpoint: usize) -> bool {
+        self.pools[endpoint].has_room()
+    }
+
     /// Whoever waits for a connection to this endpoint waits in vain.
     pub(crate) fn turn_away(&self, endpoint: usize) {
         let failure = Failure::new(

@@ -403,3 +403,31 @@ fn guesses_over_limit_per_ip_do_not_reach_the_backend_and_deny_nobody_else() {
     assert!(engine.stats().prometheus().contains("\nalta_auth_checks_limited_total 490\n"));
     assert_backend(&ask(&engine, &Check { ip: b"192.0.2.8", ..bad() }), Verdict::Deny, 403);
 }
+
+/// Over real connections: the one that loses is closed, and what it says later is nobody's.
+#[test]
+fn a_backend_that_is_slow_is_given_company_and_its_late_reply_decides_nothing() {
+    let gate = Gate::default();
+    let late = gate.clone();
+    let slow = Scripted::new(move |request| match request.target().contains("slow") {
+        true => Reply::allow().when(&late),
+        false => Reply::deny(),
+    });
+    let other = Scripted::always(Reply::deny());
+    let urls = format!("{},{}", slow.url(), other.url());
+    let engine = engine(&urls, &[("hedge.after", "20ms"), ("hedge.max", "50%"), ("timeout", "30s")]);
+    for id in sessions(10) {
+        assert_backend(&ask(&engine, &Check { session_id: id.as_bytes(), ..bad() }), Verdict::Deny, 403);
+    }
+    let asked = other.request_count();
+    let decision = ask(&engine, &Check { session_id: b"late", query: b"slow=1", ..bad() });
+    assert_backend(&decision, Verdict::Deny, 403);
+    assert_eq!(other.request_count(), asked + 1);
+    gate.open();
+    for id in sessions(50).iter().skip(10) {
+        assert_backend(&ask(&engine, &Check { session_id: id.as_bytes(), ..bad() }), Verdict::Deny, 403);
+    }
+    let stats = engine.stats();
+    assert!(stats.hedges >= 1 && stats.hedges_won >= 1, "{stats:?}");
+    assert!(stats.prometheus().contains("\nalta_auth_hedges_won_total "));
+}

@@ -121,6 +121,9 @@ fn case(key: &str, url: &str, files: &Files) -> Option<(Keys, Keys)> {
         "breaker.max_cooldown" => one("breaker.max_cooldown", "9s"),
         "fail_open" => one("fail_open", "corroborated"),
         "overload" => one("overload", "default"),
+        "hedge.after" => one("hedge.after", "p95"),
+        // In force only with hedge.after.
+        "hedge.max" => one("hedge.max", "10%"),
         "limit.per_ip" => one("limit.per_ip", "100/s"),
         "limit.max_addresses" => one("limit.max_addresses", "1000"),
         "watch.max" => one("watch.max", "10"),

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::value::show_duration;
-use super::{BackendUrl, ConfigError, HttpVersion, Scheme, ScopeRule, Settings};
+use super::{BackendMode, BackendUrl, ConfigError, HedgeAfter, HttpVersion, Scheme, ScopeRule, Settings};
 use crate::check::limits;
 
 /// Refuses combinations that contradict each other, that could never work, or that open what one of them closes.
@@ -62,6 +62,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
             ),
         );
     }
+    hedging(settings)?;
     match (&settings.tls.client_cert, &settings.tls.client_key) {
         (Some(_), None) => {
             return fail("tls.client_cert", "set without tls.client_key; set both or neither".into());
@@ -116,6 +117,42 @@ fn shadow(settings: &Settings) -> Result<(), ConfigError> {
         return Err(ConfigError::of("shadow.max_pending", &why));
     }
     few_parameters(&shadow, "shadow.url", "shadow.param.NAME")
+}
+
+/// A second request must be harmless, and possible.
+fn hedging(settings: &Settings) -> Result<(), ConfigError> {
+    let fail = |key: &str, why: String| Err(ConfigError::of(key, &why));
+    let after = match settings.hedge.after {
+        HedgeAfter::Never => return Ok(()),
+        HedgeAfter::Fixed(after) => Some(after),
+        HedgeAfter::P95 => None,
+    };
+    if settings.backend_mode == BackendMode::Any {
+        return fail("hedge.after", "backend.mode = any asks all at once already; remove one of them".into());
+    }
+    if matches!(settings.preset, "ministra" | "iptvportal") {
+        return fail(
+            "hedge.after",
+            format!(
+                "a token of backend.preset = {} is not to be asked about twice; remove hedge.after",
+                settings.preset
+            ),
+        );
+    }
+    if settings.hedge.max == 0 {
+        return fail("hedge.max", "0%, so hedge.after does nothing; raise it or remove hedge.after".into());
+    }
+    match after {
+        Some(after) if after >= settings.timeout => fail(
+            "hedge.after",
+            format!(
+                "{} is not below timeout = {}, so nobody would be asked twice; lower it",
+                show_duration(after),
+                show_duration(settings.timeout)
+            ),
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// What works and may not be meant.

@@ -17,6 +17,9 @@ pub(crate) struct Settings {
     /// `backend.url`: at least one, in order of preference.
     pub(crate) backends: Vec<BackendUrl>,
     pub(crate) backend_mode: BackendMode,
+    /// `backend.preset`
+    pub(crate) preset: &'static str,
+    pub(crate) hedge: HedgeSettings,
     /// `any.deny = first`
     pub(crate) any_deny_first: bool,
     /// `default_action`
@@ -85,6 +88,8 @@ impl Settings {
         Self {
             backends: Vec::new(),
             backend_mode: BackendMode::Failover,
+            preset: "custom",
+            hedge: HedgeSettings { after: HedgeAfter::Never, max: 0 },
             any_deny_first: false,
             default_action: Verdict::Deny,
             timeout: Duration::ZERO,
@@ -151,6 +156,22 @@ pub(crate) enum BackendMode {
     Failover,
     Balance,
     Any,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HedgeSettings {
+    pub(crate) after: HedgeAfter,
+    /// `hedge.max`, percent of the exchanges.
+    pub(crate) max: u32,
+}
+
+/// `hedge.after`: when a second request is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HedgeAfter {
+    Never,
+    Fixed(Duration),
+    /// When 19 of 20 would have been answered.
+    P95,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

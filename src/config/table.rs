@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::nearest::nearest;
 use super::value::Kind;
-use super::{BackendMode, Enforce, HttpLane, HttpVersion, ScopeRule};
+use super::{BackendMode, Enforce, HedgeAfter, HttpLane, HttpVersion, ScopeRule};
 use crate::decision::Verdict;
 use crate::observe::LogLevel;
 
@@ -130,6 +130,23 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::Duration { min: MS, max: MINUTE, put: |s, d| s.connect_timeout = d },
         default: Value("500ms"),
         text: "The longest that one connection attempt may take; never beyond what is left of `timeout`.",
+    },
+    Key {
+        name: "hedge.after", section: "Time", reload: Keeps,
+        kind: Kind::WordOr(
+            &[("off", |s| s.hedge.after = HedgeAfter::Never), ("p95", |s| s.hedge.after = HedgeAfter::P95)],
+            &Kind::Duration { min: MS, max: MINUTE, put: |s, d| s.hedge.after = HedgeAfter::Fixed(d) },
+        ),
+        default: Value("off"),
+        text: "When a backend has not answered after this, the next one is asked as well, or the only one once more on another \
+               connection, and the first answer decides. `p95`: when 19 of 20 of its last answers had come. Only for \
+               backends that may be asked twice about one token.",
+    },
+    Key {
+        name: "hedge.max", section: "Time", reload: Keeps,
+        kind: Kind::Percent { max: 50, put: |s, n| s.hedge.max = n },
+        default: Value("5%"),
+        text: "With `hedge.after`: at most this part of the requests of the last 10 s are such second ones.",
     },
     Key {
         name: "breaker.failures", section: "Outage", reload: Keeps,

@@ -23,6 +23,7 @@ pub(super) enum Kind {
     Size { min: usize, max: usize, put: fn(&mut Settings, usize) },
     Count { min: usize, max: usize, put: fn(&mut Settings, usize) },
     Rate(fn(&mut Settings, Option<Rate>)),
+    WordOr(&'static [Choice], &'static Kind),
     Percent { max: u32, put: fn(&mut Settings, u32) },
     Statuses { first: u16, last: u16, put: fn(&mut Settings, StatusSet) },
     BodyRule(fn(&mut Settings, BodyRule)),
@@ -56,6 +57,12 @@ impl Kind {
                     choice.ok_or_else(|| not_one_of(trimmed, choices.iter().map(|choice| choice.0)))?;
                 put(settings);
             }
+            Self::WordOr(words, other) => match words.iter().find(|(word, _)| *word == trimmed) {
+                Some((_, put)) => put(settings),
+                None => {
+                    other.put(name, value, settings).map_err(|why| format!("{why}, or {}", either(words)))?
+                }
+            },
             Self::Switch(put) => match trimmed {
                 "on" => put(settings, true),
                 "off" => put(settings, false),
@@ -129,6 +136,7 @@ impl Kind {
         match self {
             Self::Duration { .. } | Self::Size { .. } | Self::Count { .. } | Self::Statuses { .. } => true,
             Self::Choice(choices) => choices.iter().any(|(word, _)| *word == digits),
+            Self::WordOr(_, other) => other.takes_integer(digits),
             Self::Percent { .. } => digits == "0",
             _ => false,
         }
@@ -154,6 +162,7 @@ impl Kind {
             Self::Size { .. } => "size",
             Self::Count { .. } => "number",
             Self::Rate(_) => "rate",
+            Self::WordOr(_, other) => other.name(),
             Self::Percent { .. } => "percentage",
             Self::Statuses { .. } => "list of statuses",
             Self::BodyRule(_) => "body rule",
@@ -176,6 +185,7 @@ impl Kind {
             Self::Duration { min, max, .. } => range(&show_duration(*min), &show_duration(*max)),
             Self::Size { min, max, .. } => range(&show_size(*min), &show_size(*max)),
             Self::Count { min, max, .. } => range(&min.to_string(), &max.to_string()),
+            Self::WordOr(words, other) => format!("{}, or {}", other.bounds(), either(words)),
             Self::Rate(_) => format!("1/s to {MOST_IN_A_RATE}/s, also /m and /h, or off"),
             Self::Percent { max, .. } => range("0%", &format!("{max}%")),
             Self::Statuses { first, last, .. } => range(&first.to_string(), &last.to_string()),
@@ -219,6 +229,10 @@ pub(super) fn show_size(bytes: usize) -> String {
         _ if bytes.is_multiple_of(1024) => format!("{}KiB", bytes / 1024),
         _ => bytes.to_string(),
     }
+}
+
+fn either(words: &[Choice]) -> String {
+    words.iter().map(|choice| choice.0).collect::<Vec<_>>().join(", ")
 }
 
 fn range(min: &str, max: &str) -> String {

@@ -2,12 +2,13 @@
 //!
 //! The bounds on asking twice are here: the safe retry (`inquiry.rs`: once an endpoint, on a fresh connection, at most a
 //! tenth of the exchanges), failover (an outage moves on to the next address of the name, `endpoint.rs`, then to the next URL,
-//! `in_turn.rs`; a refusal never does), and three requests in all.
+//! `in_turn.rs`; a refusal never does), hedging (`hedge.rs`: once a check), and three requests in all.
 
 mod at_once;
 mod attempts;
 mod deciding;
 mod endpoint;
+mod hedge;
 mod in_turn;
 mod inquiry;
 mod settling;
@@ -46,6 +47,8 @@ pub(crate) struct Means<'a> {
     pub(crate) question: &'a Rc<Question>,
     pub(crate) deadline: Instant,
     pub(crate) asking: &'a Asking,
+    /// Somebody waits for the answer: a second request may be made for the sake of time.
+    pub(crate) may_hedge: bool,
     /// Any number, evenly distributed.
     pub(crate) random: u64,
 }

@@ -16,6 +16,7 @@ use super::ledger::{Ledger, Ticket};
 use super::limits::Limits;
 use super::outbox::Outbox;
 use super::policy::Policy;
+use super::retries::Hedges;
 use super::revocations::{ENTRIES, Mark, Revocations};
 use super::watch::{Watch, is_watch};
 use super::watching::Watching;
@@ -37,6 +38,7 @@ pub(crate) struct Core {
     pub(crate) limits: Limits,
     pub(crate) watches: Arc<Watching>,
     pub(crate) fork: ForkMark,
+    pub(crate) hedges: Arc<Hedges>,
     /// Safe retries, of all I/O threads.
     pub(crate) retries: Arc<AtomicU64>,
     pub(crate) inboxes: Box<[Inbox]>,
@@ -111,6 +113,7 @@ impl Core {
             watches: Arc::new(Watching::new(number(32))),
             fork: ForkMark::new()?,
             retries: Arc::default(),
+            hedges: Arc::default(),
             inboxes,
             closed: AtomicBool::new(false),
             handing_over: AtomicUsize::new(0),
@@ -339,6 +342,8 @@ impl Core {
             latencies: counts.latencies,
             exchanges: gauges.exchanges + gauges.sum(|endpoint| &endpoint.exchanges),
             retries: read(&self.retries),
+            hedges: read(&self.hedges.sent),
+            hedges_won: read(&self.hedges.won),
             remembered: policy.memory.len() as u64,
             watching: self.watches.len() as u64,
             watch_decisions: read(&self.watches.told),

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::StartError;
 use crate::backend::{ReplyRules, RequestPlan};
 use crate::check::{Check, Draft, Invalid, Question, Rules};
-use crate::config::{BackendUrl, ConfigError, Settings};
+use crate::config::{BackendUrl, ConfigError, HedgeAfter, Settings};
 use crate::decision::{Cause, Decision, Origin, Verdict};
 use crate::memory::Memory;
 use crate::observe::Logger;
-use crate::outage::{Addresses, Health, PerClient, two_of};
+use crate::outage::{Addresses, Health, Latency, PerClient, two_of};
 use crate::transport::{PoolGauges, Shared, Unshared};
 
 pub(crate) struct Policy {
@@ -25,6 +25,8 @@ pub(crate) struct Policy {
     pub(crate) health: Arc<[Health]>,
     /// One an endpoint.
     pub(crate) addresses: Arc<[Arc<Addresses>]>,
+    /// One an endpoint, with `hedge.after = p95`.
+    pub(crate) latencies: Option<Arc<[Latency]>>,
     /// `limit.per_ip`
     pub(crate) per_client: Option<Arc<PerClient>>,
     /// Every endpoint, the preferred one first.
@@ -61,6 +63,11 @@ impl Policy {
             Some(before) => before.per_client.clone(),
             None => PerClient::new(settings.per_ip, log).map(Arc::new),
         };
+        let latencies = (settings.hedge.after == HedgeAfter::P95).then(|| {
+            let known = before.filter(|before| before.settings.shape == settings.shape);
+            let known = known.and_then(|before| before.latencies.clone());
+            known.unwrap_or_else(|| settings.backends.iter().map(|_| Latency::default()).collect())
+        });
         let same = |before: &&Self| {
             (&before.settings.shape, before.settings.breaker) == (&settings.shape, settings.breaker)
         };
@@ -90,6 +97,7 @@ impl Policy {
             shadow: shadow.map(Arc::new),
             order: (0..plans.len()).collect(),
             health,
+            latencies,
             per_client,
             memory,
             replies: ReplyRules::new(&settings),

@@ -1,5 +1,5 @@
-//! A bound on safe retries: at most a tenth of the exchanges of the last ten seconds, so that a backend that
-//! closes every connection is not asked twice for everything.
+//! Bounds on asking twice, as parts of the exchanges of the last ten seconds: a tenth for safe retries, so that a backend that
+//! closes every connection is not asked twice for everything, and `hedge.max` for hedges.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -16,6 +16,14 @@ const ALWAYS: u64 = 16;
 pub(crate) struct RetryBudget {
     window: RefCell<Window>,
     granted: Arc<AtomicU64>,
+    hedges: Arc<Hedges>,
+}
+
+/// For the statistics, of all I/O threads.
+#[derive(Default)]
+pub(crate) struct Hedges {
+    pub(crate) sent: AtomicU64,
+    pub(crate) won: AtomicU64,
 }
 
 #[derive(Default)]
@@ -25,12 +33,13 @@ struct Window {
     second: u64,
     exchanges: [u64; WINDOW],
     retries: [u64; WINDOW],
+    hedges: [u64; WINDOW],
 }
 
 impl RetryBudget {
-    /// `granted` counts for the statistics.
-    pub(crate) fn new(granted: Arc<AtomicU64>) -> Self {
-        Self { window: RefCell::default(), granted }
+    /// `granted` and `hedges` count for the statistics.
+    pub(crate) fn new(granted: Arc<AtomicU64>, hedges: Arc<Hedges>) -> Self {
+        Self { window: RefCell::default(), granted, hedges }
     }
 
     /// A request is about to be made.
@@ -52,6 +61,24 @@ impl RetryBudget {
         }
         granted
     }
+
+    /// Whether one more hedge is within bounds: so many percent of the exchanges, hedges included. If so it is counted.
+    pub(crate) fn hedge(&self, now: Instant, percent: u32) -> bool {
+        let mut window = self.window.borrow_mut();
+        let bucket = window.advance(now);
+        let hedges = window.hedges.iter().sum::<u64>();
+        let granted = (hedges + 1) * 100 <= u64::from(percent) * (window.exchanges.iter().sum::<u64>() + 1);
+        if granted {
+            window.hedges[bucket] += 1;
+            self.hedges.sent.fetch_add(1, Ordering::Relaxed);
+        }
+        granted
+    }
+
+    /// A hedge was answered first.
+    pub(crate) fn hedge_won(&self) {
+        self.hedges.won.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Window {
@@ -64,10 +91,12 @@ impl Window {
             let bucket = (self.second + step) as usize % WINDOW;
             self.exchanges[bucket] = 0;
             self.retries[bucket] = 0;
+            self.hedges[bucket] = 0;
         }
         if passed == WINDOW as u64 {
             self.exchanges = [0; WINDOW];
             self.retries = [0; WINDOW];
+            self.hedges = [0; WINDOW];
         }
         self.second = self.second.max(second);
         (self.second % WINDOW as u64) as usize
@@ -95,6 +124,23 @@ mod tests {
         let budget = RetryBudget::default();
         let now = Instant::now();
         assert_eq!((0..100).filter(|_| budget.retry(now)).count(), ALWAYS as usize);
+    }
+
+    #[test]
+    fn hedges_are_so_many_percent_of_all_and_few_of_few() {
+        let budget = RetryBudget::default();
+        let now = Instant::now();
+        assert!(!budget.hedge(now, 5), "of nothing");
+        for _ in 0..1000 {
+            budget.exchange(now);
+            if budget.hedge(now, 5) {
+                budget.exchange(now);
+            }
+        }
+        assert_eq!(budget.hedges.sent.load(Ordering::Relaxed), 52, "5 % of 1,052");
+        let later = now + Duration::from_secs(10);
+        budget.exchange(later);
+        assert!(!budget.hedge(later, 5), "they are 5 % of the last ten seconds");
     }
 
     #[test]

@@ -126,6 +126,7 @@ impl Owed {
             question: &question,
             deadline: Instant::now() + policy.settings.timeout,
             asking: &asking,
+            may_hedge: false,
             random,
         };
         match ask(means).await {

@@ -63,7 +63,7 @@ impl Shard {
         Rc::new(Self {
             outages: OutageLog::new(Arc::clone(&core.log), "the backend"),
             shadow: Shadow::new(Arc::clone(&core), transports.another(), index),
-            retries: RetryBudget::new(Arc::clone(&core.retries)),
+            retries: RetryBudget::new(Arc::clone(&core.retries), Arc::clone(&core.hedges)),
             policy: RefCell::new(core.policy()),
             index,
             opened: RefCell::default(),
@@ -210,10 +210,12 @@ impl Shard {
     }
 
     async fn fly(self: Rc<Self>, id: FlightId) {
-        let (policy, question, asking) = {
+        let (policy, question, asking, may_hedge) = {
             let flights = self.flights.borrow();
             let flight = flights.flight(id);
-            (Arc::clone(&flight.policy), Rc::clone(&flight.question), Rc::clone(&flight.asking))
+            // Who asks ahead of the end has time.
+            let may_hedge = !flight.refresh;
+            (Arc::clone(&flight.policy), Rc::clone(&flight.question), Rc::clone(&flight.asking), may_hedge)
         };
         let crash = Crash { shard: &self, id };
         let deadline = Instant::now() + policy.settings.timeout;
@@ -225,6 +227,7 @@ impl Shard {
             question: &question,
             deadline,
             asking: &asking,
+            may_hedge,
             random: self.next_random(),
         };
         let result = ask(means).await;

@@ -5,6 +5,7 @@ mod breakers;
 mod deadlines;
 mod flights;
 mod forgetting;
+mod hedges;
 mod kept;
 mod last_known;
 mod ledger;

@@ -38,6 +38,8 @@ impl Stats {
         page.durations("check_duration_seconds", "From submit to decision.", &self.latencies);
         page.one("exchanges_total", "counter", "Requests begun.", self.exchanges);
         page.one("retries_total", "counter", "Safe retries among the requests.", self.retries);
+        page.one("hedges_total", "counter", "Requests beside one that was slow.", self.hedges);
+        page.one("hedges_won_total", "counter", "Those that were answered first.", self.hedges_won);
         page.one("decisions_remembered", "gauge", "Decisions remembered.", self.remembered);
         page.one("watches_open", "gauge", "Watches.", self.watching);
         page.one(

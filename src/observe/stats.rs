@@ -34,6 +34,10 @@ pub struct Stats {
     pub exchanges: u64,
     /// Safe retries among them.
     pub retries: u64,
+    /// Requests among them that went out beside one that was slow (`hedge.after`).
+    pub hedges: u64,
+    /// Those of them that were answered first.
+    pub hedges_won: u64,
     /// Decisions remembered, now; expired ones that were not taken out yet included.
     pub remembered: u64,
     /// Watches that are open, now. They count in none of the counters of checks.

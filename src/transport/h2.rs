@@ -77,13 +77,16 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor 
 }
 
 impl Conn {
-    pub(super) fn seat(self: &Rc<Self>) -> Option<Seat> {
-        let room = !self.retired.get()
+    pub(super) fn has_room(&self) -> bool {
+        !self.retired.get()
             && !self.wire.is_gone()
             && !self.wire.is_going_away()
             && !self.sender.borrow().is_closed()
-            && self.streams.get() < self.allowed();
-        room.then(|| {
+            && self.streams.get() < self.allowed()
+    }
+
+    pub(super) fn seat(self: &Rc<Self>) -> Option<Seat> {
+        self.has_room().then(|| {
             self.streams.set(self.streams.get() + 1);
             self.count_idle(None);
             Seat(Rc::clone(self))

@@ -337,6 +337,18 @@ impl Pool {
         }
     }
 
+    pub(super) fn is_crowded(&self) -> bool {
+        let state = self.state.borrow();
+        // Who waits for a connection that is being made for it is in nobody's way.
+        state.line.placeless().is_some() && state.places >= self.limits.connections
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        let state = self.state.borrow();
+        let free = state.places < self.limits.connections || !state.idle.is_empty();
+        state.line.placeless().is_none() && (free || state.shared.iter().any(|conn| conn.has_room()))
+    }
+
     /// Everyone in line, and no one who has a connection.
     pub(super) fn turn_away(&self, failure: &Failure) {
         let all = self.state.borrow_mut().line.take_all();

@@ -16,11 +16,16 @@ use crate::transport::{Among, Progress, Stage};
 /// How far a flight's asking has come; the engine looks here when a waiter's time is up.
 #[derive(Default)]
 pub(crate) struct Asking {
-    /// The newest attempt at each endpoint that was tried.
+    /// Those under way, and the newest that has ended at each endpoint that was tried.
     attempts: RefCell<Vec<Attempt>>,
     /// Attempts that are over, if they are to be shown.
     past: Option<RefCell<Vec<Attempt>>>,
+    /// Requests that have ended.
     pub(super) requests: Cell<usize>,
+    /// Room that is kept for requests under way, besides that of whoever asks for it.
+    pub(super) beside: Cell<usize>,
+    /// A second endpoint was asked for the sake of time.
+    pub(super) hedged: Cell<bool>,
     /// One of several that were asked at once has refused, and others may still allow.
     pub(super) refused: RefCell<Option<Answer>>,
 }
@@ -55,8 +60,7 @@ impl Asking {
         self.attempts.borrow().iter().any(|attempt| attempt.progress.stage.get() >= Stage::Written)
     }
 
-    pub(super) fn begin(&self, endpoint: usize, among: Among) -> Rc<Progress> {
-        self.end(endpoint, String::new());
+    pub(super) fn begin(&self, endpoint: usize, among: Among) -> UnderWay<'_> {
         let trace = self.past.is_some().then(RefCell::default);
         let progress = Rc::new(Progress { among, trace, ..Progress::default() });
         let attempt = Attempt {
@@ -67,15 +71,29 @@ impl Asking {
             failure: String::new(),
         };
         let mut attempts = self.attempts.borrow_mut();
-        attempts.retain(|attempt| attempt.endpoint != endpoint);
+        attempts.retain(|attempt| attempt.endpoint != endpoint || attempt.ended.is_none());
         attempts.push(attempt);
-        progress
+        UnderWay { asking: self, progress }
     }
 
-    /// The attempt at this endpoint is over.
-    pub(super) fn end(&self, endpoint: usize, failure: String) {
+    /// Requests that a check has used up or that others of it may still make.
+    pub(super) fn spent(&self) -> usize {
+        self.requests.get() + self.beside.get()
+    }
+
+    /// Since when the only attempt under way has what it needs to be answered. `None`: it waits in line, or is not alone.
+    pub(super) fn alone_since(&self) -> Option<Instant> {
+        let attempts = self.attempts.borrow();
+        let mut running = attempts.iter().filter(|attempt| attempt.ended.is_none());
+        let attempt = running.next().filter(|attempt| attempt.progress.stage.get() != Stage::Queued)?;
+        let since = attempt.progress.lent.get().unwrap_or(attempt.began);
+        running.next().is_none().then_some(since)
+    }
+
+    fn end(&self, progress: &Rc<Progress>, failure: String) {
         let mut attempts = self.attempts.borrow_mut();
-        let Some(attempt) = attempts.iter_mut().find(|attempt| attempt.endpoint == endpoint) else { return };
+        let this = attempts.iter_mut().find(|attempt| Rc::ptr_eq(&attempt.progress, progress));
+        let Some(attempt) = this else { return };
         if attempt.ended.is_some() {
             return;
         }
@@ -92,7 +110,8 @@ impl Asking {
     /// It waits for a connection, and for nothing else.
     pub(crate) fn is_queued(&self) -> bool {
         let attempts = self.attempts.borrow();
-        attempts.last().is_some_and(|attempt| attempt.progress.stage.get() == Stage::Queued)
+        let mut running = attempts.iter().filter(|attempt| attempt.ended.is_none()).peekable();
+        running.peek().is_some() && running.all(|attempt| attempt.progress.stage.get() == Stage::Queued)
     }
 
     /// What a waiter gets whose time is up while the flight goes on.
@@ -116,5 +135,24 @@ impl Asking {
             }
             Some(outage) => outage_decision(policy, &outage),
         }
+    }
+}
+
+/// An attempt that has not ended. Dropped, it ends: nobody wants to know what becomes of it.
+pub(super) struct UnderWay<'a> {
+    asking: &'a Asking,
+    pub(super) progress: Rc<Progress>,
+}
+
+impl UnderWay<'_> {
+    /// `failure`: why there was no answer.
+    pub(super) fn ended(self, failure: String) {
+        self.asking.end(&self.progress, failure);
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.asking.end(&self.progress, String::new());
     }
 }

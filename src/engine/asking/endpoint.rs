@@ -26,14 +26,12 @@ pub(super) async fn ask_one(means: Means<'_>, endpoint: usize, deadline: Instant
         let Some(choice) = addresses.choose(&tried, balance) else {
             break Err(outage.unwrap_or_else(|| breaker_open(policy, endpoint)));
         };
-        let share = match choice.turns.min(MAX_REQUESTS.saturating_sub(asking.requests.get())) {
+        let share = match choice.turns.min(MAX_REQUESTS.saturating_sub(asking.spent())) {
             0 | 1 => policy.settings.timeout,
             turns => deadline.saturating_duration_since(Instant::now()) / turns as u32,
         };
         let inquiry = Inquiry { means, endpoint, among: Among::these(choice.addresses()), share, deadline };
         let (result, at) = inquiry.run().await;
-        let detail = result.as_ref().err().map(|outage| outage.detail.clone());
-        asking.end(endpoint, detail.unwrap_or_default());
         let failure = match result {
             Ok(answer) => {
                 choice.answered(at);
@@ -43,7 +41,7 @@ pub(super) async fn ask_one(means: Means<'_>, endpoint: usize, deadline: Instant
             Err(failure) => break Err(failure),
         };
         choice.failed(at, &mut tried, client(question), failure.retry_after, failure.cause.name());
-        if asking.requests.get() >= MAX_REQUESTS || Instant::now() >= deadline {
+        if asking.spent() >= MAX_REQUESTS || Instant::now() >= deadline {
             break Err(failure);
         }
         outage = Some(failure);

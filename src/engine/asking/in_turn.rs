@@ -2,21 +2,27 @@
 
 use tokio::time::Instant;
 
-use super::endpoint::ask_one;
-use super::{MAX_REQUESTS, Means, Outage};
+use super::{MAX_REQUESTS, Means, Outage, hedge};
 use crate::backend::Answer;
 use crate::decision::Cause;
 
 /// One after the other: an outage, never a refusal, moves on to the next. Each gets its part of the time that is left.
 pub(super) async fn ask(means: Means<'_>, order: &[usize]) -> Result<Answer, Outage> {
     let mut outage = None;
+    let mut hedged = None;
     for (tried, &endpoint) in order.iter().enumerate() {
+        if tried > 0 && hedged == Some(endpoint) {
+            continue;
+        }
+        let later: Vec<_> =
+            order[tried + 1..].iter().copied().filter(|&later| hedged != Some(later)).collect();
         let now = Instant::now();
         let left = means.deadline.saturating_duration_since(now);
-        let healthy =
-            order[tried + 1..].iter().filter(|&&later| !means.policy.health[later].is_open()).count();
+        let healthy = later.iter().filter(|&&later| !means.policy.health[later].is_open()).count();
         let share = now + left / (healthy as u32 + 1);
-        match ask_one(means, endpoint, share).await {
+        let (outcome, beside) = hedge::ask(means, endpoint, share, &later).await;
+        hedged = hedged.or(beside);
+        match outcome {
             Ok(answer) => return Ok(answer),
             // An open breaker says less than what another endpoint did.
             Err(other) if other.cause == Cause::BreakerOpen && outage.is_some() => {}

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::attempts::UnderWay;
 use super::settling::{failed, label, late, refusal};
 use super::{GRACE, MAX_REQUESTS, Means, Outage};
 use crate::backend::{Answer, Judgement, Outgoing, ReplyHead, judge, judge_body};
@@ -27,11 +28,19 @@ pub(super) struct Inquiry<'a> {
 impl Inquiry<'_> {
     /// And the address that it came to, if it came to one.
     pub(super) async fn run(&self) -> (Result<Answer, Outage>, Option<IpAddr>) {
+        let (result, attempt) = self.exchange().await;
+        let address = attempt.progress.address.get();
+        attempt.ended(result.as_ref().err().map(|outage| outage.detail.clone()).unwrap_or_default());
+        (result, address)
+    }
+
+    async fn exchange(&self) -> (Result<Answer, Outage>, UnderWay<'_>) {
         let Means { transport, retries, policy, question, asking, .. } = self.means;
         let head = Outgoing { plan: Arc::clone(&policy.plans[self.endpoint]), question: Rc::clone(question) };
         let mut fresh = false;
         loop {
-            let progress = asking.begin(self.endpoint, self.among.clone());
+            let attempt = asking.begin(self.endpoint, self.among.clone());
+            let progress = &attempt.progress;
             let began = Instant::now();
             retries.exchange(began);
             let mut until = (began + self.share).min(self.deadline);
@@ -40,7 +49,7 @@ impl Inquiry<'_> {
                 (head.status, judge(&policy.replies, session, head, SystemTime::now()))
             };
             let outcome = {
-                let mut exchange = pin!(transport.exchange(self.endpoint, &head, fresh, &progress, &judge));
+                let mut exchange = pin!(transport.exchange(self.endpoint, &head, fresh, progress, &judge));
                 loop {
                     let outcome = timeout_at(until, exchange.as_mut()).await;
                     // No address is to blame for the time in line.
@@ -60,23 +69,34 @@ impl Inquiry<'_> {
                     if progress.stage.get() == Stage::Queued {
                         sleep(GRACE).await;
                     }
-                    return (late(policy, self.endpoint, &progress), progress.address.get());
+                    self.took(progress, began);
+                    return (late(policy, self.endpoint, progress), attempt);
                 }
                 Ok(Ok(reply)) => {
-                    let result = self.settle(reply, &progress, until).await;
-                    return (result, progress.address.get());
+                    let result = self.settle(reply, progress, until).await;
+                    self.took(progress, began);
+                    return (result, attempt);
                 }
                 Ok(Err(failure)) => failure,
             };
             let again = failure.retry_is_safe
                 && !fresh
-                && asking.requests.get() + 1 < MAX_REQUESTS
+                && asking.spent() + 1 < MAX_REQUESTS
                 && retries.retry(Instant::now());
             if !again {
-                return (failed(policy, self.endpoint, &progress, failure), progress.address.get());
+                return (failed(policy, self.endpoint, progress, failure), attempt);
             }
-            asking.end(self.endpoint, failure.detail.into_owned());
+            attempt.ended(failure.detail.into_owned());
             fresh = true;
+        }
+    }
+
+    /// What the endpoint takes; the time in line is none of its own.
+    fn took(&self, progress: &Progress, began: Instant) {
+        if let Some(latencies) = &self.means.policy.latencies
+            && progress.stage.get() >= Stage::Written
+        {
+            latencies[self.endpoint].note(progress.lent.get().unwrap_or(began).elapsed());
         }
     }
 
