@@ -187,6 +187,8 @@ fn written(entry: &Entry) -> String {
         Kind::Names(_) => value.split(',').map(str::trim).collect::<Vec<_>>().join(","),
         Kind::Param(_) => ParamField::parse(&entry.name, &entry.value).expect(accepted).written(),
         Kind::Header(_) => HeaderField::parse(&entry.name, &entry.value).expect(accepted).written(),
+        // A word is as plain as it can be; so is what is no duration.
+        Kind::WordOr(..) => parse_duration(value).map_or_else(|_| value.to_owned(), show_duration),
         Kind::Rate(_) | Kind::Preset | Kind::Choice(_) | Kind::Switch(_) | Kind::File(_) | Kind::Host(_) => {
             value.to_owned()
         }

@@ -60,7 +60,7 @@ impl Kind {
             Self::WordOr(words, other) => match words.iter().find(|(word, _)| *word == trimmed) {
                 Some((_, put)) => put(settings),
                 None => {
-                    other.put(name, value, settings).map_err(|why| format!("{why}, or {}", either(words)))?
+                    other.put(name, value, settings).map_err(|why| format!("{why}, or {}", either(words)))?;
                 }
             },
             Self::Switch(put) => match trimmed {

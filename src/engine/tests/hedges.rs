@@ -37,7 +37,7 @@ async fn ask(bench: &Bench, number: usize, query: &str) -> (Decision, Duration) 
     let asked = bench.began.elapsed();
     bench.submit(&check(&format!("s{number}"), query), number);
     let (decision, at) = bench.decided(number).await;
-    (decision, at - asked)
+    (decision, at.saturating_sub(asked))
 }
 
 /// Traffic that a part of may be hedged.
@@ -302,7 +302,9 @@ fn what_contradicts_hedging_is_refused_by_name() {
         let mut config = Config::new();
         config.set("backend.url", "http://127.0.0.1:1/auth").unwrap();
         config.set("default_action", "deny").unwrap();
-        keys.iter().for_each(|(key, value)| config.set(key, value).unwrap());
+        for (key, value) in keys {
+            config.set(key, value).unwrap();
+        }
         let error = config.settings().unwrap_err();
         assert_eq!(error.key(), Some(key));
         assert!(error.to_string().contains(says), "{error}");
