@@ -65,17 +65,29 @@ impl Conn {
         }
     }
 
-    /// What waits to be read on a connection that should be silent, and was so `idle` ago. Never `Unknown` but from
-    /// hyper, whose task will tell.
+    /// What waits to be read on a connection that should be silent, and was so `idle` ago. `Unknown`: when this thread's
+    /// reactor has run, [`Conn::is_silent`] can tell.
     pub(super) fn glance(&mut self, idle: Duration) -> Look {
         let noop = &mut Context::from_waker(Waker::noop());
         match &mut self.speech {
             Speech::Hyper(speaker) => speaker.wire.look(),
-            Speech::Wire(stream) if idle < FRESH => probe(&mut *stream.io, noop),
-            Speech::Wire(stream) => match stream.io.look() {
-                Look::Unknown => probe(&mut *stream.io, noop),
+            // First what is in this process already: records of TLS that came together with the reply.
+            Speech::Wire(stream) => match probe(&mut *stream.io, noop) {
+                Look::Nothing if idle < FRESH && self.tls.is_none() => Look::Nothing,
+                Look::Nothing => stream.io.look(),
                 known => known,
             },
+        }
+    }
+
+    /// What was unknown has been read meanwhile, and was nothing: a session ticket of TLS.
+    pub(super) fn is_silent(&mut self) -> bool {
+        let unused = self.uses == 0;
+        match &mut self.speech {
+            Speech::Hyper(speaker) => speaker.is_alive(unused),
+            Speech::Wire(stream) => {
+                probe(&mut *stream.io, &mut Context::from_waker(Waker::noop())) == Look::Nothing
+            }
         }
     }
 

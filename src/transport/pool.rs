@@ -230,12 +230,13 @@ impl Pool {
             match conn.glance(since) {
                 Look::Nothing => return Some(Lease::new(self.rc(), conn)),
                 Look::Unknown => {
-                    // hyper's task reads what there is before this one runs again.
-                    let lease = Lease::new(self.rc(), conn);
+                    // What there is is read before this task runs again, or can be.
+                    let mut lease = Lease::new(self.rc(), conn);
                     yield_now().await;
-                    if lease.conn().is_alive() {
+                    if lease.conn_mut().is_silent() {
                         return Some(lease);
                     }
+                    lease.close();
                 }
                 // Bytes that nobody asked for: never read as the answer to the next request.
                 Look::Surplus | Look::Closed => conn.hang_up(),

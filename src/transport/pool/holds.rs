@@ -96,6 +96,11 @@ impl Lease {
         &self.pool
     }
 
+    /// It is of no more use to anybody.
+    pub(super) fn close(mut self) {
+        self.asked = true;
+    }
+
     /// The reply is read to its end.
     pub(in crate::transport) fn give_back(mut self) {
         self.asked = false;
