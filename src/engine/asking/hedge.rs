@@ -48,7 +48,8 @@ pub(super) async fn ask(
             None => return (first.await, None),
         }
     };
-    (race(means, first, endpoint, other, share, others).await, Some(other))
+    // In a box: few are hedged, and each check that waits would have to have room for it.
+    (Box::pin(race(means, first, endpoint, other, share, others)).await, Some(other))
 }
 
 /// How long `endpoint` has for its answer before another is asked; `None`: nobody else is.
