@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::ReadBuf;
-use tokio::task::spawn_local;
+use tokio::task::{spawn_local, yield_now};
 use tokio::time::timeout;
 
 use framing::{BadChunk, Framing};
@@ -64,6 +64,21 @@ pub(super) fn establish(link: Link, place: Place) -> Box<Conn> {
     Conn::new(Speech::Wire(stream), link.address, link.peer, link.tls)
 }
 
+/// What waits on a connection that should be silent.
+async fn looked_at(lease: &mut Lease) -> Look {
+    match lease.conn_mut().glance(Duration::MAX) {
+        Look::Unknown => {
+            // What there is can be read when this task runs again.
+            yield_now().await;
+            match lease.conn_mut().glance(Duration::MAX) {
+                Look::Unknown => Look::Nothing,
+                known => known,
+            }
+        }
+        known => known,
+    }
+}
+
 fn stream(lease: &mut Lease) -> &mut Stream {
     match &mut lease.conn_mut().speech {
         Speech::Wire(stream) => stream,
@@ -79,14 +94,20 @@ pub(super) async fn exchange<T>(
 ) -> Result<Reply<T>, Broken> {
     let reused = lease.conn().uses > 0;
     lease.conn().describe(progress);
-    let early = !reused && lease.conn_mut().glance(Duration::MAX) == Look::Surplus;
+    // The pool has looked at what it took off its stack. What was made for this exchange, or handed on from another as
+    // soon as that had its reply, nobody has looked at yet.
+    let unseen = !reused || progress.lent.get().is_some();
+    let seen = if unseen { looked_at(&mut lease).await } else { Look::Nothing };
     let desk = Rc::clone(&lease.pool().desk);
     let most = lease.pool().limits.max_body;
-    lease.ask();
     let mut talk = Talk { reused, sending: Sending::Begin, written: false, received: 0, reader: None };
-    if early {
-        return Err(talk.ending(Some(Fault::Surplus)).explain(lease.pool().label()));
+    // Of one that was just made and is closed already, the write, or the read, says so.
+    if seen == Look::Surplus || seen == Look::Closed && reused {
+        let broken = talk.ending(Some(Fault::Surplus)).explain(lease.pool().label());
+        lease.close();
+        return Err(broken);
     }
+    lease.ask();
     let outcome = poll_fn(|cx| {
         let stream = &mut *stream(&mut lease).io;
         ready!(talk.send(cx, stream, &desk, head, progress))?;

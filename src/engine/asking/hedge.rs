@@ -54,7 +54,8 @@ pub(super) async fn ask(
 
 /// How long `endpoint` has for its answer before another is asked; `None`: nobody else is.
 fn patience(means: &Means<'_>, endpoint: usize) -> Option<Duration> {
-    if !means.may_hedge || means.asking.hedged.get() {
+    // A probe that lost would be no word about its endpoint: the next check would be one again, and so on.
+    if !means.may_hedge || means.asking.hedged.get() || means.policy.health[endpoint].is_open() {
         return None;
     }
     match means.policy.settings.hedge.after {

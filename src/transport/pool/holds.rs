@@ -97,7 +97,7 @@ impl Lease {
     }
 
     /// It is of no more use to anybody.
-    pub(super) fn close(mut self) {
+    pub(in crate::transport) fn close(mut self) {
         self.asked = true;
     }
 

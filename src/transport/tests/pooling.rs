@@ -358,3 +358,30 @@ async fn a_crowd_fails_one_by_one_in_no_time() {
     })
     .await;
 }
+
+/// Nobody looks at the idle connections of a pool whose line is never empty: each is handed on at once.
+#[tokio::test(start_paused = true)]
+async fn a_connection_is_looked_at_before_it_goes_to_the_next_in_line() {
+    local(async {
+        for surplus in [&b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"[..], b"x", b""] {
+            let mut world = World::new(&[("http.lane", "wire"), ("pool.max_connections", "1")]);
+            let first = world.asking(false);
+            let mut peer = world.peer().await;
+            let next = world.asking(false);
+            peer.request().await;
+            assert_eq!(world.gauges().3, 1, "it waits in line");
+            peer.reply(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n").await;
+            // The reply is read; before it is done with, what nobody asked for is there.
+            let reply = first.await.unwrap().0.unwrap();
+            peer.reply(surplus).await;
+            let open = (!surplus.is_empty()).then_some(peer);
+            reply.body.discard();
+            let mut second = world.peer().await;
+            second.request().await;
+            second.reply(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n").await;
+            assert_eq!(next.await.unwrap().0.unwrap().status, 404, "{}", surplus.escape_ascii());
+            drop(open);
+        }
+    })
+    .await;
+}
