@@ -7,10 +7,11 @@
 //! `verdict.body` wants it. In steady state nothing is allocated.
 //!
 //! Strict: a reply that breaks a rule is no reply, and its connection is closed. Bytes that nobody asked for are found
-//! by the pool before a request goes out ([`Conn::glance`]), and behind a reply when that is read; either way the
-//! connection is closed. Race window: bytes that come after that look and before the reply cannot be told from an early
-//! answer. The look is as old as the last time this thread waited; a peer that can aim at that can answer the request
-//! as well.
+//! before a request goes out ([`Conn::glance`]: by the pool for what was idle, here for what is new or was handed on),
+//! and behind a reply when that is read; either way the connection is closed. Race window: bytes that come after that
+//! look and before the reply cannot be told from an early answer. For a plain connection that was idle for less than a
+//! millisecond the look is as old as the last time this thread waited; a peer that can aim at that can answer the
+//! request as well.
 //!
 //! [`Conn::glance`]: super::conn::Conn::glance
 
