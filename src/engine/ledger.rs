@@ -24,6 +24,11 @@
 //! means nothing to another engine; tickets are never 0, never a watch's, and do not come again before a slot was used
 //! 2^39 times.
 //!
+//! At the end no check may slip in behind the I/O thread that would take it: a submit reserves and then looks whether the
+//! ledger is closed; an I/O thread that ends closes it and then looks for what is reserved. Each writes before it reads what
+//! the other writes, with a `SeqCst` fence between, so at least one of them sees the other: the submit withdraws, or the
+//! thread waits for what it sends.
+//!
 //! Free slots are a stack (Treiber, with a tag against ABA): the slot freed last is used next, so that the
 //! tables of the I/O threads stay as small as the number of checks that were ever pending at once.
 
@@ -31,7 +36,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use super::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use super::sync::{Condvar, Mutex};
 use crate::decision::{Cause, Decision, Verdict};
 use crate::observe::{Durations, Histogram};
@@ -140,6 +145,7 @@ pub(crate) struct Ledger {
     /// `tag << 32 | slot` on top of the stack of free slots.
     free: AtomicU64,
     counters: Counters,
+    closed: AtomicBool,
     /// Drains that wait; whoever ends a check looks here before it takes the lock.
     pub(super) drainers: AtomicUsize,
     gate: Mutex<()>,
@@ -174,6 +180,7 @@ impl Ledger {
             slots: slots.into_boxed_slice(),
             free: AtomicU64::new(0),
             counters: Counters::default(),
+            closed: AtomicBool::new(false),
             drainers: AtomicUsize::new(0),
             gate: Mutex::new(()),
             ended: Condvar::new(),
@@ -181,7 +188,7 @@ impl Ledger {
     }
 
     /// Takes a slot for a check of queue `owner` that I/O thread `thread` will get. `None`: there is no room; say
-    /// [`Ledger::refused`] if that is the end of it.
+    /// [`Ledger::refused`] if that is the end of it. If [`Ledger::is_closed`] after this, nobody will take the check.
     pub(crate) fn reserve(&self, room: Room, thread: u16, owner: u32) -> Option<Ticket> {
         let most = if room == Room::Spare { self.spare } else { self.capacity };
         let more = |pending| (pending < most).then_some(pending + 1);
@@ -199,7 +206,28 @@ impl Ledger {
         // Before anything can end it: `submitted` is never behind `completed` in a reading of both.
         self.counters.submitted.fetch_add(1, Ordering::Relaxed);
         slot.word.store(ticket.word(PENDING), Ordering::Release);
+        fence(Ordering::SeqCst);
         Some(ticket)
+    }
+
+    /// No check is accepted any more.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Whether a check that I/O thread `thread` gets is not decided, be it on its way yet. Once the ledger is closed and this
+    /// is false, none comes any more.
+    pub(crate) fn expects(&self, thread: u16) -> bool {
+        fence(Ordering::SeqCst);
+        // The word first: its Acquire shows the thread that was stored before it.
+        self.slots.iter().any(|slot| {
+            slot.word.load(Ordering::Acquire) & STATE == PENDING
+                && slot.thread.load(Ordering::Relaxed) == thread
+        })
     }
 
     /// A check was not accepted for want of room.

@@ -34,6 +34,8 @@ use crate::decision::{Cause, Decision};
 
 /// When no waiter has a deadline.
 const FAR: Duration = Duration::from_hours(1);
+/// Between two looks at the inbox while a submit that the end has overtaken finishes.
+const END_PAUSE: Duration = Duration::from_micros(100);
 
 pub(crate) struct Shard {
     pub(super) core: Arc<Core>,
@@ -339,6 +341,19 @@ impl Shard {
         batches.deliver(&self.core.log);
     }
 
+    /// What still waits in the inbox is not asked any more.
+    fn turn_down(&self) {
+        while let Some(message) = self.outlet.next() {
+            match message {
+                Message::Ask(asked, completion) => {
+                    let decision = asked.policy.without_answer(Cause::Shutdown, "the engine was shut down");
+                    self.decide(completion, self.fallback(decision, asked.about()));
+                }
+                Message::Decided(completion, decision) => self.decide(completion, *decision),
+            }
+        }
+    }
+
     fn end(&self) {
         // Before their flights are landed, which would tell them something else.
         self.end_watches(Cause::Shutdown, "the engine was shut down");
@@ -361,16 +376,15 @@ impl Shard {
             }
         }
         self.end_watches(Cause::Shutdown, "the engine was shut down");
-        while let Some(message) = self.outlet.next() {
-            match message {
-                Message::Ask(asked, completion) => {
-                    let decision = asked.policy.without_answer(Cause::Shutdown, "the engine was shut down");
-                    self.decide(completion, self.fallback(decision, asked.about()));
-                }
-                Message::Decided(completion, decision) => self.decide(completion, *decision),
-            }
-        }
+        self.turn_down();
         self.deliver();
+        // A thread that submits may be between its look whether we are closed and its message.
+        while self.core.ledger.expects(self.index as u16) {
+            // Not a yield: it may run at a lower priority.
+            std::thread::sleep(END_PAUSE);
+            self.turn_down();
+            self.deliver();
+        }
         self.shadow.close();
         self.transports.close();
     }

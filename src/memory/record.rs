@@ -92,7 +92,9 @@ impl Record {
 
     /// Milliseconds that are left for reuse, at most `bound` from its birth. `None`: it has expired.
     pub(crate) fn left(&self, now: u64, bound: Duration) -> Option<u64> {
-        self.end(bound).checked_sub(now).filter(|&left| left > 0)
+        // A caller that read the clock before it was born does not get more of it.
+        let whole = u64::from(self.ttl).min(u64::try_from(bound.as_millis()).unwrap_or(u64::MAX));
+        self.end(bound).checked_sub(now).map(|left| left.min(whole)).filter(|&left| left > 0)
     }
 
     /// When its reuse ends.

@@ -85,6 +85,11 @@ fn reuse_ends_at_its_time_or_at_the_bound_and_may_be_told_in_an_outage_for_longe
     assert_eq!(record.left(5_000, MAX), Some(60_000));
     assert_eq!(record.left(64_999, MAX), Some(1));
     assert_eq!(record.left(65_000, MAX), None);
+    assert_eq!(
+        record.left(4_000, MAX),
+        Some(60_000),
+        "not more for one who read the clock before it was born"
+    );
     assert_eq!(record.left(6_000, ms(3_000)), Some(2_000), "a lower bound cuts at once");
     assert_eq!(record.left(8_000, ms(3_000)), None);
     assert!(record.is_known(65_000, MAX, ms(10)) && !record.is_known(65_010, MAX, ms(10)));
@@ -98,6 +103,18 @@ fn reuse_ends_at_its_time_or_at_the_bound_and_may_be_told_in_an_outage_for_longe
     let told = record.decision(Origin::Memory, 1_500);
     assert_eq!((told.verdict, told.origin, told.user_id()), (Verdict::Allow, Origin::Memory, "u1"));
     assert_eq!((told.ttl, told.http_status, told.location()), (ms(1_500), Some(200), ""));
+}
+
+/// A check is submitted, and while it is looked up an answer to another one lands that is kept for an outage only.
+#[test]
+fn what_may_not_be_reused_is_not_reused_by_one_who_read_the_clock_before_it_was_born() {
+    let facts = Facts { key: b"key", now: 5_000, ttl: Duration::ZERO, at: 0, user: 0 };
+    let record = Record::new(&answer(""), &facts);
+    assert_eq!(record.left(4_990, MAX), None);
+    assert_eq!(record.left(5_000, MAX), None);
+    assert!(record.is_known(5_000, MAX, Duration::from_secs(1)));
+    let alive = Facts { ttl: Duration::from_secs(1), ..facts };
+    assert_eq!(Record::new(&answer(""), &alive).left(4_990, Duration::ZERO), None, "nor with ttl.max = 0");
 }
 
 #[test]
