@@ -315,7 +315,7 @@ impl Engine {
     /// Stops accepting, waits, then completes what is left with the default action and cause SHUTDOWN. True:
     /// nothing was left. Again: the same. Not from a [`Receiver`].
     pub fn shutdown(&self, timeout: Duration) -> bool {
-        self.core.closed.store(true, Ordering::SeqCst);
+        self.core.ledger.close();
         let drained = self.core.ledger.drain(timeout);
         self.stop();
         drained
@@ -404,7 +404,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.core.closed.store(true, Ordering::SeqCst);
+        self.core.ledger.close();
         self.stop();
         self.core.freed.store(true, Ordering::SeqCst);
         self.core.watches.clear();

@@ -52,11 +52,14 @@ impl<'a> Batch<'a> {
                 if draft.fresh { None } else { core.recall(&policy, &draft, mark.session, self.now, false) };
             let Some(remembered) = remembered else {
                 let (asked, thread) = core.addressed(Arc::clone(&policy), &draft, mark)?;
-                let Some(completion) = self.reserve(Room::Usual, thread, receiver, tag) else {
-                    let why = "inbox.capacity checks are pending";
-                    let decision = policy.without_answer(Cause::Overload, why);
-                    let decision = core.unless_revoked(&policy, mark.session, decision);
-                    return self.decide(Room::Spare, decision, thread, receiver, tag, announce);
+                let completion = match self.reserve(Room::Usual, thread, receiver, tag) {
+                    Err(SubmitError::Full) => {
+                        let why = "inbox.capacity checks are pending";
+                        let decision = policy.without_answer(Cause::Overload, why);
+                        let decision = core.unless_revoked(&policy, mark.session, decision);
+                        return self.decide(Room::Spare, decision, thread, receiver, tag, announce);
+                    }
+                    reserved => reserved?,
                 };
                 let ticket = completion.ticket();
                 announce(ticket.number());
@@ -105,9 +108,15 @@ impl<'a> Batch<'a> {
         thread: usize,
         receiver: &Arc<dyn Receiver>,
         tag: Tag,
-    ) -> Option<Completion> {
-        let ticket = self.core.ledger.reserve(room, thread as u16, tag.owner)?;
-        Some(Completion::new(self.core, ticket, receiver, tag, self.now))
+    ) -> Result<Completion, SubmitError> {
+        let ledger = &self.core.ledger;
+        let ticket = ledger.reserve(room, thread as u16, tag.owner).ok_or(SubmitError::Full)?;
+        // Only now: from here on the I/O thread waits for it before it ends.
+        if ledger.is_closed() {
+            ledger.unreserve(ticket);
+            return Err(SubmitError::Closed);
+        }
+        Ok(Completion::new(self.core, ticket, receiver, tag, self.now))
     }
 
     /// A check that needs not be asked.
@@ -120,10 +129,11 @@ impl<'a> Batch<'a> {
         tag: Tag,
         announce: impl FnOnce(u64),
     ) -> Result<Ticket, SubmitError> {
-        let Some(completion) = self.reserve(room, thread, receiver, tag) else {
-            self.core.ledger.refused();
-            return Err(SubmitError::Full);
-        };
+        let completion = self.reserve(room, thread, receiver, tag).inspect_err(|error| {
+            if *error == SubmitError::Full {
+                self.core.ledger.refused();
+            }
+        })?;
         let ticket = completion.ticket();
         announce(ticket.number());
         if !completion.can_be_put_aside() {

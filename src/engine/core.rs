@@ -42,8 +42,7 @@ pub(crate) struct Core {
     /// Safe retries, of all I/O threads.
     pub(crate) retries: Arc<AtomicU64>,
     pub(crate) inboxes: Box<[Inbox]>,
-    pub(crate) closed: AtomicBool,
-    /// Submitting threads that hand over what is remembered. The end waits for them, once `closed` is set.
+    /// Submitting threads that hand over what is remembered. The end waits for them, once the ledger is closed.
     pub(super) handing_over: AtomicUsize,
     /// The engine was freed: queues that are left give nothing any more.
     pub(crate) freed: AtomicBool,
@@ -115,7 +114,6 @@ impl Core {
             retries: Arc::default(),
             hedges: Arc::default(),
             inboxes,
-            closed: AtomicBool::new(false),
             handing_over: AtomicUsize::new(0),
             began: Instant::now(),
             freed: AtomicBool::new(false),
@@ -279,7 +277,7 @@ impl Core {
         self.began + Duration::from_millis(milliseconds)
     }
 
-    /// Waits for the submitting threads that deliver what is remembered. None begins to once `closed` is set, and
+    /// Waits for the submitting threads that deliver what is remembered. None begins to once the ledger is closed, and
     /// none of them waits for anything.
     pub(crate) fn wait_for_hand_overs(&self) {
         while self.handing_over.load(Ordering::SeqCst) > 0 {
@@ -288,7 +286,7 @@ impl Core {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
+        self.ledger.is_closed()
     }
 
     /// The decision for a check that was dropped on its way.

@@ -130,6 +130,11 @@ impl Inbox {
         self.shared.notify.notify_one();
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.shared.stop.load(Ordering::SeqCst)
+    }
+
     /// The thread completes what it has and ends.
     pub(crate) fn stop(&self) {
         self.shared.stop.store(true, Ordering::SeqCst);

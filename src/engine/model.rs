@@ -182,6 +182,40 @@ fn drain_does_not_sleep_through_the_end_of_the_last_check() {
     });
 }
 
+/// Checks that are submitted while the engine ends, and an I/O thread that goes when it expects none.
+#[test]
+fn no_check_is_left_behind_by_an_io_thread_that_ends() {
+    model(|| {
+        let ledger = ledger(1);
+        let inbox = Arc::new(Mutex::new(Vec::new()));
+        let host = {
+            let (ledger, inbox) = (Arc::clone(&ledger), Arc::clone(&inbox));
+            thread::spawn(move || {
+                let ticket = ledger.reserve(Room::Usual, 0, 0).unwrap();
+                if ledger.is_closed() {
+                    ledger.unreserve(ticket);
+                } else {
+                    inbox.lock().push(ticket);
+                }
+            })
+        };
+        let take_in = || {
+            let taken = inbox.lock().pop();
+            taken.is_some_and(|ticket| deliver(&ledger, ticket))
+        };
+        ledger.close();
+        take_in();
+        while ledger.expects(0) {
+            thread::yield_now();
+            take_in();
+        }
+        host.join().unwrap();
+        assert!(inbox.lock().is_empty(), "accepted, and nobody is there to decide it");
+        let counts = ledger.counts();
+        assert_eq!(counts.submitted, counts.completed);
+    });
+}
+
 /// One thread takes two slots and gives the first back, which is on top again while another reads what is below.
 #[test]
 fn a_free_slot_is_given_to_one() {

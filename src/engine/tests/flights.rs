@@ -154,7 +154,7 @@ async fn what_is_left_at_the_end_gets_the_default_action_and_cause_shutdown() {
             bench.submit(&check("s", ""), 0);
             bench.submit(&check("s", ""), 1);
             bench.settle().await;
-            bench.core.closed.store(true, Ordering::SeqCst);
+            bench.core.ledger.close();
             assert_eq!(bench.try_submit(&check("t", ""), 2), Err(SubmitError::Closed));
             bench.core.inboxes[0].stop();
             for user_data in 0..2 {

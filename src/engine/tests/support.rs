@@ -342,7 +342,7 @@ pub(super) async fn with_shard_in<F: Future<Output = ()>>(
             bench.settle().await;
             let stats = bench.core.stats();
             assert_eq!(stats.submitted, stats.completed + stats.cancelled + stats.pending);
-            bench.core.closed.store(true, std::sync::atomic::Ordering::SeqCst);
+            bench.core.ledger.close();
             bench.core.inboxes[0].stop();
             shard.await.unwrap();
             bench.settle().await;
