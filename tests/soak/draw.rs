@@ -8,11 +8,15 @@ use super::claims::{Asked, SESSIONS, Terms};
 use super::support::Random;
 use super::world::PATHS;
 
+/// For more checks than are ever pending.
+const ROOM: usize = 4096;
+
 /// The configuration of a life: drawn once, but for what reloads change.
 pub(crate) struct Draw {
     keys: Vec<(&'static str, String)>,
     pub(crate) terms: Terms,
     pub(crate) places: usize,
+    capacity: usize,
     /// Sessions that checks are drawn from.
     pub(crate) spread: u64,
 }
@@ -28,7 +32,7 @@ impl Draw {
         };
         let places = random.pick(&[16, 128, 1024]);
         // Mostly room for all; else only for half of them.
-        let capacity = if random.per_mille(150) { places / 2 } else { 4096 };
+        let capacity = if random.per_mille(150) { places / 2 } else { ROOM };
         let keys = vec![
             ("default_action", if terms.default == Verdict::Allow { "allow" } else { "deny" }.to_owned()),
             ("scope", terms.scope.to_owned()),
@@ -49,7 +53,11 @@ impl Draw {
             ("memory.max_decisions", random.pick(&["0", "100", "100000"]).to_owned()),
             ("watch.interval", "200ms".to_owned()),
         ];
-        Self { keys, terms, places, spread: random.pick(&[40, 500, SESSIONS]) }
+        Self { keys, terms, places, capacity, spread: random.pick(&[40, 500, SESSIONS]) }
+    }
+
+    pub(crate) fn tight(&self) -> bool {
+        self.capacity < ROOM
     }
 
     pub(crate) fn config(&self, proxy: &str, rule: u64, dead: bool, more: &[(&str, &str)]) -> Config {

@@ -27,6 +27,8 @@ struct Life<'a> {
     over: AtomicBool,
     /// Sessions that checks are drawn from.
     spread: u64,
+    /// There is not room for all checks that are asked at once.
+    tight: bool,
 }
 
 /// Called on the I/O thread itself.
@@ -61,6 +63,7 @@ pub(crate) fn live(random: &Random, proxy: &str, time: Duration) -> Result<Sum, 
         watchers: &watchers,
         over: AtomicBool::new(false),
         spread: draw.spread,
+        tight: draw.tight(),
     };
     let mut reloads = 0;
     std::thread::scope(|scope| {
@@ -186,6 +189,10 @@ impl Life<'_> {
                 Some(receiver) => self.engine.submit(&Texts::of(&asked).check(&asked), receiver, user_data),
                 None => self.queue.submit(&Texts::of(&asked).check(&asked), user_data),
             };
+            if self.tight {
+                // Those that find no room are decided at once, and would be nearly all.
+                std::thread::sleep(Duration::from_micros(200));
+            }
             if !self.settle(user_data, outcome) {
                 // Full, or closed: the others have to get on.
                 std::thread::yield_now();
