@@ -13,6 +13,8 @@
 mod path;
 mod scan;
 
+pub(crate) use scan::controls;
+
 use std::cell::Cell;
 use std::fmt;
 use std::time::Duration;
@@ -177,7 +179,7 @@ const HEADER: usize = 1 + 2 * FIELDS;
 /// key is all of it, or all but the path where the scope stands in its place.
 ///
 /// In one allocation of its own, or, as a [`Draft`], in a buffer that its thread uses again and again.
-pub(crate) struct Question<B = Box<[u8]>> {
+pub(crate) struct Question<B = Vec<u8>> {
     bytes: B,
     key_len: usize,
     pub(crate) timeout: Option<Duration>,
@@ -212,8 +214,24 @@ impl Draft<'_> {
     }
 
     /// The same in memory of its own.
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn keep(&self) -> Question {
-        Question { bytes: self.bytes.into(), key_len: self.key_len, timeout: self.timeout, fresh: self.fresh }
+        self.keep_in(Vec::new())
+    }
+
+    /// The same in memory that was used before.
+    pub(crate) fn keep_in(&self, mut bytes: Vec<u8>) -> Question {
+        bytes.clear();
+        bytes.reserve_exact(self.bytes.len());
+        bytes.extend_from_slice(self.bytes);
+        Question { bytes, key_len: self.key_len, timeout: self.timeout, fresh: self.fresh }
+    }
+}
+
+impl Question {
+    /// The memory, for another one.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
     }
 }
 
@@ -236,6 +254,18 @@ impl<B: AsRef<[u8]>> Question<B> {
         let start = HEADER + (0..index).map(|field| len_at(bytes, field)).sum::<usize>();
         let end = if index == FIELDS - 1 { bytes.len() } else { start + len_at(bytes, index) };
         &bytes[start..end]
+    }
+
+    /// Session id, address, query, origin, user agent, scope and path, in one pass.
+    pub(crate) fn texts(&self) -> [&[u8]; FIELDS] {
+        let bytes = self.bytes.as_ref();
+        let mut rest = &bytes[HEADER..];
+        let mut texts = [&[][..]; FIELDS];
+        for (field, text) in texts[..FIELDS - 1].iter_mut().enumerate() {
+            (*text, rest) = rest.split_at(len_at(bytes, field));
+        }
+        texts[FIELDS - 1] = rest;
+        texts
     }
 
     pub(crate) fn session_id(&self) -> &[u8] {
@@ -354,17 +384,23 @@ impl Layout {
     }
 
     fn user_agent(&mut self, raw: &[u8]) -> Result<usize, Invalid> {
-        unbroken(Field::UserAgent, raw)?;
         let raw = trimmed(raw);
-        self.cleaned(Field::UserAgent, trimmed(&raw[..raw.len().min(limits::USER_AGENT)]))
+        if raw.len() <= limits::USER_AGENT {
+            return self.cleaned(Field::UserAgent, raw);
+        }
+        // What is cut off is looked at too.
+        unbroken(Field::UserAgent, raw)?;
+        self.cleaned(Field::UserAgent, trimmed(&raw[..limits::USER_AGENT]))
     }
 
     fn query(&mut self, raw: &[u8]) -> Result<usize, Invalid> {
         within(Field::Query, raw, limits::QUERY)?;
+        if scan::lacks(raw, b'#', b'#') {
+            return self.cleaned(Field::Query, raw);
+        }
         // What follows a fragment's sign is looked at too.
         unbroken(Field::Query, raw)?;
-        let fragment = !scan::lacks(raw, b'#', b'#');
-        let end = if fragment { raw.iter().position(|&byte| byte == b'#') } else { None };
+        let end = raw.iter().position(|&byte| byte == b'#');
         self.cleaned(Field::Query, &raw[..end.unwrap_or(raw.len())])
     }
 

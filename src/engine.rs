@@ -11,15 +11,20 @@
 //! Endings: [`Engine::shutdown`] stops accepting, waits, and completes what is left; dropping the engine does
 //! the same without waiting. No receiver is called after either has returned.
 
+mod alarms;
 mod asking;
 mod awaiting;
 mod batch;
 mod callbacks;
 mod completion;
 mod core;
+mod crew;
+mod deadlines;
 mod enforcing;
 mod flights;
+mod flying;
 mod inbox;
+mod kits;
 mod ledger;
 mod limits;
 mod live;

@@ -5,6 +5,7 @@
 
 mod backend;
 mod check;
+mod clock;
 mod config;
 mod decision;
 mod engine;

@@ -93,6 +93,7 @@ pub fn probe(config: &Config, check: &Check<'_>) -> Result<Result<ProbeReport, S
         let result = ask(Means {
             transport: &transport,
             retries: &RetryBudget::default(),
+            alarms: None,
             policy: &policy,
             question: &question,
             deadline: began + timeout,

@@ -50,6 +50,22 @@ pub(crate) trait RequestHead {
     fn write_target(&self, out: &mut Vec<u8>);
     /// Every header in wire order; `Host` is the first.
     fn each_header(&self, each: &mut dyn FnMut(&str, &[u8]));
+    /// Appends the whole HTTP/1.1 head, `GET` to the empty line. How many headers it has.
+    fn write_http1(&self, out: &mut Vec<u8>) -> usize {
+        out.extend_from_slice(b"GET ");
+        self.write_target(out);
+        out.extend_from_slice(b" HTTP/1.1\r\n");
+        let mut count = 0;
+        self.each_header(&mut |name, value| {
+            count += 1;
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(value);
+            out.extend_from_slice(b"\r\n");
+        });
+        out.extend_from_slice(b"\r\n");
+        count
+    }
 }
 
 /// How far an exchange has come. Shared by the exchange, the connection it is on, and the engine, which

@@ -114,10 +114,10 @@ pub(crate) fn judge(
     rules: &ReplyRules,
     session_id: &[u8],
     head: &ReplyHead<'_>,
-    now: SystemTime,
+    now: impl FnOnce() -> SystemTime,
 ) -> Judgement {
     if rules.unavailable.contains(head.status) {
-        return Judgement::Unavailable { retry_after: retry_after(head, now) };
+        return Judgement::Unavailable { retry_after: retry_after(head, now()) };
     }
     let allows = rules.allow.contains(head.status);
     let broken = broken(session_id, head);

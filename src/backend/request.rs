@@ -28,6 +28,8 @@ pub(crate) struct RequestPlan {
     host: Box<[u8]>,
     headers: Box<[Header]>,
     uses_path: bool,
+    /// The head behind the target, taken apart.
+    lines: Box<[Line]>,
     /// Bytes of a head that no check changes.
     fixed_len: usize,
 }
@@ -39,6 +41,15 @@ enum Piece {
 
 enum Header {
     Fixed(Box<str>, Box<[u8]>),
+    Filled(HeaderField),
+}
+
+/// A part of the head.
+enum Line {
+    /// What no check changes.
+    Text(Box<[u8]>),
+    /// One of the five.
+    Five(usize),
     Filled(HeaderField),
 }
 
@@ -89,8 +100,10 @@ impl RequestPlan {
             headers,
             uses_path: settings.params.iter().any(ParamField::uses_path)
                 || settings.headers.iter().any(HeaderField::uses_path),
+            lines: Box::default(),
             fixed_len: 0,
         };
+        plan.lines = plan.taken_apart();
         plan.fixed_len = plan.measured();
         plan
     }
@@ -182,16 +195,48 @@ impl RequestPlan {
 
     /// Appends the whole HTTP/1.1 head, `GET … HTTP/1.1` to the empty line.
     pub(crate) fn write_http1(&self, question: &Question, out: &mut Vec<u8>) {
+        let five = five(question);
+        out.reserve(
+            self.fixed_len + question.query().len() + five.iter().map(|value| value.len()).sum::<usize>(),
+        );
         out.extend_from_slice(METHOD);
         self.write_target(question, out);
-        out.extend_from_slice(VERSION);
-        self.each_header(question, &mut |name, value| {
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(value);
-            out.extend_from_slice(b"\r\n");
-        });
-        out.extend_from_slice(b"\r\n");
+        for line in &self.lines {
+            match line {
+                Line::Text(text) => out.extend_from_slice(text),
+                Line::Five(one) => out.extend_from_slice(five[*one]),
+                Line::Filled(field) => field.push_value(question, out),
+            }
+        }
+    }
+
+    /// How many headers there are.
+    pub(crate) fn header_count(&self) -> usize {
+        1 + FIVE.len() + self.headers.len()
+    }
+
+    /// `Host`, the five, and the others, with everything between the values that no check changes in one piece.
+    fn taken_apart(&self) -> Box<[Line]> {
+        let (mut lines, mut text) = (Vec::new(), [VERSION, b"Host: ", &self.host].concat());
+        let mut value = |text: &mut Vec<u8>, name: &str, value: Line| {
+            text.extend_from_slice(format!("\r\n{name}: ").as_bytes());
+            lines.extend([Line::Text(std::mem::take(text).into()), value]);
+        };
+        for (index, name) in FIVE.into_iter().enumerate() {
+            value(&mut text, name, Line::Five(index));
+        }
+        for header in &self.headers {
+            match header {
+                Header::Fixed(name, fixed) => {
+                    text.extend_from_slice(format!("\r\n{name}: ").as_bytes());
+                    text.extend_from_slice(fixed);
+                }
+                Header::Filled(field) => value(&mut text, field.name(), Line::Filled(field.clone())),
+            }
+        }
+        text.extend_from_slice(b"\r\n\r\n");
+        lines.push(Line::Text(text.into()));
+        lines.into()
     }
 
     /// The segments of the client's query that may go out.
@@ -260,6 +305,11 @@ impl RequestHead for Outgoing {
     fn each_header(&self, each: &mut dyn FnMut(&str, &[u8])) {
         self.plan.each_header(&self.question, each);
     }
+
+    fn write_http1(&self, out: &mut Vec<u8>) -> usize {
+        self.plan.write_http1(&self.question, out);
+        self.plan.header_count()
+    }
 }
 
 /// The operator's part of the query while it is compiled; text that no check changes becomes one piece.
@@ -302,7 +352,8 @@ impl Own {
 }
 
 fn five(question: &Question) -> [&[u8]; 5] {
-    [question.session_id(), question.ip(), question.path(), question.origin(), question.user_agent()]
+    let [session_id, ip, _, origin, user_agent, _, path] = question.texts();
+    [session_id, ip, path, origin, user_agent]
 }
 
 fn name_of(pair: &[u8]) -> &[u8] {

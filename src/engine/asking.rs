@@ -23,6 +23,7 @@ pub(crate) use attempts::{Asking, Attempt};
 pub(crate) use deciding::{backend_decision, explained, outage_decision};
 pub(crate) use settling::doing;
 
+use super::alarms::Alarms;
 use super::policy::Policy;
 use super::retries::RetryBudget;
 use crate::backend::Answer;
@@ -43,6 +44,8 @@ const MAX_REQUESTS: usize = 3;
 pub(crate) struct Means<'a> {
     pub(crate) transport: &'a Rc<Transport>,
     pub(crate) retries: &'a RetryBudget,
+    /// Those of the shard; `None`: each wait has a timer of its own.
+    pub(crate) alarms: Option<&'a Alarms>,
     pub(crate) policy: &'a Arc<Policy>,
     pub(crate) question: &'a Rc<Question>,
     pub(crate) deadline: Instant,

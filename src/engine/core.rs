@@ -1,6 +1,5 @@
 //! What every thread of an engine shares: the ledger, the ways into the I/O threads, the policy.
 
-use std::hash::Hasher as _;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -47,7 +46,8 @@ pub(crate) struct Core {
     /// The engine was freed: queues that are left give nothing any more.
     pub(crate) freed: AtomicBool,
     /// Drawn from the system for this engine: nobody outside can choose checks whose hashes collide.
-    hash_key: [u8; 16],
+    /// By [`Domain`]: with a key of its own each, so that a session does not share the fate of a user with its name.
+    hashers: [SipHasher13; 3],
     /// Spreads expiries.
     pub(crate) seed: u64,
     /// Memory counts its time from here.
@@ -96,7 +96,11 @@ impl Core {
         let mut random = [0; 40];
         getrandom::fill(&mut random).map_err(|error| io::Error::other(format!("no randomness: {error}")))?;
         let number = |from: usize| u64::from_le_bytes(random[from..][..8].try_into().expect("eight bytes"));
-        let hash_key = random[..16].try_into().expect("sixteen bytes");
+        let hashers = [Domain::Key, Domain::Session, Domain::User].map(|domain| {
+            let mut key: [u8; 16] = random[..16].try_into().expect("sixteen bytes");
+            key[0] ^= domain as u8;
+            SipHasher13::new_with_key(&key)
+        });
         let mut gauges = Gauges::default();
         gauges.add(&policy.gauges);
         let capacity = policy.settings.inbox_capacity;
@@ -117,7 +121,7 @@ impl Core {
             handing_over: AtomicUsize::new(0),
             began: Instant::now(),
             freed: AtomicBool::new(false),
-            hash_key,
+            hashers,
             seed: number(24),
             replies_from_cache: AtomicU64::new(0),
             texts_dropped: AtomicU64::new(0),
@@ -148,9 +152,10 @@ impl Core {
         draft: &Draft<'_>,
         mark: Mark,
     ) -> Result<(Asked, usize), SubmitError> {
-        let question = policy.admit(draft).map_err(SubmitError::Invalid)?;
-        let hash = self.hash_of_key(question.key());
+        let hash = self.hash_of_key(draft.key());
         let thread = self.thread_of(hash);
+        let memory = self.inboxes[thread].spare();
+        let question = policy.admit_in(memory, draft).map_err(SubmitError::Invalid)?;
         Ok((Asked { policy, question, hash, mark }, thread))
     }
 
@@ -360,10 +365,7 @@ impl Core {
     }
 
     fn hash(&self, domain: Domain, bytes: &[u8]) -> u64 {
-        let mut hasher = SipHasher13::new_with_key(&self.hash_key);
-        hasher.write_u8(domain as u8);
-        hasher.write(bytes);
-        hasher.finish()
+        self.hashers[domain as usize].hash(bytes)
     }
 }
 
@@ -387,7 +389,7 @@ fn endpoints(policy: &Policy) -> Vec<EndpointStats> {
         .collect()
 }
 
-/// What is hashed, so that a session does not share the fate of a user with its name.
+/// What is hashed.
 #[derive(Clone, Copy)]
 enum Domain {
     Key,

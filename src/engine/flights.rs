@@ -4,19 +4,22 @@
 //! a table indexed by their ledger slot and are linked per flight, so that joining, cancelling and timing out
 //! cost the same whether a flight has one waiter or ten thousand. A flight outlives the check that began it.
 //!
+//! What a flight takes with it is used again (`kits.rs`).
+//!
 //! Pure bookkeeping: no clock, no I/O.
 
-use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::asking::Asking;
 use super::completion::Completion;
+use super::crew::Hand;
+use super::deadlines::Deadlines;
 use super::inbox::Asked;
+use super::kits::{Kit, Kits};
 use super::ledger::Ticket;
 use super::policy::Policy;
 use super::revocations::Mark;
@@ -30,8 +33,8 @@ pub(crate) struct Flight {
     pub(crate) policy: Arc<Policy>,
     pub(crate) question: Rc<Question>,
     pub(crate) asking: Rc<Asking>,
-    /// The task that runs the exchange, once it was spawned.
-    pub(crate) task: Option<AbortHandle>,
+    /// The task that runs the exchange, once it was told to.
+    pub(crate) hand: Option<Rc<Hand>>,
     /// The asking is over: whoever leaves now does not end the flight, its task is about to.
     pub(crate) landing: bool,
     pub(crate) hash: u64,
@@ -71,7 +74,8 @@ pub(crate) struct Flights {
     all: Vec<Option<Flight>>,
     vacant: Vec<FlightId>,
     waiters: Vec<Option<Waiter>>,
-    deadlines: BTreeSet<(Instant, u32)>,
+    deadlines: Deadlines,
+    kits: Kits,
     /// Flights that there ever were.
     begun: u64,
     /// Those among the present ones that were begun to refresh.
@@ -82,22 +86,29 @@ const LISTED: &str = "an id is given up when its flight is removed";
 const LINKED: &str = "links lead to waiters of the same flight";
 
 impl Flights {
-    /// A check waits for the flight of its key, until `deadline`. `is_joinable` says which marks were not revoked.
+    /// A check waits for the flight of its key, until `deadline`. `is_joinable` says which marks were not revoked. What
+    /// comes back beside it is memory of a question that is not needed any more.
     pub(crate) fn board(
         &mut self,
         asked: Asked,
         is_joinable: impl Fn(Mark) -> bool,
         mut completion: Completion,
         deadline: Instant,
-    ) -> Boarding {
+    ) -> (Boarding, Option<Vec<u8>>) {
         if let Some(id) = self.joinable(&asked.policy, asked.question.key(), asked.hash, is_joinable) {
             completion.joined = true;
             self.link(id, completion, deadline);
-            return Boarding::Joined;
+            return (Boarding::Joined, Some(asked.question.into_bytes()));
         }
-        let id = self.begin(&asked.policy, Rc::new(asked.question), asked.hash, asked.mark);
+        let (kit, spare) = self.kits.pack(asked.question);
+        let id = self.begin(asked.policy, kit, asked.hash, asked.mark);
         self.link(id, completion, deadline);
-        Boarding::Began(id)
+        (Boarding::Began(id), spare)
+    }
+
+    /// A flight is over, its task has let go of it.
+    pub(crate) fn unpack(&mut self, kit: Kit) {
+        self.kits.unpack(kit);
     }
 
     /// Whether a check would join a flight.
@@ -122,7 +133,8 @@ impl Flights {
         if self.refreshing >= most || self.joinable(policy, question.key(), *hash, is_joinable).is_some() {
             return None;
         }
-        let id = self.begin(&asked.policy, Rc::new(asked.question), asked.hash, asked.mark);
+        let (kit, _) = self.kits.pack(asked.question);
+        let id = self.begin(asked.policy, kit, asked.hash, asked.mark);
         self.all[id].as_mut().expect(LISTED).refresh = true;
         self.refreshing += 1;
         Some(id)
@@ -139,7 +151,10 @@ impl Flights {
         ticket: u64,
     ) -> (FlightId, bool) {
         let joined = self.joinable(policy, question.key(), hash, is_joinable);
-        let id = joined.unwrap_or_else(|| self.begin(policy, Rc::clone(question), hash, mark));
+        let id = joined.unwrap_or_else(|| {
+            let kit = Kit { question: Rc::clone(question), asking: Rc::default() };
+            self.begin(Arc::clone(policy), kit, hash, mark)
+        });
         self.all[id].as_mut().expect(LISTED).watches.push(ticket);
         (id, joined.is_none())
     }
@@ -191,8 +206,8 @@ impl Flights {
         self.all[id].as_ref().expect(LISTED)
     }
 
-    pub(crate) fn set_task(&mut self, id: FlightId, task: AbortHandle) {
-        self.all[id].as_mut().expect(LISTED).task = Some(task);
+    pub(crate) fn set_hand(&mut self, id: FlightId, hand: Rc<Hand>) {
+        self.all[id].as_mut().expect(LISTED).hand = Some(hand);
     }
 
     pub(crate) fn set_landing(&mut self, id: FlightId) {
@@ -206,12 +221,12 @@ impl Flights {
 
     /// When the next waiter runs out of time.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.first().map(|&(deadline, _)| deadline)
+        self.deadlines.first().map(|(deadline, _)| deadline)
     }
 
     /// A waiter whose time has come leaves its flight.
     pub(crate) fn expired(&mut self, now: Instant) -> Option<(FlightId, Completion)> {
-        let &(deadline, slot) = self.deadlines.first()?;
+        let (deadline, slot) = self.deadlines.first()?;
         (deadline <= now).then(|| self.unlink(slot))
     }
 
@@ -268,7 +283,9 @@ impl Flights {
                 let flight = self.flight(id);
                 let (policy, question) = (Arc::clone(&flight.policy), Rc::clone(&flight.question));
                 let (hash, mark) = (flight.hash, flight.mark);
-                let later = *later.get_or_insert_with(|| self.begin(&policy, question, hash, mark));
+                let later = *later.get_or_insert_with(|| {
+                    self.begin(policy, Kit { question, asking: Rc::default() }, hash, mark)
+                });
                 let (_, completion) = self.unlink(slot);
                 self.link(later, completion, deadline);
             }
@@ -281,13 +298,13 @@ impl Flights {
         (0..self.all.len()).filter(|&id| self.all[id].is_some()).collect()
     }
 
-    fn begin(&mut self, policy: &Arc<Policy>, question: Rc<Question>, hash: u64, mark: Mark) -> FlightId {
+    fn begin(&mut self, policy: Arc<Policy>, kit: Kit, hash: u64, mark: Mark) -> FlightId {
         self.begun += 1;
         let flight = Flight {
-            policy: Arc::clone(policy),
-            question,
-            asking: Rc::default(),
-            task: None,
+            policy,
+            question: kit.question,
+            asking: kit.asking,
+            hand: None,
             landing: false,
             hash,
             mark,
@@ -322,13 +339,13 @@ impl Flights {
         if self.waiters.len() <= slot as usize {
             self.waiters.resize_with(slot as usize + 1, || None);
         }
-        self.deadlines.insert((deadline, slot));
+        self.deadlines.insert(deadline, slot);
         self.waiters[slot as usize] = Some(Waiter { completion, deadline, flight: id, previous, next: NONE });
     }
 
     fn unlink(&mut self, slot: u32) -> (FlightId, Completion) {
         let waiter = self.waiters[slot as usize].take().expect(LINKED);
-        self.deadlines.remove(&(waiter.deadline, slot));
+        self.deadlines.remove(waiter.deadline, slot);
         let flight = self.all[waiter.flight].as_mut().expect(LISTED);
         match waiter.previous {
             NONE => flight.first = waiter.next,

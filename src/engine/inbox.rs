@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use crossbeam_queue::SegQueue;
+use crossbeam_queue::{ArrayQueue, SegQueue};
 use tokio::sync::Notify;
 
 use super::completion::Completion;
@@ -86,7 +86,12 @@ pub(crate) struct Outlet {
     hooked: Cell<bool>,
 }
 
+/// Questions that were answered leave their memory for others: so many at most, and none that is longer than this.
+const SPARES: usize = 256;
+const SPARE_BYTES: usize = 1024;
+
 struct Shared {
+    spares: ArrayQueue<Vec<u8>>,
     news: SegQueue<News>,
     parked: Parked,
     stop: AtomicBool,
@@ -98,6 +103,7 @@ pub(crate) fn inbox(capacity: usize) -> io::Result<(Inbox, Outlet)> {
     room_for(capacity * size_of::<(usize, Message)>())?;
     let (sender, receiver) = bounded(capacity);
     let shared = Arc::new(Shared {
+        spares: ArrayQueue::new(SPARES),
         news: SegQueue::new(),
         parked: Parked::new(),
         stop: AtomicBool::new(false),
@@ -113,6 +119,11 @@ impl Inbox {
     /// Without a wake-up: call [`Inbox::wake`] once after a batch.
     pub(crate) fn send(&self, message: Message) -> Result<(), TrySendError<Message>> {
         self.messages.try_send(message)
+    }
+
+    /// Memory for a question.
+    pub(crate) fn spare(&self) -> Vec<u8> {
+        self.shared.spares.pop().unwrap_or_default()
     }
 
     /// With a wake-up.
@@ -149,6 +160,13 @@ impl Outlet {
         Self { messages: self.messages.clone(), shared: Arc::clone(&self.shared), hooked }
     }
 
+    /// For the next that is asked here.
+    pub(crate) fn spare(&self, bytes: Vec<u8>) {
+        if bytes.capacity() <= SPARE_BYTES {
+            let _ = self.shared.spares.push(bytes);
+        }
+    }
+
     pub(crate) fn next(&self) -> Option<Message> {
         self.messages.try_recv().ok()
     }
@@ -172,6 +190,12 @@ impl Outlet {
     /// For the I/O thread itself: another turn is wanted.
     pub(crate) fn poke(&self) {
         self.shared.notify.notify_one();
+    }
+
+    /// The same for whoever does not hold it.
+    pub(crate) fn poker(&self) -> impl Fn() + use<> {
+        let shared = Arc::clone(&self.shared);
+        move || shared.notify.notify_one()
     }
 
     /// Two hooks for the runtime: to be called before and after it parks.

@@ -11,10 +11,14 @@ use crate::observe::{LogLevel, Logger};
 /// Receivers looked through for one that has a batch already. A host has a queue a thread; a receiver that
 /// serves a single check is not worth finding again.
 const LOOK_BACK: usize = 8;
+/// Longer batches do not keep their memory.
+const KEPT: usize = 1024;
 
 #[derive(Default)]
 pub(crate) struct Outbox {
     batches: Vec<(Arc<dyn Receiver>, Vec<Completed>)>,
+    /// Empty ones, whose memory is used again.
+    spare: Vec<Vec<Completed>>,
 }
 
 impl Outbox {
@@ -32,7 +36,9 @@ impl Outbox {
                 return;
             }
         }
-        self.batches.push((receiver, vec![completed]));
+        let mut batch = self.spare.pop().unwrap_or_default();
+        batch.push(completed);
+        self.batches.push((receiver, batch));
     }
 
     /// Takes the batches out, so that nothing is borrowed while receivers run.
@@ -40,7 +46,14 @@ impl Outbox {
         std::mem::take(self)
     }
 
-    pub(crate) fn deliver(mut self, log: &Logger) {
+    /// Gives the memory back that another one was delivered in, if there is nothing better here.
+    pub(crate) fn reuse(&mut self, delivered: Self) {
+        if self.batches.is_empty() && self.spare.is_empty() {
+            *self = delivered;
+        }
+    }
+
+    pub(crate) fn deliver(&mut self, log: &Logger) {
         if self.hand_out() {
             log.log(LogLevel::Error, || "a receiver panicked; what it left counts as cancelled".to_owned());
         }
@@ -49,8 +62,12 @@ impl Outbox {
     /// Whether a receiver panicked.
     fn hand_out(&mut self) -> bool {
         let mut panicked = false;
-        for (receiver, mut batch) in std::mem::take(&mut self.batches) {
+        for (receiver, mut batch) in self.batches.drain(..) {
             panicked |= catch_unwind(AssertUnwindSafe(|| receiver.receive(&mut batch))).is_err();
+            batch.clear();
+            if self.spare.len() < LOOK_BACK && batch.capacity() <= KEPT {
+                self.spare.push(batch);
+            }
         }
         panicked
     }

@@ -126,7 +126,12 @@ impl Policy {
 
     /// After this nothing about the check's content can fail.
     pub(crate) fn admit(&self, draft: &Draft<'_>) -> Result<Question, Invalid> {
-        let question = draft.keep();
+        self.admit_in(Vec::new(), draft)
+    }
+
+    /// The same, in memory that was used before.
+    pub(crate) fn admit_in(&self, bytes: Vec<u8>, draft: &Draft<'_>) -> Result<Question, Invalid> {
+        let question = draft.keep_in(bytes);
         self.plans.iter().try_for_each(|plan| plan.admit(&question))?;
         Ok(question)
     }

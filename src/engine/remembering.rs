@@ -14,6 +14,7 @@ use super::revocations::Mark;
 use super::shard::Shard;
 use crate::backend::{Answer, jittered};
 use crate::check::Question;
+use crate::clock;
 use crate::config::Settings;
 use crate::decision::{Decision, Origin, Texts, Verdict};
 use crate::memory::{Facts, Record};
@@ -56,7 +57,7 @@ fn of_use_until(record: &Record, settings: &Settings) -> u64 {
 impl Shard {
     /// What the waiters of an answered flight get.
     pub(super) fn answered(&self, id: FlightId, answer: Answer) -> Decision {
-        let now = Instant::now();
+        let now = clock::now();
         let decision = self.remember(id, answer, now);
         let flights = self.flights.borrow();
         let flight = flights.flight(id);

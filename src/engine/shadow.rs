@@ -122,6 +122,7 @@ impl Owed {
         let means = Means {
             transport: &transport,
             retries: &self.shadow.retries,
+            alarms: None,
             policy: &policy,
             question: &question,
             deadline: Instant::now() + policy.settings.timeout,

@@ -15,12 +15,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::asking::{GRACE, Means, Outage, ask, client, outage_decision};
+use super::alarms::Alarms;
+use super::asking::{GRACE, client};
 use super::completion::Completion;
 use super::core::Core;
+use super::crew::Crew;
 use super::flights::{Boarding, FlightId, Flights};
 use super::inbox::{Asked, Message, News, Outlet};
-use super::live::Heard;
 use super::outages::OutageLog;
 use super::outbox::Outbox;
 use super::policy::Policy;
@@ -30,6 +31,7 @@ use super::sweeping::Sweeping;
 use super::transports::Transports;
 use super::watches::Watches;
 use crate::check::Question;
+use crate::clock;
 use crate::decision::{Cause, Decision};
 
 /// When no waiter has a deadline.
@@ -40,12 +42,14 @@ const END_PAUSE: Duration = Duration::from_micros(100);
 pub(crate) struct Shard {
     pub(super) core: Arc<Core>,
     pub(super) outlet: Outlet,
-    transports: Transports,
+    pub(super) transports: Transports,
     pub(super) flights: RefCell<Flights>,
+    pub(super) crew: Crew,
     pub(super) outbox: RefCell<Outbox>,
-    retries: RetryBudget,
-    outages: OutageLog,
-    shadow: Rc<Shadow>,
+    pub(super) retries: RetryBudget,
+    pub(super) alarms: Alarms,
+    pub(super) outages: OutageLog,
+    pub(super) shadow: Rc<Shadow>,
     pub(super) sweeping: RefCell<Sweeping>,
     pub(super) watches: RefCell<Watches>,
     /// What is asked and judged by now.
@@ -65,6 +69,7 @@ impl Shard {
         Rc::new(Self {
             outages: OutageLog::new(Arc::clone(&core.log), "the backend"),
             shadow: Shadow::new(Arc::clone(&core), transports.another(), index),
+            alarms: Alarms::new(outlet.poker()),
             retries: RetryBudget::new(Arc::clone(&core.retries), Arc::clone(&core.hedges)),
             policy: RefCell::new(core.policy()),
             index,
@@ -74,6 +79,7 @@ impl Shard {
             outlet,
             transports,
             flights: RefCell::default(),
+            crew: Crew::default(),
             outbox: RefCell::default(),
             sweeping: RefCell::default(),
             random: Cell::new(seed),
@@ -84,26 +90,21 @@ impl Shard {
     pub(crate) async fn run(self: Rc<Self>) {
         let mut timer = pin!(sleep_until(Instant::now() + FAR));
         loop {
-            self.turn_to(self.core.policy());
-            self.take_in();
-            let now = Instant::now();
-            self.watch_again(now);
-            self.turn_away();
-            self.expire(now);
-            self.sweep(now);
+            clock::step(|| self.turn());
             self.deliver();
             if self.outlet.stopped() {
                 break;
             }
             let swept = self.sweeping.borrow().next_at().map(|at| self.core.instant(at));
             let next = self.flights.borrow().next_deadline();
-            let next = next.into_iter().chain(swept).chain(self.next_watch()).min();
+            let next = next.into_iter().chain(swept).chain(self.next_watch()).chain(self.alarms.next()).min();
             // A timer that fires early only costs a turn; one that is late breaks a promise.
             if let Some(next) = next
                 && (next < timer.deadline() || timer.is_elapsed())
             {
                 timer.as_mut().reset(next);
             }
+            self.alarms.looks_at(next.map(|_| timer.deadline()));
             let mut changed = pin!(self.outlet.changed());
             poll_fn(|context| {
                 let ready = changed.as_mut().poll(context).is_ready()
@@ -115,7 +116,19 @@ impl Shard {
         self.end();
     }
 
-    fn take_in(self: &Rc<Self>) {
+    /// Everything but to call receivers, which may take their time.
+    fn turn(self: &Rc<Self>) {
+        self.turn_to(self.core.policy());
+        self.take_in();
+        let now = clock::now();
+        self.alarms.ring(now);
+        self.watch_again(now);
+        self.turn_away();
+        self.expire(now);
+        self.sweep(now);
+    }
+
+    pub(super) fn take_in(self: &Rc<Self>) {
         while let Some(message) = self.outlet.next() {
             self.board(message);
         }
@@ -181,7 +194,7 @@ impl Shard {
         let timeout = asked.policy.settings.timeout;
         let timeout = asked.question.timeout.map_or(timeout, |wanted| wanted.min(timeout));
         let deadline = completion.submitted + timeout;
-        if deadline <= Instant::now() {
+        if deadline <= clock::now() {
             // It waited in the inbox for all of its time: that is our load, not the backend's silence.
             let why = "the deadline passed before the check could be sent";
             let decision = asked.policy.without_answer(Cause::Overload, why);
@@ -193,7 +206,10 @@ impl Shard {
         if asked.policy.per_client.is_some() && !joins() && !self.may_ask(&asked.policy, &asked.question) {
             return self.decide(completion, Policy::over_limit());
         }
-        let boarding = self.flights.borrow_mut().board(asked, is_joinable, completion, deadline);
+        let (boarding, spare) = self.flights.borrow_mut().board(asked, is_joinable, completion, deadline);
+        if let Some(spare) = spare {
+            self.outlet.spare(spare);
+        }
         if let Boarding::Began(id) = boarding {
             self.depart(id);
         }
@@ -204,96 +220,6 @@ impl Shard {
         let may = policy.per_client.as_ref().is_none_or(|limit| limit.admits(client(question)));
         self.core.limited.fetch_add(u64::from(!may), Ordering::Relaxed);
         may
-    }
-
-    pub(super) fn depart(self: &Rc<Self>, id: FlightId) {
-        let task = tokio::task::spawn_local(Rc::clone(self).fly(id));
-        self.flights.borrow_mut().set_task(id, task.abort_handle());
-    }
-
-    async fn fly(self: Rc<Self>, id: FlightId) {
-        let (policy, question, asking, may_hedge) = {
-            let flights = self.flights.borrow();
-            let flight = flights.flight(id);
-            // Who asks ahead of the end has time.
-            let may_hedge = !flight.refresh;
-            (Arc::clone(&flight.policy), Rc::clone(&flight.question), Rc::clone(&flight.asking), may_hedge)
-        };
-        let crash = Crash { shard: &self, id };
-        let deadline = Instant::now() + policy.settings.timeout;
-        let transport = self.transports.of(&policy);
-        let means = Means {
-            transport: &transport,
-            retries: &self.retries,
-            policy: &policy,
-            question: &question,
-            deadline,
-            asking: &asking,
-            may_hedge,
-            random: self.next_random(),
-        };
-        let result = ask(means).await;
-        self.flights.borrow_mut().set_landing(id);
-        // Whoever was accepted before the answer was here shares it.
-        self.take_in();
-        match result {
-            Ok(answer) => {
-                self.flights.borrow_mut().overtake(id);
-                let shadowed = policy.shadow.is_some().then(|| answer.clone());
-                let decision = self.answered(id, answer);
-                let (hash, mark, overtaken) = {
-                    let flights = self.flights.borrow();
-                    let flight = flights.flight(id);
-                    (flight.hash, flight.mark, flight.overtaken)
-                };
-                self.land(id, &decision);
-                if !overtaken {
-                    let answer = Heard { policy: &policy, mark, overtaken };
-                    self.tell_watches_of(&question, hash, &decision, answer);
-                }
-                if let Some(answer) = shadowed {
-                    self.shadow.ask(&policy, &question, answer, self.next_random());
-                }
-            }
-            Err(outage) => self.failed(id, &outage, deadline),
-        }
-        std::mem::forget(crash);
-    }
-
-    fn failed(self: &Rc<Self>, id: FlightId, outage: &Outage, deadline: Instant) {
-        self.outages.note(outage);
-        let now = Instant::now();
-        if now >= deadline {
-            let later = self.flights.borrow_mut().rebook(id, now);
-            if let Some(later) = later {
-                self.depart(later);
-            }
-        }
-        let decision = {
-            let flights = self.flights.borrow();
-            let flight = flights.flight(id);
-            self.fallback(outage_decision(&flight.policy, outage), flight.about())
-        };
-        self.land(id, &decision);
-    }
-
-    /// Every waiter of the flight gets the decision. Called between turns: another one is wanted.
-    fn land(&self, id: FlightId, decision: &Decision) {
-        self.outlet.poke();
-        self.flights.borrow_mut().close(id);
-        loop {
-            let completion = self.flights.borrow_mut().disembark(id);
-            let Some(completion) = completion else { break };
-            self.decide(completion, decision.clone());
-        }
-        let (watches, flight) = {
-            let mut flights = self.flights.borrow_mut();
-            (flights.take_watches(id), flights.remove(id))
-        };
-        let answer = Heard { policy: &flight.policy, mark: flight.mark, overtaken: flight.overtaken };
-        for ticket in watches {
-            self.tell_watch(ticket, decision.clone(), answer);
-        }
     }
 
     fn expire(self: &Rc<Self>, now: Instant) {
@@ -326,19 +252,20 @@ impl Shard {
             }
             flights.remove(id)
         };
-        if let Some(task) = flight.task {
-            task.abort();
+        if let Some(hand) = flight.hand {
+            hand.drop_flight();
         }
     }
 
     /// Delivered at the end of the turn.
-    fn decide(&self, completion: Completion, decision: Decision) {
+    pub(super) fn decide(&self, completion: Completion, decision: Decision) {
         self.outbox.borrow_mut().decide(completion, decision);
     }
 
     fn deliver(&self) {
-        let batches = self.outbox.borrow_mut().take();
+        let mut batches = self.outbox.borrow_mut().take();
         batches.deliver(&self.core.log);
+        self.outbox.borrow_mut().reuse(batches);
     }
 
     /// What still waits in the inbox is not asked any more.
@@ -359,17 +286,18 @@ impl Shard {
         self.end_watches(Cause::Shutdown, "the engine was shut down");
         let ids = self.flights.borrow().ids();
         for id in ids {
-            let (task, decision) = {
+            let (hand, decision) = {
                 let flights = self.flights.borrow();
                 let flight = flights.flight(id);
                 let decision = flight.policy.without_answer(Cause::Shutdown, "the engine was shut down");
-                (flight.task.clone(), self.fallback(decision, flight.about()))
+                (flight.hand.clone(), self.fallback(decision, flight.about()))
             };
             self.land(id, &decision);
-            if let Some(task) = task {
-                task.abort();
+            if let Some(hand) = hand {
+                hand.drop_flight();
             }
         }
+        self.crew.dismiss();
         while let Some(news) = self.outlet.next_news() {
             if let News::Watch(watch, asked, user) = news {
                 self.watches.borrow_mut().add(watch, asked, user);
@@ -394,21 +322,5 @@ impl Shard {
 impl Drop for Shard {
     fn drop(&mut self) {
         self.end_watches(Cause::Internal, "a defect in the engine, caught");
-    }
-}
-
-/// A flight that panics answers its waiters all the same. Forgotten when it has landed by itself.
-struct Crash<'a> {
-    shard: &'a Rc<Shard>,
-    id: FlightId,
-}
-
-impl Drop for Crash<'_> {
-    fn drop(&mut self) {
-        // Not when the task was aborted: then its flight is gone already.
-        if std::thread::panicking() && self.shard.flights.borrow().contains(self.id) {
-            let decision = self.shard.core.lost();
-            self.shard.land(self.id, &decision);
-        }
     }
 }

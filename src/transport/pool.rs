@@ -35,6 +35,7 @@ use line::{Grant, Line, Queued, Waiter, Watching};
 use super::conn::Conn;
 use super::dial::{Dial, Look, Watch};
 use super::{Among, Failure, PoolGauges, Progress, Stage, h1, h2, wire};
+use crate::clock;
 use crate::decision::Cause;
 
 /// Idle for so long, a connection rests: when its peer closes it, that is noticed. One that is used again sooner is
@@ -176,7 +177,7 @@ impl Pool {
                 }
                 Grant::Lent(lent) => {
                     drop(watching);
-                    progress.lent.set(Some(Instant::now()));
+                    progress.lent.set(Some(clock::now()));
                     progress.address.set(match &lent {
                         Lent::H1(lease) => lease.conn().address,
                         Lent::H2(seat) => seat.address(),
@@ -222,7 +223,7 @@ impl Pool {
                 idle.remove(index)?
             };
             self.gauges().idle.fetch_sub(1, Relaxed);
-            let (since, mut conn) = (idle.since.elapsed(), idle.conn);
+            let (since, mut conn) = (clock::now().saturating_duration_since(idle.since), idle.conn);
             if since >= self.limits.idle_timeout || !self.is_good(&conn) {
                 conn.hang_up();
                 continue;
@@ -251,7 +252,7 @@ impl Pool {
 
     fn is_good(&self, conn: &Conn) -> bool {
         conn.is_alive()
-            && conn.born.elapsed() < self.limits.max_age
+            && clock::now().saturating_duration_since(conn.born) < self.limits.max_age
             && conn.address.is_none_or(|address| self.dialer.is_current(self.endpoint, address))
     }
 
@@ -370,7 +371,7 @@ impl Pool {
         if self.state.borrow().closed {
             return conn.hang_up();
         }
-        let since = Instant::now();
+        let since = clock::now();
         let mut state = self.state.borrow_mut();
         state.idle.push_back(Idle { conn, since });
         let too_late = state.reaps_at.is_none_or(|then| then > since + REST);

@@ -166,7 +166,7 @@ impl<'a> Section<'a> {
 fn judged(settings: &Settings, session_id: &[u8], section: &Section<'_>, body: &[u8]) {
     let rules = ReplyRules::new(settings);
     let judged = |headers: &[(&[u8], &[u8])]| {
-        judge(&rules, session_id, &ReplyHead { status: section.status, headers }, SystemTime::UNIX_EPOCH)
+        judge(&rules, session_id, &ReplyHead { status: section.status, headers }, || SystemTime::UNIX_EPOCH)
     };
     let judgement = judged(&section.fields);
     let padded: Vec<_> = section

@@ -17,7 +17,7 @@ fn rules() -> ReplyRules {
 
 fn judged(rules: &ReplyRules, status: u16, lines: &Lines<'_>) -> Judgement {
     let headers: Vec<_> = lines.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
-    judge(rules, b"s 1", &ReplyHead { status, headers: &headers }, UNIX_EPOCH)
+    judge(rules, b"s 1", &ReplyHead { status, headers: &headers }, || UNIX_EPOCH)
 }
 
 fn decided(rules: &ReplyRules, status: u16, lines: &Lines<'_>) -> Answer {
@@ -87,7 +87,7 @@ fn retry_after_is_seconds_or_a_date_and_at_most_a_minute() {
     }
     let past = ReplyHead { status: 503, headers: &[(b"Retry-After", b"Thu, 01 Jan 1970 00:00:20 GMT")] };
     let later = UNIX_EPOCH + secs(100);
-    assert_eq!(judge(&rules, b"s", &past, later), Judgement::Unavailable { retry_after: Some(secs(0)) });
+    assert_eq!(judge(&rules, b"s", &past, || later), Judgement::Unavailable { retry_after: Some(secs(0)) });
 }
 
 #[test]
@@ -272,7 +272,7 @@ fn each_byte_of_foreign_text() {
         let location = [b'/', b'a', byte, b'a'];
         let headers: [(&[u8], &[u8]); 2] = [(b"X-UserId", &user_id), (b"Location", &location)];
         let Judgement::Decided(answer) =
-            judge(&rules, b"s", &ReplyHead { status: 302, headers: &headers }, UNIX_EPOCH)
+            judge(&rules, b"s", &ReplyHead { status: 302, headers: &headers }, || UNIX_EPOCH)
         else {
             panic!("{byte:#x}")
         };

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::deciding::{backend_decision, outage_decision};
 use super::settling::late;
 use crate::backend::Answer;
+use crate::clock;
 use crate::decision::{Cause, Decision};
 use crate::engine::Policy;
 use crate::transport::{Among, Progress, Stage};
@@ -20,6 +21,8 @@ pub(crate) struct Asking {
     attempts: RefCell<Vec<Attempt>>,
     /// Attempts that are over, if they are to be shown.
     past: Option<RefCell<Vec<Attempt>>>,
+    /// That of an attempt of a former asking.
+    spare: RefCell<Option<Rc<Progress>>>,
     /// Requests that have ended.
     pub(super) requests: Cell<usize>,
     /// Room that is kept for requests under way, besides that of whoever asks for it.
@@ -46,6 +49,19 @@ impl Asking {
         Self { past: Some(RefCell::default()), ..Self::default() }
     }
 
+    /// As a new one.
+    pub(crate) fn reset(&mut self) {
+        let attempts = self.attempts.get_mut();
+        if let Some(attempt) = attempts.pop()
+            && Rc::strong_count(&attempt.progress) == 1
+        {
+            *self.spare.get_mut() = Some(attempt.progress);
+        }
+        let (mut attempts, spare) = (std::mem::take(attempts), self.spare.take());
+        attempts.clear();
+        *self = Self { attempts: RefCell::new(attempts), spare: RefCell::new(spare), ..Self::default() };
+    }
+
     /// Every attempt of a traced asking.
     pub(crate) fn attempts(&self) -> Vec<Attempt> {
         let past = self.past.as_ref().map(|past| past.borrow().clone()).unwrap_or_default();
@@ -62,11 +78,19 @@ impl Asking {
 
     pub(super) fn begin(&self, endpoint: usize, among: Among) -> UnderWay<'_> {
         let trace = self.past.is_some().then(RefCell::default);
-        let progress = Rc::new(Progress { among, trace, ..Progress::default() });
+        let begun = Progress { among, trace, ..Progress::default() };
+        let mut spare = self.spare.take();
+        let progress = match spare.as_mut().and_then(Rc::get_mut) {
+            Some(progress) => {
+                *progress = begun;
+                spare.expect("it was there")
+            }
+            None => Rc::new(begun),
+        };
         let attempt = Attempt {
             endpoint,
             progress: Rc::clone(&progress),
-            began: Instant::now(),
+            began: clock::now(),
             ended: None,
             failure: String::new(),
         };
@@ -97,7 +121,7 @@ impl Asking {
         if attempt.ended.is_some() {
             return;
         }
-        attempt.ended = Some(Instant::now());
+        attempt.ended = Some(clock::now());
         attempt.failure = failure;
         if attempt.progress.stage.get() >= Stage::Written {
             self.requests.set(self.requests.get() + 1);

@@ -6,6 +6,7 @@ use super::inquiry::Inquiry;
 use super::settling::breaker_open;
 use super::{MAX_REQUESTS, Means, Outage, client};
 use crate::backend::Answer;
+use crate::clock;
 use crate::config::BackendMode;
 use crate::outage::Tried;
 use crate::transport::Among;
@@ -28,7 +29,7 @@ pub(super) async fn ask_one(means: Means<'_>, endpoint: usize, deadline: Instant
         };
         let share = match choice.turns.min(MAX_REQUESTS.saturating_sub(asking.spent())) {
             0 | 1 => policy.settings.timeout,
-            turns => deadline.saturating_duration_since(Instant::now()) / turns as u32,
+            turns => deadline.saturating_duration_since(clock::now()) / turns as u32,
         };
         let inquiry = Inquiry { means, endpoint, among: Among::these(choice.addresses()), share, deadline };
         let (result, at) = inquiry.run().await;
@@ -41,7 +42,7 @@ pub(super) async fn ask_one(means: Means<'_>, endpoint: usize, deadline: Instant
             Err(failure) => break Err(failure),
         };
         choice.failed(at, &mut tried, client(question), failure.retry_after, failure.cause.name());
-        if asking.spent() >= MAX_REQUESTS || Instant::now() >= deadline {
+        if asking.spent() >= MAX_REQUESTS || clock::now() >= deadline {
             break Err(failure);
         }
         outage = Some(failure);

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use super::endpoint::ask_one;
 use super::{MAX_REQUESTS, Means, Outage};
 use crate::backend::Answer;
+use crate::clock;
 use crate::config::HedgeAfter;
 use crate::decision::Cause;
 
@@ -32,7 +33,7 @@ pub(super) async fn ask(
 ) -> (Outcome, Option<usize>) {
     let mut first = pin!(ask_one(means, endpoint, share));
     let Some(after) = patience(&means, endpoint) else { return (first.await, None) };
-    let mut due = Instant::now() + after;
+    let mut due = clock::now() + after;
     let other = loop {
         if let Ok(outcome) = timeout_at(due, first.as_mut()).await {
             return (outcome, None);
@@ -40,7 +41,7 @@ pub(super) async fn ask(
         // In line it waits for us and not for the backend; and what it is asking now may be a second address.
         let since = means.asking.alone_since();
         match since.map(|since| since + after) {
-            Some(later) if later > Instant::now() => due = later,
+            Some(later) if later > clock::now() => due = later,
             Some(_) => match company(&means, endpoint, others) {
                 Some(other) => break other,
                 None => return (first.await, None),
@@ -78,7 +79,7 @@ fn company(means: &Means<'_>, endpoint: usize, others: &[usize]) -> Option<usize
         && !policy.health[other].is_open()
         && !transport.is_crowded(endpoint)
         && transport.has_room(other)
-        && means.retries.hedge(Instant::now(), policy.settings.hedge.max);
+        && means.retries.hedge(clock::now(), policy.settings.hedge.max);
     asking.hedged.set(bounded);
     bounded.then_some(other)
 }
@@ -93,7 +94,7 @@ async fn race(
 ) -> Outcome {
     let asking = means.asking;
     let began = asking.alone_since();
-    let now = Instant::now();
+    let now = clock::now();
     let twins = other == endpoint;
     let share = if twins {
         share
@@ -141,7 +142,7 @@ async fn race(
         means.retries.hedge_won();
         // It took so long at least: what is left out because it was slow would make the endpoint look fast.
         if let (Some(latencies), Some(began)) = (&means.policy.latencies, began) {
-            latencies[endpoint].note(began.elapsed());
+            latencies[endpoint].note(clock::now() - began);
         }
     }
     outcome

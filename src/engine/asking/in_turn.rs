@@ -1,9 +1,8 @@
 //! `backend.mode = failover` and `balance`: one endpoint after the other.
 
-use tokio::time::Instant;
-
 use super::{MAX_REQUESTS, Means, Outage, hedge};
 use crate::backend::Answer;
+use crate::clock;
 use crate::decision::Cause;
 
 /// One after the other: an outage, never a refusal, moves on to the next. Each gets its part of the time that is left.
@@ -16,7 +15,7 @@ pub(super) async fn ask(means: Means<'_>, order: &[usize]) -> Result<Answer, Out
         }
         let later: Vec<_> =
             order[tried + 1..].iter().copied().filter(|&later| hedged != Some(later)).collect();
-        let now = Instant::now();
+        let now = clock::now();
         let left = means.deadline.saturating_duration_since(now);
         let healthy = later.iter().filter(|&&later| !means.policy.health[later].is_open()).count();
         let share = now + left / (healthy as u32 + 1);
@@ -28,7 +27,7 @@ pub(super) async fn ask(means: Means<'_>, order: &[usize]) -> Result<Answer, Out
             Err(other) if other.cause == Cause::BreakerOpen && outage.is_some() => {}
             Err(other) => outage = Some(other),
         }
-        if means.asking.requests.get() >= MAX_REQUESTS || Instant::now() >= means.deadline {
+        if means.asking.requests.get() >= MAX_REQUESTS || clock::now() >= means.deadline {
             break;
         }
     }

@@ -12,7 +12,9 @@ use super::attempts::UnderWay;
 use super::settling::{failed, label, late, refusal};
 use super::{GRACE, MAX_REQUESTS, Means, Outage};
 use crate::backend::{Answer, Judgement, Outgoing, ReplyHead, judge, judge_body};
+use crate::clock;
 use crate::decision::Cause;
+use crate::engine::alarms::Elapsed;
 use crate::transport::{Among, BodyError, Progress, Reply, Stage};
 
 /// Asking one endpoint, at one of these addresses.
@@ -35,23 +37,25 @@ impl Inquiry<'_> {
     }
 
     async fn exchange(&self) -> (Result<Answer, Outage>, UnderWay<'_>) {
-        let Means { transport, retries, policy, question, asking, .. } = self.means;
+        let Means { transport, retries, alarms, policy, question, asking, .. } = self.means;
         let head = Outgoing { plan: Arc::clone(&policy.plans[self.endpoint]), question: Rc::clone(question) };
         let mut fresh = false;
         loop {
             let attempt = asking.begin(self.endpoint, self.among.clone());
             let progress = &attempt.progress;
-            let began = Instant::now();
+            let began = clock::now();
             retries.exchange(began);
             let mut until = (began + self.share).min(self.deadline);
             let session = question.session_id();
-            let judge = |head: &ReplyHead<'_>| {
-                (head.status, judge(&policy.replies, session, head, SystemTime::now()))
-            };
+            let judge =
+                |head: &ReplyHead<'_>| (head.status, judge(&policy.replies, session, head, SystemTime::now));
             let outcome = {
                 let mut exchange = pin!(transport.exchange(self.endpoint, &head, fresh, progress, &judge));
                 loop {
-                    let outcome = timeout_at(until, exchange.as_mut()).await;
+                    let outcome = match alarms {
+                        Some(alarms) => alarms.timeout_at(until, exchange.as_mut()).await,
+                        None => timeout_at(until, exchange.as_mut()).await.map_err(|_| Elapsed),
+                    };
                     // No address is to blame for the time in line.
                     let begins = match progress.stage.get() {
                         Stage::Queued => self.deadline,
@@ -82,7 +86,7 @@ impl Inquiry<'_> {
             let again = failure.retry_is_safe
                 && !fresh
                 && asking.spent() + 1 < MAX_REQUESTS
-                && retries.retry(Instant::now());
+                && retries.retry(clock::now());
             if !again {
                 return (failed(policy, self.endpoint, progress, failure), attempt);
             }
@@ -96,7 +100,7 @@ impl Inquiry<'_> {
         if let Some(latencies) = &self.means.policy.latencies
             && progress.stage.get() >= Stage::Written
         {
-            latencies[self.endpoint].note(progress.lent.get().unwrap_or(began).elapsed());
+            latencies[self.endpoint].note(clock::now() - progress.lent.get().unwrap_or(began));
         }
     }
 
@@ -121,13 +125,13 @@ impl Inquiry<'_> {
             }
             Judgement::NeedsBody(answer) => {
                 let body = reply.body.collect(policy.settings.verdict_max_body);
-                let head = Instant::now();
+                let head = clock::now();
                 match timeout_at(until, body).await {
                     Err(_) => late(policy, self.endpoint, progress),
                     Ok(Ok(body)) => {
                         let answer = judge_body(rules, answer, &body);
                         // Reuse counts from the end of the header section.
-                        Ok(Answer { ttl: answer.ttl.saturating_sub(head.elapsed()), ..answer })
+                        Ok(Answer { ttl: answer.ttl.saturating_sub(clock::now() - head), ..answer })
                     }
                     // A body that is too long was not the one document the rule asks for: refused.
                     Ok(Err(BodyError::TooLong)) => {

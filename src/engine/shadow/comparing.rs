@@ -73,7 +73,7 @@ mod tests {
         config.set("default_action", "deny").unwrap();
         let rules = ReplyRules::new(&config.settings().unwrap());
         let headers: Vec<_> = lines.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
-        match judge(&rules, b"s", &ReplyHead { status, headers: &headers }, UNIX_EPOCH) {
+        match judge(&rules, b"s", &ReplyHead { status, headers: &headers }, || UNIX_EPOCH) {
             Judgement::Decided(answer) => answer,
             other => panic!("{other:?}"),
         }

@@ -12,6 +12,9 @@ use super::framing::Framing;
 use crate::transport::ReplyHead;
 use crate::transport::head::{Field, MAX_FIELDS, MAX_HEAD, kind};
 
+/// Of most replies: a small array is quicker made.
+const FEW_FIELDS: usize = 16;
+
 /// What the lane needs to know of a header section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Section {
@@ -30,9 +33,25 @@ pub(super) fn parse<T>(bytes: &[u8], read: impl FnOnce(&ReplyHead<'_>) -> T) -> 
     if !bytes.starts_with(b"HTTP/1.") {
         return None;
     }
-    let mut fields = [EMPTY_HEADER; MAX_FIELDS];
-    let mut response = Response::new(&mut fields);
-    let Ok(httparse::Status::Complete(len)) = response.parse(bytes) else { return None };
+    let mut few = [EMPTY_HEADER; FEW_FIELDS];
+    let mut response = Response::new(&mut few);
+    match response.parse(bytes) {
+        Ok(httparse::Status::Complete(len)) => understand::<FEW_FIELDS, T>(&response, len, read),
+        Err(httparse::Error::TooManyHeaders) => {
+            let mut fields = [EMPTY_HEADER; MAX_FIELDS];
+            let mut response = Response::new(&mut fields);
+            let Ok(httparse::Status::Complete(len)) = response.parse(bytes) else { return None };
+            understand::<MAX_FIELDS, T>(&response, len, read)
+        }
+        _ => None,
+    }
+}
+
+fn understand<const FIELDS: usize, T>(
+    response: &Response<'_, '_>,
+    len: usize,
+    read: impl FnOnce(&ReplyHead<'_>) -> T,
+) -> Option<(Section, T)> {
     let (status, http10) = (response.code?, response.version == Some(0));
     if !(200..=599).contains(&status) || len > MAX_HEAD {
         return None;
@@ -40,7 +59,7 @@ pub(super) fn parse<T>(bytes: &[u8], read: impl FnOnce(&ReplyHead<'_>) -> T) -> 
     let mut framing = None;
     let mut persistent = !http10;
     let mut closes = false;
-    let mut headers: [(&[u8], &[u8]); MAX_FIELDS] = [(&[], &[]); MAX_FIELDS];
+    let mut headers: [(&[u8], &[u8]); FIELDS] = [(&[], &[]); FIELDS];
     let count = response.headers.len();
     for (place, field) in headers.iter_mut().zip(response.headers.iter()) {
         let (name, value) = (field.name.as_bytes(), field.value);

@@ -1,0 +1,157 @@
+//! One flight, from its departure until everyone who waits for it has its decision.
+
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::asking::{Means, Outage, ask, outage_decision};
+use super::crew::{Hand, Next};
+use super::flights::FlightId;
+use super::kits::Kit;
+use super::live::Heard;
+use super::shard::Shard;
+use crate::clock;
+use crate::decision::Decision;
+
+impl Shard {
+    pub(super) fn depart(self: &Rc<Self>, id: FlightId) {
+        let hand = self.crew.take().unwrap_or_else(|| {
+            let hand = Rc::<Hand>::default();
+            tokio::task::spawn_local(Rc::clone(self).serve(Rc::clone(&hand)));
+            hand
+        });
+        hand.begin(id);
+        self.flights.borrow_mut().set_hand(id, hand);
+    }
+
+    /// One flight after the other.
+    async fn serve(self: Rc<Self>, hand: Rc<Hand>) {
+        loop {
+            match hand.next().await {
+                Next::Fly(id) => {
+                    let kit = {
+                        let flights = self.flights.borrow();
+                        let flight = flights.flight(id);
+                        Kit { question: Rc::clone(&flight.question), asking: Rc::clone(&flight.asking) }
+                    };
+                    {
+                        // Where it is, without a move: it is large.
+                        let flight = pin!(self.fly(id, &kit));
+                        hand.run(flight).await;
+                    }
+                    self.flights.borrow_mut().unpack(kit);
+                }
+                Next::Rest => {}
+                Next::End => return,
+            }
+            if !self.crew.rest(&hand) {
+                return;
+            }
+        }
+    }
+
+    async fn fly(self: &Rc<Self>, id: FlightId, kit: &Kit) {
+        let Kit { question, asking } = kit;
+        let (policy, may_hedge) = {
+            let flights = self.flights.borrow();
+            let flight = flights.flight(id);
+            // Who asks ahead of the end has time.
+            let may_hedge = !flight.refresh;
+            (Arc::clone(&flight.policy), may_hedge)
+        };
+        let crash = Crash { shard: self, id };
+        let deadline = clock::now() + policy.settings.timeout;
+        let transport = self.transports.of(&policy);
+        let means = Means {
+            transport: &transport,
+            retries: &self.retries,
+            alarms: Some(&self.alarms),
+            policy: &policy,
+            question,
+            deadline,
+            asking,
+            may_hedge,
+            random: self.next_random(),
+        };
+        let result = ask(means).await;
+        self.flights.borrow_mut().set_landing(id);
+        // Whoever was accepted before the answer was here shares it.
+        self.take_in();
+        match result {
+            Ok(answer) => {
+                self.flights.borrow_mut().overtake(id);
+                let shadowed = policy.shadow.is_some().then(|| answer.clone());
+                let decision = self.answered(id, answer);
+                let (hash, mark, overtaken) = {
+                    let flights = self.flights.borrow();
+                    let flight = flights.flight(id);
+                    (flight.hash, flight.mark, flight.overtaken)
+                };
+                self.land(id, &decision);
+                if !overtaken {
+                    let answer = Heard { policy: &policy, mark, overtaken };
+                    self.tell_watches_of(question, hash, &decision, answer);
+                }
+                if let Some(answer) = shadowed {
+                    self.shadow.ask(&policy, question, answer, self.next_random());
+                }
+            }
+            Err(outage) => self.failed(id, &outage, deadline),
+        }
+        std::mem::forget(crash);
+    }
+
+    fn failed(self: &Rc<Self>, id: FlightId, outage: &Outage, deadline: Instant) {
+        self.outages.note(outage);
+        let now = clock::now();
+        if now >= deadline {
+            let later = self.flights.borrow_mut().rebook(id, now);
+            if let Some(later) = later {
+                self.depart(later);
+            }
+        }
+        let decision = {
+            let flights = self.flights.borrow();
+            let flight = flights.flight(id);
+            self.fallback(outage_decision(&flight.policy, outage), flight.about())
+        };
+        self.land(id, &decision);
+    }
+
+    /// Every waiter of the flight gets the decision. Called between turns: another one is wanted.
+    pub(super) fn land(&self, id: FlightId, decision: &Decision) {
+        self.outlet.poke();
+        self.flights.borrow_mut().close(id);
+        loop {
+            let completion = self.flights.borrow_mut().disembark(id);
+            let Some(completion) = completion else { break };
+            self.decide(completion, decision.clone());
+        }
+        let (watches, flight) = {
+            let mut flights = self.flights.borrow_mut();
+            (flights.take_watches(id), flights.remove(id))
+        };
+        let answer = Heard { policy: &flight.policy, mark: flight.mark, overtaken: flight.overtaken };
+        for ticket in watches {
+            self.tell_watch(ticket, decision.clone(), answer);
+        }
+    }
+}
+
+/// A flight that panics answers its waiters all the same. Forgotten when it has landed by itself.
+struct Crash<'a> {
+    shard: &'a Rc<Shard>,
+    id: FlightId,
+}
+
+impl Drop for Crash<'_> {
+    fn drop(&mut self) {
+        // Not when the task was aborted: then its flight is gone already.
+        if std::thread::panicking() && self.shard.flights.borrow().contains(self.id) {
+            let decision = self.shard.core.lost();
+            self.shard.land(self.id, &decision);
+        }
+    }
+}
