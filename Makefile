@@ -26,7 +26,7 @@ check: ## format, lints and documentation, each without a warning
 	$(CARGO) clippy --locked --all-targets $(FEATURES) -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps $(FEATURES)
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
-	$(CARGO) rustc --locked --profile check --lib -- --cfg fuzzing -D warnings
+	$(CARGO) rustc --locked --profile check --lib --features tokio/test-util -- --cfg fuzzing -D warnings
 
 # cargo-nextest gives each test its own process and does not run the examples in the documentation.
 unit: ## every test, with cargo-nextest if it is there

@@ -8,6 +8,7 @@
 pub use crate::backend::fuzzing::{query, reply};
 pub use crate::config::fuzzing::{configuration, toml};
 pub use crate::ffi::fuzzing::abi;
+pub use crate::transport::fuzzing::wire;
 
 /// The first `N` lines of an input, and the bytes after them. In a line VT stands for LF; a missing line is empty.
 pub(crate) fn lines<const N: usize>(input: &[u8]) -> ([Vec<u8>; N], &[u8]) {
@@ -33,12 +34,13 @@ mod tests {
     use std::path::Path;
 
     type Target = (&'static str, fn(&[u8]));
-    const TARGETS: [Target; 5] = [
+    const TARGETS: [Target; 6] = [
         ("abi", super::abi),
         ("configuration", super::configuration),
         ("query", super::query),
         ("reply", super::reply),
         ("toml", super::toml),
+        ("wire", super::wire),
     ];
 
     fn names(folder: &Path) -> Vec<String> {
@@ -88,6 +90,11 @@ mod tests {
     #[test]
     fn every_input_of_the_corpus_of_the_c_abi_keeps_its_properties() {
         replayed("abi");
+    }
+
+    #[test]
+    fn every_input_of_the_corpus_of_what_servers_send_keeps_its_properties() {
+        replayed("wire");
     }
 
     #[test]

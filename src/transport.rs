@@ -20,6 +20,8 @@ mod head;
 mod pool;
 mod records;
 mod resolve;
+#[cfg(any(test, fuzzing))]
+mod scripted;
 mod tap;
 #[cfg(test)]
 mod tests;

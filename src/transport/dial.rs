@@ -60,7 +60,7 @@ pub(crate) enum Look {
     Closed,
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 impl Io for tokio::io::DuplexStream {}
 
 /// Carries a dial's progress to the exchanges that wait for it, as long as they do.

@@ -1,4 +1,11 @@
-//! The reader of header sections, for who asserts things about replies: what a connection's tap does with it.
+//! What is fuzzed of the transport; and the reader of header sections, for who asserts things about replies: what a
+//! connection's tap does with it.
+
+mod lanes;
+
+pub use lanes::wire;
+#[cfg(test)]
+pub(super) use lanes::{Made, outcome, worlds};
 
 use super::head::{Fed, HeadReader};
 

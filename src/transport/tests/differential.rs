@@ -7,6 +7,7 @@
 use std::env;
 use std::fmt::Write as _;
 
+use super::super::fuzzing::{Made, outcome, worlds};
 use super::*;
 
 /// What replies are made from. Most are faultless, so that mutations come close to what is.
@@ -142,76 +143,6 @@ impl Random {
     }
 }
 
-/// What a lane made of a reply.
-#[derive(Debug, PartialEq, Eq)]
-enum Made {
-    Reply { status: u16, headers: HeaderMap, body: Option<Result<bytes::Bytes, BodyError>> },
-    Failure { cause: Cause, retry_is_safe: bool },
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct Outcome {
-    made: Made,
-    status_line: Option<u16>,
-    /// The connection is idle in the pool, if its peer left it open.
-    kept: bool,
-}
-
-impl Outcome {
-    /// As far as the wire lane may be stricter than hyper.
-    fn agrees_with(&self, wire: &Self) -> bool {
-        let same = match (&self.made, &wire.made) {
-            (
-                Made::Reply { status, headers, .. },
-                Made::Reply { status: s, headers: h, body: Some(Err(BodyError::Cut)) },
-            ) => status == s && headers == h,
-            (hyper, wire) => hyper == wire,
-        };
-        same && self.status_line == wire.status_line && (self.kept || !wire.kept)
-    }
-}
-
-async fn outcome(world: &mut World, reply: &[u8], cuts: &[usize], judged_by_body: bool) -> Outcome {
-    let asking = world.asking(true);
-    let mut peer = world.peer().await;
-    let mut request = Vec::new();
-    while !request.ends_with(b"\r\n\r\n") {
-        peer.0.read_buf(&mut request).await.unwrap();
-    }
-    let mut from = 0;
-    for &to in cuts {
-        peer.reply(&reply[from..to]).await;
-        settle().await;
-        from = to;
-    }
-    let mut peer = Some(peer);
-    if judged_by_body || !asking.is_finished() {
-        peer = None;
-    }
-    let (result, progress) = asking.await.unwrap();
-    let made = match result {
-        Ok(reply) => {
-            let (status, headers) = (reply.status, reply.headers);
-            let body = if judged_by_body {
-                Some(reply.body.collect(1000).await)
-            } else {
-                reply.body.discard();
-                None
-            };
-            Made::Reply { status, headers, body }
-        }
-        Err(failure) => Made::Failure { cause: failure.cause, retry_is_safe: failure.retry_is_safe },
-    };
-    // One that no task reads is looked at when it is used again, or when it has rested for a while.
-    sleep(Duration::from_millis(51)).await;
-    let kept = peer.is_some() && world.gauges().2 == 1;
-    drop(peer);
-    // So that nothing of it is left when the next one is asked.
-    sleep(Duration::from_millis(201)).await;
-    assert_eq!(world.gauges().1, 0, "{:?}", world.gauges());
-    Outcome { made, status_line: progress.status_line.get(), kept }
-}
-
 fn from_environment(name: &str, or: u64) -> u64 {
     env::var(name).map_or(or, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
@@ -221,9 +152,7 @@ async fn no_reply_is_read_differently_by_the_two_lanes() {
     let (mutations, seed) =
         (from_environment("ALTA_AUTH_MUTATIONS", 2_000), from_environment("ALTA_AUTH_SEED", 1));
     local(async {
-        let mut lanes = ["hyper", "wire"].map(|lane| {
-            World::new(&[("http.lane", lane), ("verdict.body", "json:error==0"), ("pool.idle_timeout", "1h")])
-        });
+        let mut lanes = worlds();
         let (mut replies, mut differing) = (0, String::new());
         for number in 0..mutations {
             let mut random = Random(seed ^ number.rotate_left(32));
