@@ -22,7 +22,9 @@ mod properties;
 
 pub(crate) use body::BodyRule;
 pub(crate) use lifetime::jittered;
-pub(crate) use reply::{Answer, Basis, Judgement, REFUSING_STATUS, ReplyHead, ReplyRules, judge, judge_body};
+pub(crate) use reply::{
+    Answer, Basis, Judgement, REFUSING_STATUS, ReplyHead, ReplyRules, Undecided, judge, judge_body,
+};
 pub(crate) use request::{Outgoing, RequestPlan};
 pub(crate) use status::StatusSet;
 pub(crate) use template::{HeaderField, ParamField};

@@ -31,8 +31,20 @@ pub(super) async fn ask(
     share: Instant,
     others: &[usize],
 ) -> (Outcome, Option<usize>) {
-    let mut first = pin!(ask_one(means, endpoint, share));
+    let first = pin!(ask_one(means, endpoint, share));
     let Some(after) = patience(&means, endpoint) else { return (first.await, None) };
+    // In a box: few are hedged, and each check that waits would have to have room for it.
+    Box::pin(with_company(means, first, endpoint, after, share, others)).await
+}
+
+async fn with_company(
+    means: Means<'_>,
+    mut first: Pin<&mut impl Future<Output = Outcome>>,
+    endpoint: usize,
+    after: Duration,
+    share: Instant,
+    others: &[usize],
+) -> (Outcome, Option<usize>) {
     let mut due = clock::now() + after;
     let other = loop {
         if let Ok(outcome) = timeout_at(due, first.as_mut()).await {
@@ -49,8 +61,7 @@ pub(super) async fn ask(
             None => return (first.await, None),
         }
     };
-    // In a box: few are hedged, and each check that waits would have to have room for it.
-    (Box::pin(race(means, first, endpoint, other, share, others)).await, Some(other))
+    (race(means, first, endpoint, other, share, others).await, Some(other))
 }
 
 /// How long `endpoint` has for its answer before another is asked; `None`: nobody else is.

@@ -11,11 +11,11 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::attempts::UnderWay;
 use super::settling::{failed, label, late, refusal};
 use super::{GRACE, MAX_REQUESTS, Means, Outage};
-use crate::backend::{Answer, Judgement, Outgoing, ReplyHead, judge, judge_body};
+use crate::backend::{Answer, Judgement, Outgoing, ReplyHead, Undecided, judge, judge_body};
 use crate::clock;
 use crate::decision::Cause;
 use crate::engine::alarms::Elapsed;
-use crate::transport::{Among, BodyError, Progress, Reply, Stage};
+use crate::transport::{Among, Body, BodyError, Progress, Reply, Stage};
 
 /// Asking one endpoint, at one of these addresses.
 pub(super) struct Inquiry<'a> {
@@ -25,6 +25,13 @@ pub(super) struct Inquiry<'a> {
     /// The longest that an address may keep the check.
     pub(super) share: Duration,
     pub(super) deadline: Instant,
+}
+
+/// What a header section comes to.
+enum Settled {
+    Known(Result<Answer, Outage>),
+    /// With its status.
+    NeedsBody(Box<(u16, Undecided, Body)>),
 }
 
 impl Inquiry<'_> {
@@ -54,7 +61,7 @@ impl Inquiry<'_> {
                 loop {
                     let outcome = match alarms {
                         Some(alarms) => alarms.timeout_at(until, exchange.as_mut()).await,
-                        None => timeout_at(until, exchange.as_mut()).await.map_err(|_| Elapsed),
+                        None => Box::pin(timeout_at(until, exchange.as_mut())).await.map_err(|_| Elapsed),
                     };
                     // No address is to blame for the time in line.
                     let begins = match progress.stage.get() {
@@ -71,13 +78,17 @@ impl Inquiry<'_> {
             let failure = match outcome {
                 Err(_) => {
                     if progress.stage.get() == Stage::Queued {
-                        sleep(GRACE).await;
+                        Box::pin(sleep(GRACE)).await;
                     }
                     self.took(progress, began);
                     return (late(policy, self.endpoint, progress), attempt);
                 }
                 Ok(Ok(reply)) => {
-                    let result = self.settle(reply, progress, until).await;
+                    let result = match self.settle(reply) {
+                        Settled::Known(result) => result,
+                        // In a box: each check that waits would have to have room for it.
+                        Settled::NeedsBody(body) => Box::pin(self.read_body(body, progress, until)).await,
+                    };
                     self.took(progress, began);
                     return (result, attempt);
                 }
@@ -105,16 +116,9 @@ impl Inquiry<'_> {
     }
 
     /// What the judgement comes to, and what becomes of the body.
-    async fn settle(
-        &self,
-        reply: Reply<(u16, Judgement)>,
-        progress: &Progress,
-        until: Instant,
-    ) -> Result<Answer, Outage> {
-        let policy = self.means.policy;
-        let rules = &policy.replies;
+    fn settle(&self, reply: Reply<(u16, Judgement)>) -> Settled {
         let (status, judgement) = reply.head;
-        match judgement {
+        Settled::Known(match judgement {
             Judgement::Decided(answer) => {
                 if answer.broken {
                     reply.body.close();
@@ -123,24 +127,8 @@ impl Inquiry<'_> {
                 }
                 Ok(answer)
             }
-            Judgement::NeedsBody(answer) => {
-                let body = reply.body.collect(policy.settings.verdict_max_body);
-                let head = clock::now();
-                match timeout_at(until, body).await {
-                    Err(_) => late(policy, self.endpoint, progress),
-                    Ok(Ok(body)) => {
-                        let answer = judge_body(rules, answer, &body);
-                        // Reuse counts from the end of the header section.
-                        Ok(Answer { ttl: answer.ttl.saturating_sub(clock::now() - head), ..answer })
-                    }
-                    // A body that is too long was not the one document the rule asks for: refused.
-                    Ok(Err(BodyError::TooLong)) => {
-                        Ok(refusal(status, "the body is longer than verdict.max_body"))
-                    }
-                    Ok(Err(BodyError::Cut)) => {
-                        Err(self.outage(Cause::Reset, Some(status), "the body was cut short"))
-                    }
-                }
+            Judgement::NeedsBody(undecided) => {
+                return Settled::NeedsBody(Box::new((status, undecided, reply.body)));
             }
             Judgement::Unavailable { retry_after } => {
                 reply.body.discard();
@@ -151,6 +139,28 @@ impl Inquiry<'_> {
                 reply.body.close();
                 Err(self.outage(Cause::Protocol, Some(status), what))
             }
+        })
+    }
+
+    async fn read_body(
+        &self,
+        undecided: Box<(u16, Undecided, Body)>,
+        progress: &Progress,
+        until: Instant,
+    ) -> Result<Answer, Outage> {
+        let policy = self.means.policy;
+        let (status, undecided, body) = *undecided;
+        let head = clock::now();
+        match timeout_at(until, body.collect(policy.settings.verdict_max_body)).await {
+            Err(_) => late(policy, self.endpoint, progress),
+            Ok(Ok(body)) => {
+                let answer = judge_body(&policy.replies, undecided, &body);
+                // Reuse counts from the end of the header section.
+                Ok(Answer { ttl: answer.ttl.saturating_sub(clock::now() - head), ..answer })
+            }
+            // A body that is too long was not the one document the rule asks for: refused.
+            Ok(Err(BodyError::TooLong)) => Ok(refusal(status, "the body is longer than verdict.max_body")),
+            Ok(Err(BodyError::Cut)) => Err(self.outage(Cause::Reset, Some(status), "the body was cut short")),
         }
     }
 
