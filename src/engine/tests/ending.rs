@@ -1,5 +1,6 @@
 //! The end of an engine while hosts submit: what was accepted is decided, once.
 
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -22,11 +23,11 @@ impl Receiver for Causes {
     }
 }
 
-fn engine() -> Engine {
+/// Its backend never answers.
+fn engine(backend: &TcpListener) -> Engine {
+    let url = format!("http://{}/auth", backend.local_addr().unwrap());
     let mut config = Config::new();
-    for (key, value) in
-        [("backend.url", "http://127.0.0.1:9/"), ("default_action", "deny"), ("timeout", "60s")]
-    {
+    for (key, value) in [("backend.url", url.as_str()), ("default_action", "deny"), ("timeout", "60s")] {
         config.set(key, value).unwrap();
     }
     Engine::new(&config).unwrap()
@@ -35,8 +36,9 @@ fn engine() -> Engine {
 /// The engine ends between a submit's look whether it may and its message.
 #[test]
 fn a_check_that_the_end_overtakes_is_decided() {
+    let backend = TcpListener::bind("127.0.0.1:0").unwrap();
     for round in 0..200 {
-        let engine = engine();
+        let engine = engine(&backend);
         let causes = Arc::new(Causes::default());
         let receiver: Arc<dyn Receiver> = Arc::clone(&causes) as _;
         thread::scope(|scope| {
