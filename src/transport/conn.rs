@@ -147,6 +147,10 @@ pub(super) enum Fault {
 }
 
 impl Fault {
+    /// Who has not seen the whole question allows nothing. Its refusal stands all the same: that needs the status line only,
+    /// and a client whose long request is refused early (414, 431) must not make an outage of it.
+    pub(super) const EARLY: Self = Self::Rule("came before its request was sent");
+
     /// A read that failed inside TLS.
     pub(super) fn of_tls(error: &std::io::Error) -> Option<Self> {
         let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;

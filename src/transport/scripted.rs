@@ -80,6 +80,8 @@ pub(super) struct Scripted {
     pub(super) failures: RefCell<VecDeque<Failure>>,
     /// What a peer says as soon as it is connected.
     pub(super) greeting: Cell<&'static [u8]>,
+    /// Bytes that a connection takes, either way, before somebody has read them.
+    pub(super) room: Cell<usize>,
     pub(super) http2: Cell<bool>,
     pub(super) current: Cell<bool>,
 }
@@ -91,12 +93,13 @@ impl Dial for Scripted {
         let failure = self.failures.borrow_mut().pop_front();
         let greeting = self.greeting.get();
         let (peers, delay, http2) = (self.peers.clone(), self.delay.get(), self.http2.get());
+        let room = self.room.get();
         Box::pin(async move {
             sleep(delay).await;
             if let Some(failure) = failure {
                 return Err(failure);
             }
-            let (ours, mut theirs) = duplex(256 * 1024);
+            let (ours, mut theirs) = duplex(room);
             theirs.write_all(greeting).await.unwrap();
             let _ = peers.send(Peer(theirs));
             let (peer, address) = ("peer".to_owned(), Some(address));
@@ -135,6 +138,7 @@ impl World {
             delay: Cell::default(),
             failures: RefCell::default(),
             greeting: Cell::default(),
+            room: Cell::new(256 * 1024),
             http2: Cell::new(settings.http_version == HttpVersion::H2c),
             current: Cell::new(true),
         });

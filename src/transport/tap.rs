@@ -47,6 +47,12 @@ pub(super) struct Wire {
     /// Of the exchange under way.
     progress: RefCell<Option<Rc<Progress>>>,
     received: Cell<u64>,
+    /// HTTP/1.1: bytes of the request that the system has not taken yet.
+    unsent: Cell<usize>,
+    /// HTTP/1.1: the whole request is on its way.
+    sent: Cell<bool>,
+    /// HTTP/1.1: some of the reply came before that.
+    early: Cell<bool>,
     fault: RefCell<Option<Fault>>,
     /// A write failed after others had succeeded.
     write_error: RefCell<Option<io::Error>>,
@@ -74,6 +80,9 @@ impl Wire {
             speech: RefCell::new(speech),
             progress: RefCell::default(),
             received: Cell::new(0),
+            unsent: Cell::new(0),
+            sent: Cell::new(false),
+            early: Cell::new(false),
             fault: RefCell::default(),
             write_error: RefCell::default(),
             settled: Notify::new(),
@@ -88,6 +97,8 @@ impl Wire {
     pub(super) fn arm(&self, progress: &Rc<Progress>) {
         self.progress.replace(Some(Rc::clone(progress)));
         self.received.set(0);
+        self.sent.set(false);
+        self.early.set(false);
         *self.speech.borrow_mut() = Speech::Silent;
     }
 
@@ -166,6 +177,8 @@ impl Wire {
             Speech::Silent => Err(Fault::Surplus),
             Speech::Body => Ok(()),
             Speech::Head(reader) => {
+                let early = self.early.get() || !self.sent.get();
+                self.early.set(early);
                 let fed = reader.feed(bytes);
                 let (Fed::Partial(status) | Fed::Broken(_, status)) = fed else {
                     let Fed::Complete(status) = fed else { unreachable!("the other two are above") };
@@ -173,9 +186,11 @@ impl Wire {
                     if let Some(progress) = &*progress {
                         progress.enter(Stage::Replying);
                         progress.status_line.set(Some(status));
-                        progress.enter(Stage::Replied);
+                        if !early {
+                            progress.enter(Stage::Replied);
+                        }
                     }
-                    return Ok(());
+                    return if early { Err(Fault::EARLY) } else { Ok(()) };
                 };
                 if let Some(progress) = &*progress {
                     progress.enter(Stage::Replying);
@@ -254,6 +269,8 @@ impl AsyncWrite for Tap {
         };
         match polled {
             Poll::Ready(Ok(written)) => {
+                wire.unsent.set(bytes.len() - written);
+                wire.sent.set(false);
                 wire.written(&bytes[..written]);
                 Poll::Ready(Ok(written))
             }
@@ -277,6 +294,10 @@ impl AsyncWrite for Tap {
             None => return Poll::Ready(Err(gone())),
         };
         match polled {
+            Poll::Ready(Ok(())) => {
+                wire.sent.set(wire.unsent.get() == 0);
+                Poll::Ready(Ok(()))
+            }
             Poll::Ready(Err(error)) if matches!(*wire.speech.borrow(), Speech::Head(_) | Speech::Body) => {
                 wire.write_error.replace(Some(error));
                 Poll::Ready(Ok(()))

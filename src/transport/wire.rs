@@ -8,7 +8,8 @@
 //!
 //! Strict: a reply that breaks a rule is no reply, and its connection is closed. Bytes that nobody asked for are found
 //! before a request goes out ([`Conn::glance`]: by the pool for what was idle, here for what is new or was handed on),
-//! and behind a reply when that is read; either way the connection is closed. Race window: bytes that come after that
+//! and behind a reply when that is read; either way the connection is closed. A reply that begins before the whole request
+//! was sent is read for its status line only ([`Fault::EARLY`]). Race window: bytes that come after that
 //! look and before the reply cannot be told from an early answer. For a plain connection that was idle for less than a
 //! millisecond the look is as old as the last time this thread waited; a peer that can aim at that can answer the
 //! request as well.
@@ -102,7 +103,8 @@ pub(super) async fn exchange<T>(
     let seen = if unseen { looked_at(&mut lease).await } else { Look::Nothing };
     let desk = Rc::clone(&lease.pool().desk);
     let most = lease.pool().limits.max_body;
-    let mut talk = Talk { reused, sending: Sending::Begin, written: false, received: 0, reader: None };
+    let mut talk =
+        Talk { reused, sending: Sending::Begin, written: false, received: 0, early: false, reader: None };
     // Of one that was just made and is closed already, the write, or the read, says so.
     if seen == Look::Surplus || seen == Look::Closed && reused {
         let broken = talk.ending(Some(Fault::Surplus)).explain(lease.pool().label());
@@ -117,8 +119,6 @@ pub(super) async fn exchange<T>(
     });
     match outcome.await {
         Ok(Received { made, framing, persistent, kept }) => {
-            // What was not sent to its end leaves the peer in the middle of a request.
-            let persistent = persistent && matches!(talk.sending, Sending::Done);
             let traced = progress.trace.is_some().then(|| Rc::clone(progress));
             let rest = Rest { lease, desk, framing, persistent, kept, most, traced };
             Ok(Reply { head: made, body: Body::Wire(rest) })
@@ -136,6 +136,8 @@ struct Talk {
     written: bool,
     /// Bytes of the reply.
     received: u64,
+    /// Some of them came before the whole request was sent.
+    early: bool,
     /// The header section, where it did not come as a whole.
     reader: Option<Box<HeadReader>>,
 }
@@ -247,12 +249,16 @@ impl Talk {
                 }
             };
             self.received += bytes.len() as u64;
+            self.early |= !matches!(self.sending, Sending::Done);
             progress.enter(Stage::Replying);
             if let Some(trace) = &progress.trace {
                 trace.borrow_mut().received.extend_from_slice(bytes);
             }
             let Some((section, made, body)) = self.understand(bytes, progress, &read)? else { continue };
             progress.status_line.set(Some(section.status));
+            if self.early {
+                return Poll::Ready(Err(Trouble::Ended(self.ending(Some(Fault::EARLY)))));
+            }
             progress.enter(Stage::Replied);
             let (mut framing, mut kept) = (section.framing, Vec::new());
             let eaten = framing.eat(body, |data| keep(&mut kept, data, most));

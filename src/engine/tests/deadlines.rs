@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{advance, sleep};
 
 use super::support::{ALLOW, DENY, Peer, check, with_shard};
@@ -32,6 +32,31 @@ async fn a_hung_backend_gets_the_default_action_at_each_check_s_own_deadline() {
                 assert!(between(after, at, at + 10), "{user_data}: {after:?}");
                 assert!(decision.detail().contains("waiting for the first byte"), "{}", decision.detail());
             }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_to_half_a_request_refuses_or_is_an_outage() {
+    for (lane, reply, expected) in [
+        ("wire", ALLOW, (Verdict::Allow, Origin::Default, Cause::Protocol)),
+        ("hyper", ALLOW, (Verdict::Allow, Origin::Default, Cause::Protocol)),
+        ("wire", DENY, (Verdict::Deny, Origin::Backend, Cause::None)),
+        ("hyper", DENY, (Verdict::Deny, Origin::Backend, Cause::None)),
+    ] {
+        // Nobody reads further than the first byte.
+        let peer = Peer::new(move |_, _, mut stream| async move {
+            stream.read_u8().await.unwrap();
+            stream.write_all(reply.as_bytes()).await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        peer.room.set(64);
+        with_shard(&[("http.lane", lane), ("default_action", "allow")], peer, |bench| async move {
+            bench.submit(&check("s", "token=1"), 0);
+            let (decision, after) = bench.decided(0).await;
+            assert_eq!((decision.verdict, decision.origin, decision.cause), expected, "{lane}: {reply}");
+            assert!(between(after, 0, 10), "{after:?}");
         })
         .await;
     }

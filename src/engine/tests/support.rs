@@ -49,6 +49,8 @@ pub(super) struct Peer {
     connections: Cell<usize>,
     requests: RefCell<Vec<(usize, String)>>,
     defect: Cell<Option<Defect>>,
+    /// Bytes that a connection takes, either way, before somebody has read them.
+    pub(super) room: Cell<usize>,
     /// What the name of an endpoint stands for: a single one, unless a test says more.
     addresses: RefCell<Vec<IpAddr>>,
     /// Those of them that refuse connections.
@@ -67,6 +69,7 @@ impl Peer {
             connections: Cell::new(0),
             requests: RefCell::default(),
             defect: Cell::default(),
+            room: Cell::new(64 * 1024),
             addresses: RefCell::new(vec![Ipv4Addr::LOCALHOST.into()]),
             refusing: RefCell::default(),
             serve,
@@ -190,7 +193,7 @@ impl Dial for Dialer {
             peer.panic_if(Defect::Dialing);
             peer.connections.set(peer.connections.get() + 1);
             let (place, address) = peer.connect(endpoint, &among, &known[endpoint])?;
-            let (ours, theirs) = duplex(64 * 1024);
+            let (ours, theirs) = duplex(peer.room.get());
             spawn_local((peer.serve)(Rc::clone(&peer), first + place, theirs));
             let (io, peer) = (Box::new(ours), "scripted".to_owned());
             Ok(Link { io, peer, address: Some(address), tls: None, http2: false })

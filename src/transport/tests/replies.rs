@@ -152,6 +152,47 @@ async fn bytes_before_the_question_are_no_answer() {
     .await;
 }
 
+/// Early, though nothing of the request is missing in the end.
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_begins_before_its_request_was_sent_is_none() {
+    in_each_lane(async || {
+        for reply in [
+            OK_EMPTY,
+            OK_CHUNKED,
+            b"HTTP/1.1 414 Too Long\r\nContent-Length: 0\r\n\r\n",
+            b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        ] {
+            for early in [0, 1, 16, reply.len()] {
+                let mut world = World::new(&[]);
+                world.dialer.room.set(48);
+                let asking = world.asking(true);
+                let mut peer = world.peer().await;
+                let mut request = vec![peer.0.read_u8().await.unwrap()];
+                peer.reply(&reply[..early]).await;
+                settle().await;
+                // Whoever has broken it off reads no more.
+                while !request.ends_with(b"\r\n\r\n") && peer.0.read_buf(&mut request).await.unwrap() > 0 {}
+                peer.reply(&reply[early..]).await;
+                let (outcome, progress) = asking.await.unwrap();
+                let status = if reply.starts_with(b"HTTP/1.1 414") { 414 } else { 200 };
+                assert_eq!(progress.status_line.get(), Some(status), "{early} bytes early");
+                match outcome {
+                    Ok(reply) => assert_eq!((early, reply.status), (0, status)),
+                    Err(failure) => {
+                        assert_eq!(
+                            (early > 0, failure.cause, failure.retry_is_safe),
+                            (true, Cause::Protocol, false)
+                        );
+                        settle().await;
+                        assert_eq!(world.gauges().1, 0, "the connection is closed");
+                    }
+                }
+            }
+        }
+    })
+    .await;
+}
+
 /// A connection whose peer stops reading in the middle of the request and has already answered.
 struct HalfDeaf {
     takes: usize,
@@ -230,9 +271,10 @@ async fn after_a_write_error_what_has_arrived_is_read_first() {
             Transport::with_dialer(Arc::new(config.settings().unwrap()), Arc::clone(&gauges), 0, 1, dialer)
         };
         let transport = with(b"HTTP/1.1 414 Too Long\r\nContent-Length: 0\r\n\r\n");
-        let reply = ask_for("/auth?token=1", &transport, false, &Rc::default()).await.unwrap();
-        assert_eq!(reply.status, 414);
-        reply.body.discard();
+        let progress = Rc::<Progress>::default();
+        let failure = ask_for("/auth?token=1", &transport, false, &progress).await.err().unwrap();
+        // Refused by its status line; that is all which counts of a reply to half a request.
+        assert_eq!((failure.cause, progress.status_line.get()), (Cause::Protocol, Some(414)));
         settle().await;
         assert_eq!(world.gauges().1, 0, "a connection that could not be written is not used again");
         let transport = with(b"");
