@@ -8,8 +8,8 @@ mod health;
 mod latency;
 mod per_client;
 
-pub(crate) use addresses::{Addresses, Known, Tried, two_of};
+pub(crate) use addresses::{Addresses, Choice, Known, Tried, two_of};
 pub(crate) use breaker::Rules;
-pub(crate) use health::Health;
+pub(crate) use health::{Health, Permit};
 pub(crate) use latency::Latency;
 pub(crate) use per_client::PerClient;

@@ -219,6 +219,15 @@ impl Choice {
         }
     }
 
+    /// It was asked, and nobody waits for its answer any more.
+    pub(crate) fn unanswered(mut self) {
+        if std::mem::take(&mut self.probe)
+            && let Some(known) = self.only()
+        {
+            known.health.unanswered();
+        }
+    }
+
     /// Whom the end of the exchange tells of. Of a probe that came to no connection: the one it was for.
     fn concerned(&self, at: Option<IpAddr>) -> Option<Arc<Known>> {
         if self.probe {

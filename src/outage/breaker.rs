@@ -4,7 +4,9 @@
 //!             `failures` outages in a row, or `rate` of a window
 //!   CLOSED ───────────────────────────────────────────────────────▶ OPEN ◀──────────────┐
 //!     ▲  ▲                                                           │ cooldown is over  │ the probe fails:
-//!     │  └──────────── an answer to what was asked before ───────────┤                   │ twice the cooldown
+//!     │  └──────────── an answer to what was asked before ───────────┤                   │ twice the cooldown;
+//!     │                                                              │                   │ it is dropped unanswered:
+//!     │                                                              │                   │ the same
 //!     │                                                              ▼                   │
 //!     └────────────────────── the probe is answered ──────────── HALF-OPEN ──────────────┘
 //! ```
@@ -159,7 +161,16 @@ impl Breaker {
         }
     }
 
-    /// The probe came to no end that says anything: the next check is one.
+    /// The probe was asked, and nobody waits for its answer any more (another endpoint was faster): that is no outage, but
+    /// a hung endpoint is not asked by each check again.
+    pub(super) fn unanswered(&mut self, now: Instant, jitter: u64) {
+        // ## HalfOpen => Open
+        if let State::HalfOpen { cooldown } = self.state {
+            self.open(now, cooldown, None, jitter);
+        }
+    }
+
+    /// The probe was not asked: the next check is one.
     pub(super) fn undecided(&mut self, now: Instant) {
         if let State::HalfOpen { cooldown } = self.state {
             self.state = State::Open { until: now, cooldown };

@@ -88,9 +88,15 @@ impl Health {
             && self.breaker.lock().admit(Instant::now()) == Admission::Probe
     }
 
-    /// The probe came to no end that says anything.
+    /// The probe was not asked.
     pub(super) fn undecided(&self) {
         self.breaker.lock().undecided(Instant::now());
+    }
+
+    /// The probe was asked, and is given up before it was answered or late.
+    pub(super) fn unanswered(&self) {
+        let now = Instant::now();
+        self.breaker.lock().unanswered(now, self.addresses.hash_one(now));
     }
 
     /// An outage that no client can have caused: each counts.
@@ -158,6 +164,13 @@ impl Permit<'_> {
     pub(crate) fn failed(mut self, client: &[u8], retry_after: Option<Duration>, why: &str) {
         let probe = std::mem::take(&mut self.probe);
         self.health.failed(client, probe, retry_after, why);
+    }
+
+    /// The endpoint was asked, and nobody waits for its answer any more.
+    pub(crate) fn unanswered(mut self) {
+        if std::mem::take(&mut self.probe) {
+            self.health.unanswered();
+        }
     }
 }
 

@@ -4,11 +4,11 @@ use tokio::time::Instant;
 
 use super::inquiry::Inquiry;
 use super::settling::breaker_open;
-use super::{MAX_REQUESTS, Means, Outage, client};
+use super::{Asking, MAX_REQUESTS, Means, Outage, client};
 use crate::backend::Answer;
 use crate::clock;
 use crate::config::BackendMode;
-use crate::outage::Tried;
+use crate::outage::{Choice, Permit, Tried};
 use crate::transport::Among;
 
 /// One endpoint, unless its breaker is open; its health learns what became of it. An outage moves on to the next address;
@@ -16,6 +16,7 @@ use crate::transport::Among;
 pub(super) async fn ask_one(means: Means<'_>, endpoint: usize, deadline: Instant) -> Result<Answer, Outage> {
     let Means { policy, question, asking, .. } = means;
     let Some(permit) = policy.health[endpoint].admit() else { return Err(breaker_open(policy, endpoint)) };
+    let mut leave = Leave { asking, endpoint, permit: Some(permit), choice: None };
     let addresses = &policy.addresses[endpoint];
     let balance = policy.settings.backend_mode == BackendMode::Balance;
     // Other bits than those that the endpoint was picked by.
@@ -31,8 +32,11 @@ pub(super) async fn ask_one(means: Means<'_>, endpoint: usize, deadline: Instant
             0 | 1 => policy.settings.timeout,
             turns => deadline.saturating_duration_since(clock::now()) / turns as u32,
         };
-        let inquiry = Inquiry { means, endpoint, among: Among::these(choice.addresses()), share, deadline };
+        let among = Among::these(choice.addresses());
+        leave.choice = Some(choice);
+        let inquiry = Inquiry { means, endpoint, among, share, deadline };
         let (result, at) = inquiry.run().await;
+        let Some(choice) = leave.choice.take() else { unreachable!("it is taken here only") };
         let failure = match result {
             Ok(answer) => {
                 choice.answered(at);
@@ -47,6 +51,7 @@ pub(super) async fn ask_one(means: Means<'_>, endpoint: usize, deadline: Instant
         }
         outage = Some(failure);
     };
+    let Some(permit) = leave.permit.take() else { unreachable!("it is taken here only") };
     match &result {
         Ok(_) => permit.answered(),
         Err(outage) if outage.is_evidence() && addresses.exhausted(&tried) => {
@@ -55,4 +60,27 @@ pub(super) async fn ask_one(means: Means<'_>, endpoint: usize, deadline: Instant
         Err(_) => {}
     }
     result
+}
+
+/// The leave to ask an endpoint, and one of its addresses. Dropped while it is asked, because another was faster: a probe
+/// that may have arrived there was one, and the next check is none.
+struct Leave<'a> {
+    asking: &'a Asking,
+    endpoint: usize,
+    permit: Option<Permit<'a>>,
+    choice: Option<Choice>,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        if !self.asking.asked(self.endpoint) {
+            return;
+        }
+        if let Some(permit) = self.permit.take() {
+            permit.unanswered();
+        }
+        if let Some(choice) = self.choice.take() {
+            choice.unanswered();
+        }
+    }
 }

@@ -252,6 +252,46 @@ async fn any_deny_first_takes_the_first_word() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hung_one_of_several_is_probed_once_a_cooldown() {
+    // One says what the cell says, the other allows, a little later.
+    let says = Rc::new(Cell::new(Some(GARBAGE)));
+    let told = Rc::clone(&says);
+    let peer = Peer::new(move |peer, endpoint, mut stream| {
+        let told = Rc::clone(&told);
+        async move {
+            while peer.request(endpoint, &mut stream).await.is_some() {
+                let reply = if endpoint == 0 { told.get() } else { Some(ALLOW) };
+                if endpoint == 1 {
+                    sleep(SECOND / 100).await;
+                }
+                let Some(reply) = reply else { return std::future::pending().await };
+                // Whoever was slower than the other is hung up on.
+                let _ = stream.write_all(reply.as_bytes()).await;
+            }
+        }
+    });
+    with_shard(&[TWO, ("backend.mode", "any")], peer, |bench| async move {
+        let ask_five = async || {
+            for client in 0..5 {
+                let decision = ask(&bench, client).await;
+                assert_eq!((decision.verdict, decision.origin), (Verdict::Allow, Origin::Backend));
+            }
+            bench.peer.requests_to(0)
+        };
+        assert_eq!((ask_five().await, ask_five().await), (5, 5), "its breaker is open");
+        says.set(None);
+        for probes in 1..=3 {
+            sleep(SECOND * 2).await;
+            assert_eq!((ask_five().await, ask_five().await), (5 + probes, 5 + probes));
+        }
+        says.set(Some(ALLOW));
+        sleep(SECOND * 2).await;
+        assert_eq!((ask_five().await, ask_five().await), (13, 18), "its answer closes it");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_waiter_whose_time_is_up_before_all_have_spoken_gets_the_refusal_there_is() {
     let keys = [TWO, ALLOW_DEFAULT, ("backend.mode", "any"), ("timeout", "5s")];
     with_shard(&keys, said_by([Some(DENY), None]), |bench| async move {

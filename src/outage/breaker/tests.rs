@@ -111,6 +111,24 @@ fn a_probe_without_an_end_leaves_the_finding_out_to_the_next() {
 }
 
 #[test]
+fn a_probe_that_is_given_up_unanswered_is_followed_by_the_same_cooldown() {
+    let mut bench = Bench::new(RULES);
+    bench.open();
+    for _ in 0..5 {
+        bench.wait(SECOND);
+        assert_eq!(bench.admit(), Probe);
+        let now = bench.now;
+        bench.breaker.unanswered(now, 0);
+        assert_eq!(bench.admit(), Stop);
+    }
+    bench.wait(SECOND).admit();
+    assert_eq!(bench.answer(), Some(Change::Closed));
+    let now = bench.now;
+    bench.breaker.unanswered(now, 0);
+    assert_eq!(bench.admit(), Pass, "what was given up when it was closed says nothing");
+}
+
+#[test]
 fn an_answer_to_what_was_asked_before_closes_it() {
     let mut bench = Bench::new(RULES);
     assert_eq!(bench.open().answer(), Some(Change::Closed));
