@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::alarms::Alarms;
-use super::asking::{GRACE, client};
+use super::asking::GRACE;
 use super::completion::Completion;
 use super::core::Core;
 use super::crew::Crew;
@@ -217,7 +217,7 @@ impl Shard {
 
     /// Whether `limit.per_ip` lets this client cause one more exchange.
     pub(super) fn may_ask(&self, policy: &Policy, question: &Question) -> bool {
-        let may = policy.per_client.as_ref().is_none_or(|limit| limit.admits(client(question)));
+        let may = policy.per_client.as_ref().is_none_or(|limit| limit.admits(question.ip()));
         self.core.limited.fetch_add(u64::from(!may), Ordering::Relaxed);
         may
     }

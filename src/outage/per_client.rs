@@ -63,8 +63,8 @@ impl PerClient {
         })
     }
 
-    /// Whether this client may cause one more request now; if so it is counted. `client`: its address; without one
-    /// whatever else tells clients apart.
+    /// Whether this client may cause one more request now; if so it is counted. `client`: its address; all without one are one
+    /// client, as a session id is new whenever somebody who guesses likes.
     pub(crate) fn admits(&self, client: &[u8]) -> bool {
         let admitted = self.limiter.check_key(&self.address(client)).is_ok();
         if !admitted {
@@ -73,15 +73,15 @@ impl PerClient {
         admitted
     }
 
-    /// IPv4, also as IPv6 writes it, by the address; IPv6 by its first 64 bits, of which one subscriber has all; what is
-    /// no address by its bytes. A port says nothing about who it is.
+    /// IPv4, also as IPv6 writes it and as NAT64 does (RFC 6052), by the address; IPv6 by its first 64 bits, of which one
+    /// subscriber has all; what is no address by its bytes. A port says nothing about who it is.
     fn address(&self, client: &[u8]) -> u64 {
         let text = str::from_utf8(client).unwrap_or_default();
         let bare = text.trim_start_matches('[').trim_end_matches(']');
         // `fe80::1%eth0`
         let bare = bare.split('%').next().unwrap_or_default();
         let with_port = || text.parse::<SocketAddr>().map(|address| address.ip());
-        match bare.parse::<IpAddr>().or_else(|_| with_port()).map(|address| address.to_canonical()) {
+        match bare.parse::<IpAddr>().or_else(|_| with_port()).map(canonical) {
             Ok(IpAddr::V4(address)) => self.addresses.hash_one((4_u8, address.octets())),
             Ok(IpAddr::V6(address)) => self.addresses.hash_one((6_u8, network(address))),
             Err(_) => self.addresses.hash_one((0_u8, client)),
@@ -109,6 +109,20 @@ impl PerClient {
                 self.rate
             )
         });
+    }
+}
+
+/// The IPv4 address in an IPv6 one that stands for it: `::ffff:0:0/96`, `64:ff9b::/96`.
+fn canonical(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(v6) => match v6.segments() {
+            [0x64, 0xff9b, 0, 0, 0, 0, ..] => {
+                let [.., a, b, c, d] = v6.octets();
+                IpAddr::from([a, b, c, d])
+            }
+            _ => address.to_canonical(),
+        },
+        IpAddr::V4(_) => address,
     }
 }
 
@@ -235,6 +249,11 @@ mod tests {
             ("192.0.2.1", "192.0.2.2", false),
             ("192.0.2.1", "::ffff:192.0.2.1", true),
             ("192.0.2.1", "192.0.2.1:8080", true),
+            ("192.0.2.1", "64:ff9b::192.0.2.1", true),
+            ("64:ff9b::c000:201", "[::ffff:192.0.2.1]:80", true),
+            ("64:ff9b::192.0.2.1", "64:ff9b::192.0.2.2", false),
+            ("64:ff9b::192.0.2.1", "64:ff9b:1::192.0.2.1", false),
+            ("64:ff9b:0:0:1::1", "64:ff9b:0:0:2::1", true),
             ("192.0.2.1:1", "192.0.2.1:2", true),
             ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", true),
             ("2001:db8:1:2::1", "2001:db8:1:3::1", false),
