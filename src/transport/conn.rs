@@ -22,6 +22,8 @@ pub(super) struct Conn {
     pub(super) born: Instant,
     /// Requests handed to it.
     pub(super) uses: u64,
+    /// It has lain in the pool: its peer may have closed it meanwhile, used or not.
+    pub(super) rested: bool,
     pub(super) address: Option<IpAddr>,
     peer: String,
     tls: Option<String>,
@@ -41,7 +43,12 @@ impl Conn {
         peer: String,
         tls: Option<String>,
     ) -> Box<Self> {
-        Box::new(Self { speech, born: Instant::now(), uses: 0, address, peer, tls })
+        Box::new(Self { speech, born: Instant::now(), uses: 0, rested: false, address, peer, tls })
+    }
+
+    /// Its end at no byte says nothing about what is asked now: the request may be made again.
+    pub(super) fn is_old(&self) -> bool {
+        self.uses > 0 || self.rested
     }
 
     pub(super) fn is_wire(&self) -> bool {
@@ -161,7 +168,7 @@ impl Fault {
 /// How an exchange ended without a reply.
 pub(super) struct Ending {
     pub(super) fault: Option<Fault>,
-    /// The connection had carried another exchange before.
+    /// The connection had carried another exchange before, or had lain in the pool.
     pub(super) reused: bool,
     /// Something of the request was handed to the system.
     pub(super) written: bool,

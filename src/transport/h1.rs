@@ -74,7 +74,7 @@ pub(super) async fn exchange<T>(
     read: impl Fn(&ReplyHead<'_>) -> T,
 ) -> Result<Reply<T>, Broken> {
     let request = request(head)?;
-    let reused = lease.conn().uses > 0;
+    let reused = lease.conn().is_old();
     lease.conn().describe(progress);
     let speaker = speaker(lease.ask());
     speaker.wire.arm(progress);

@@ -360,10 +360,10 @@ impl Pool {
     }
 
     /// A good connection that nobody uses: to `first`, else to the first in line, else onto the stack.
-    fn offer(&self, conn: Box<Conn>, first: Option<&Waiter>) {
+    fn offer(&self, mut conn: Box<Conn>, first: Option<&Waiter>) {
         let waiter = {
             let line = &mut self.state.borrow_mut().line;
-            first.and_then(|first| line.take(first)).or_else(|| line.take_first(conn.uses > 0, conn.address))
+            first.and_then(|first| line.take(first)).or_else(|| line.take_first(conn.is_old(), conn.address))
         };
         if let Some(waiter) = waiter {
             return waiter.give(Grant::Lent(Lent::H1(Lease::new(self.rc(), conn))));
@@ -373,6 +373,7 @@ impl Pool {
         }
         let since = clock::now();
         let mut state = self.state.borrow_mut();
+        conn.rested = true;
         state.idle.push_back(Idle { conn, since });
         let too_late = state.reaps_at.is_none_or(|then| then > since + REST);
         if too_late {

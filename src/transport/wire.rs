@@ -95,7 +95,7 @@ pub(super) async fn exchange<T>(
     progress: &Rc<Progress>,
     read: impl Fn(&ReplyHead<'_>) -> T,
 ) -> Result<Reply<T>, Broken> {
-    let reused = lease.conn().uses > 0;
+    let reused = lease.conn().is_old();
     lease.conn().describe(progress);
     // The pool has looked at what it took off its stack. What was made for this exchange, or handed on from another as
     // soon as that had its reply, nobody has looked at yet.

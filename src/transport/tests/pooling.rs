@@ -1,5 +1,7 @@
 //! Bounds, order and cleanliness of the pool.
 
+use tokio::io::duplex;
+
 use super::*;
 
 fn bounded(count: &'static str) -> World {
@@ -122,6 +124,43 @@ async fn a_zero_byte_close_may_be_asked_again_only_on_a_used_connection() {
         let failure = asking.await.unwrap().0.err().unwrap();
         assert_eq!((failure.cause, failure.retry_is_safe), (Cause::Reset, false));
         assert_eq!(world.gauges().1, 0);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_rested_before_its_first_use_is_a_used_one() {
+    in_each_lane(async || {
+        let mut world = bounded("4");
+        world.dialer.delay.set(Duration::from_millis(10));
+        let asking = world.asking(false);
+        sleep(Duration::from_millis(1)).await;
+        asking.abort();
+        let mut peer = world.peer().await;
+        settle().await;
+        assert_eq!(world.gauges(), (1, 1, 1, 0), "whoever wanted it has left");
+        for (opened, retry_is_safe) in [(1, true), (2, false)] {
+            let asking = world.asking(false);
+            if opened == 2 {
+                // The same, but that it is asked at once.
+                peer = world.peer().await;
+            }
+            peer.request().await;
+            drop(peer);
+            let failure = asking.await.unwrap().0.err().unwrap();
+            assert_eq!((failure.cause, failure.retry_is_safe), (Cause::Reset, retry_is_safe));
+            assert_eq!((world.gauges().0, world.gauges().1), (opened, 0));
+            peer = Peer(duplex(1).0);
+        }
+        // And to whoever wants a new one, it is none.
+        let asking = world.asking(false);
+        sleep(Duration::from_millis(1)).await;
+        asking.abort();
+        let rested = world.peer().await;
+        let asking = world.asking(true);
+        world.peer().await.request().await;
+        assert_eq!(world.gauges(), (4, 2, 1, 0));
+        drop((rested, asking));
     })
     .await;
 }
