@@ -72,7 +72,7 @@ impl Shadow {
         random: u64,
     ) {
         let Some(shadow) = &policy.shadow else { return };
-        if random % 100 >= u64::from(policy.settings.shadow.share) {
+        if !is_among(policy.settings.shadow.share, random) {
             return;
         }
         // Whether it could be sent to the backend was known when it was accepted; to the shadow, it is not.
@@ -102,6 +102,12 @@ impl Shadow {
             self.core.log.log(level, || told(ours, its) + &more);
         }
     }
+}
+
+/// Whether a number, evenly distributed, is among so many percent of all. By its size: what is chosen by it later is chosen by its remainders:
+/// those that 100 divides are all even, and would all go to the first of two.
+fn is_among(percent: u32, random: u64) -> bool {
+    (u128::from(random) * 100) >> 64 < u128::from(percent)
 }
 
 /// A question that the shadow has not answered: one of so many, and counted once whatever becomes of it.
@@ -147,5 +153,41 @@ impl Drop for Owed {
     fn drop(&mut self) {
         self.shadow.pending.set(self.shadow.pending.get() - 1);
         self.shadow.core.shadow.count(self.outcome);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_among;
+    use crate::outage::two_of;
+
+    #[test]
+    fn who_is_in_the_share_goes_to_any_endpoint_and_address() {
+        let mut state = 1_u64;
+        // splitmix64, as the shard has it
+        let mut next = || {
+            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            mixed ^ (mixed >> 31)
+        };
+        for percent in [1, 5, 50, 100] {
+            let asked: Vec<u64> =
+                (0..2_000_000 / percent).map(|_| next()).filter(|&of| is_among(percent, of)).collect();
+            assert!((19_000..=21_000).contains(&asked.len()), "{percent} %: {}", asked.len());
+            for count in 2..=5 {
+                for rotated in [0, 16] {
+                    let mut picked = vec![[0_usize; 2]; count];
+                    for number in &asked {
+                        let (one, other) = two_of(count, number.rotate_left(rotated));
+                        picked[one][0] += 1;
+                        picked[other][1] += 1;
+                    }
+                    let even = asked.len() / count;
+                    let near = |&times: &usize| times.abs_diff(even) < even / 10;
+                    assert!(picked.iter().flatten().all(near), "{percent} %, {count}, {rotated}: {picked:?}");
+                }
+            }
+        }
     }
 }
