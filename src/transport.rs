@@ -81,6 +81,8 @@ pub(crate) struct Progress {
     pub(crate) among: Among,
     /// Where it went: the address of its connection, or of the one that was not finished. None: nowhere yet, or not by a name.
     pub(crate) address: Cell<Option<IpAddr>>,
+    /// Never on a connection that others are on at the same time.
+    pub(crate) apart: bool,
     /// When it was given a connection that it had to wait for.
     pub(crate) lent: Cell<Option<Instant>>,
     /// Bytes and times for `alta-auth check`; None: not recorded.
@@ -157,6 +159,9 @@ pub(crate) struct PoolGauges {
     pub(crate) idle: AtomicU64,
     /// Exchanges waiting for a connection.
     pub(crate) waiting: AtomicU64,
+    /// Connections that exchanges share, and exchanges on them.
+    pub(crate) pipes: AtomicU64,
+    pub(crate) piped: AtomicU64,
     /// Exchanges begun: requests handed to a connection.
     pub(crate) exchanges: AtomicU64,
 }
@@ -165,7 +170,8 @@ impl PoolGauges {
     /// Exchanges that have a connection or wait for one.
     pub(crate) fn in_use(&self) -> u64 {
         let read = |gauge: &AtomicU64| gauge.load(Ordering::Relaxed);
-        read(&self.open).saturating_sub(read(&self.idle)) + read(&self.waiting)
+        let alone = read(&self.open).saturating_sub(read(&self.idle)).saturating_sub(read(&self.pipes));
+        alone + read(&self.piped) + read(&self.waiting)
     }
 }
 
@@ -281,6 +287,8 @@ impl Transport {
             max_age: settings.pool.max_age,
             connect_timeout: settings.connect_timeout,
             wire: settings.http_lane == HttpLane::Wire,
+            pipeline: settings.http_pipeline,
+            stall: settings.timeout / 4,
             max_body: settings.verdict_body.as_ref().map_or(0, |_| settings.verdict_max_body),
         };
         let desk = Rc::<wire::Desk>::default();
@@ -318,6 +326,13 @@ impl Transport {
         // everything at once from keeping us busy.
         for _ in 0..16 {
             let outcome = match pool.acquire(fresh, progress).await? {
+                pool::Lent::H1(lease) if lease.conn().is_wire() && pool.pipelines(fresh, progress) => {
+                    match Box::pin(wire::pipe::begin(lease, progress)).await {
+                        Ok(seat) => Box::pin(wire::pipe::exchange(seat, head, progress, read)).await,
+                        Err(broken) => Err(broken),
+                    }
+                }
+                pool::Lent::Piped(seat) => Box::pin(wire::pipe::exchange(seat, head, progress, read)).await,
                 pool::Lent::H1(lease) if lease.conn().is_wire() => {
                     wire::exchange(lease, head, progress, read).await
                 }

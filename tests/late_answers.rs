@@ -40,6 +40,16 @@ fn allowed(number: u64) -> bool {
 
 #[test]
 fn thousands_of_interleavings_with_timeouts_and_cancels_never_mix_two_answers() {
+    interleave(&[("pool.max_connections", "16")]);
+}
+
+/// The same with up to eight requests on each of three connections.
+#[test]
+fn thousands_of_interleavings_never_mix_two_answers_that_are_told_apart_by_their_order() {
+    interleave(&[("pool.max_connections", "3"), ("http.pipeline", "8")]);
+}
+
+fn interleave(keys: &[(&str, &str)]) {
     const CHECKS: usize = 8_000;
     const AT_ONCE: usize = 24;
     // One in fifty answers comes late, by about as much as the impatient checks wait; some in two pieces.
@@ -57,7 +67,7 @@ fn thousands_of_interleavings_with_timeouts_and_cancels_never_mix_two_answers() 
             _ => Reply::raw(bytes),
         }
     });
-    let keys = [("default_action", "allow"), ("pool.max_connections", "16"), ("pool.idle_timeout", "30s")];
+    let keys = [&[("default_action", "allow"), ("pool.idle_timeout", "30s")], keys].concat();
     let engine = engine(&backend.url(), &keys);
     let ids: Vec<String> = (0..CHECKS).map(|number| format!("s{number}")).collect();
     let (collect, mut cancelled) = (Collect::new(), 0);
@@ -107,6 +117,41 @@ fn thousands_of_interleavings_with_timeouts_and_cancels_never_mix_two_answers() 
         "{reused} of {} on reused connections",
         backend.request_count()
     );
+}
+
+/// Those behind it on its connection are asked again in good time.
+#[test]
+fn behind_a_check_whose_answer_hangs_the_others_have_theirs_within_their_own_time() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let backend = Scripted::new(move |request| {
+        let reply = Reply::raw(answer_to(request));
+        if request.session() == "s2" { reply.when(&held) } else { reply }
+    });
+    let keys = [("pool.max_connections", "2"), ("http.pipeline", "8"), ("timeout", "4s")];
+    let engine = engine(&backend.url(), &keys);
+    let ids: Vec<String> = (0..10).map(|number| format!("s{number}")).collect();
+    let collect = Collect::new();
+    for (number, id) in ids.iter().enumerate().take(2) {
+        let check = Check { session_id: id.as_bytes(), ..good() };
+        engine.submit(&check, &collect.receiver(), number).unwrap();
+    }
+    // Two have shown that the backend can.
+    collect.wait_for(2);
+    for (number, id) in ids.iter().enumerate().skip(2) {
+        let check = Check { session_id: id.as_bytes(), ..good() };
+        engine.submit(&check, &collect.receiver(), number).unwrap();
+    }
+    for (number, decision) in collect.wait(10) {
+        if number == 2 {
+            assert_default(&decision, Verdict::Deny, Cause::Timeout);
+        } else {
+            assert_eq!((decision.user_id(), decision.allows()), (&*ids[number], allowed(number as u64)));
+            assert!(decision.latency < Duration::from_secs(3), "{:?}", decision.latency);
+        }
+    }
+    assert!(engine.stats().retries > 0, "nobody was behind it: the test shows nothing");
+    gate.open();
 }
 
 /// The connection of an exchange that timed out is never used again, however soon the answer comes.

@@ -11,8 +11,9 @@ mod support;
 use alta_auth::{Cause, Check, Origin, Verdict};
 use support::{Line, Part, Reply, Scripted, ask, at_once, corpus, engine, good, step, until};
 
-/// Each lane reads the whole corpus.
-const LANES: [&str; 2] = ["hyper", "wire"];
+/// Each lane reads the whole corpus, and so does the one that pipelines.
+const LANES: [(&str, &str); 3] = [("hyper", "1"), ("wire", "1"), ("wire", "8")];
+type Lane = (&'static str, &'static str);
 const THREADS: usize = 16;
 
 struct Case {
@@ -41,7 +42,7 @@ fn each_reply_of_the_corpus_has_the_same_verdict_if_it_comes_byte_by_byte() {
     read_by_each_lane(|case, lane| case.run(lane, false));
 }
 
-fn read_by_each_lane(run: impl Fn(&Case, &str) -> Result<(), String> + Sync) {
+fn read_by_each_lane(run: impl Fn(&Case, Lane) -> Result<(), String> + Sync) {
     let mut cases: Vec<_> = corpus("replies").into_iter().map(Case::new).collect();
     assert!(cases.len() >= 150, "{}: some of the corpus was lost", cases.len());
     // Those that wait first, so that they wait together.
@@ -54,13 +55,13 @@ fn read_by_each_lane(run: impl Fn(&Case, &str) -> Result<(), String> + Sync) {
             }
         });
         let wrong = wrong.into_inner();
-        assert!(wrong.is_empty(), "{lane}: {} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+        assert!(wrong.is_empty(), "{lane:?}: {} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
     }
 }
 
 impl Case {
     /// What is wrong, of all that may be.
-    fn run(&self, lane: &str, whole: bool) -> Result<(), String> {
+    fn run(&self, (lane, window): Lane, whole: bool) -> Result<(), String> {
         let reply = if whole { self.reply.clone() } else { self.in_bytes.clone() };
         let next = self.opposite();
         let backend = Scripted::new(move |request| match request.session().as_str() {
@@ -71,6 +72,7 @@ impl Case {
             &backend.url(),
             &[
                 ("http.lane", lane),
+                ("http.pipeline", window),
                 ("breaker.failures", "0"),
                 ("timeout", if self.waits { "1s" } else { "25s" }),
                 // Nobody but the reply closes a connection.

@@ -276,6 +276,57 @@ fn ten_thousand_checks_open_no_more_connections_than_the_pool_may() {
     assert!(connections(&served) <= 256 + 16, "{} connections at nginx", connections(&served));
 }
 
+/// Distinct checks with distinct answers, several on each connection at once: nginx says so itself.
+#[test]
+fn hundreds_of_checks_share_a_few_connections_and_each_gets_its_own_answer() {
+    const CHECKS: usize = 4_000;
+    let location = "add_header X-UserId $arg_user always; if ($arg_token = 123) { return 200; } return 403;";
+    let nginx = Nginx::new(None, NginxOptions { location, ..NginxOptions::default() });
+    let keys = [("http.pipeline", "8"), ("pool.max_connections", "4"), ("pool.idle_timeout", "60s")];
+    let engine = engine(&nginx.url(), &keys);
+    let (ids, collect) = (sessions(CHECKS), Collect::new());
+    for (index, id) in ids.iter().enumerate() {
+        if index >= 400 {
+            collect.wait_for(index - 399);
+        }
+        let query = format!("token={}&user=u{index}", if index % 3 == 0 { 9 } else { 123 });
+        let check = Check { session_id: id.as_bytes(), query: query.as_bytes(), ..good() };
+        engine.submit(&check, &collect.receiver(), index).unwrap();
+    }
+    for (index, decision) in collect.wait(CHECKS) {
+        let (verdict, status) = if index % 3 == 0 { (Verdict::Deny, 403) } else { (Verdict::Allow, 200) };
+        assert_backend(&decision, verdict, status);
+        assert_eq!(decision.user_id(), format!("u{index}"), "the answer to another check");
+    }
+    let stats = engine.stats();
+    assert_eq!((stats.exchanges, stats.retries, stats.connections_opened), (CHECKS as u64, 0, 4));
+    assert_eq!((stats.connections_open, stats.connections_idle), (4, 4));
+    drop(engine);
+    let served = nginx.finish();
+    let pipelined = served.iter().filter(|served| served.pipelined).count();
+    assert!(pipelined > CHECKS / 2, "{pipelined} of {} were pipelined", served.len());
+    assert_eq!((served.len(), connections(&served)), (CHECKS, 4));
+}
+
+/// Through php-fpm, whose answers are chunked; and nginx closes each connection after so many.
+#[test]
+fn a_pipelined_connection_that_nginx_closes_after_so_many_requests_costs_no_check() {
+    let fpm = Fpm::new();
+    let options = NginxOptions { http: "keepalive_requests 150;", ..NginxOptions::default() };
+    let nginx = Nginx::new(Some(&fpm), options);
+    let engine = engine(&nginx.url(), &[("http.pipeline", "4"), ("pool.max_connections", "2")]);
+    for (_, decision) in flood(&engine, 2_000, 16) {
+        assert_backend(&decision, Verdict::Allow, 200);
+    }
+    let stats = engine.stats();
+    drop(engine);
+    // Those behind the last answer of a connection were not served, and are asked again.
+    assert_eq!(fpm.log.count(), 2_000);
+    assert!(stats.retries < 100, "{} of 2,000 were asked again", stats.retries);
+    let pipelined = nginx.finish().iter().filter(|served| served.pipelined).count();
+    assert!(pipelined > 1_000, "{pipelined} of 2,000 were pipelined");
+}
+
 /// What a cache answers may be any age, whatever the backend allows.
 #[test]
 fn an_answer_out_of_a_cache_in_between_is_not_remembered() {

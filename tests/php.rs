@@ -21,6 +21,24 @@ fn the_reference_script_allows_its_token_and_no_other() {
     assert_eq!(php.log.count(), 3);
 }
 
+/// It answers two requests on one connection with nothing. They are asked again, and nobody is asked like that for a while.
+#[test]
+fn pipelining_costs_two_checks_a_second_request_and_no_answer() {
+    let php = Php::new();
+    let engine = engine(&php.url(), &[("http.pipeline", "8"), ("pool.max_connections", "2")]);
+    let (ids, collect) = (sessions(60), Collect::new());
+    for (index, id) in ids.iter().enumerate() {
+        let check = Check { session_id: id.as_bytes(), ..if index % 2 == 0 { good() } else { bad() } };
+        engine.submit(&check, &collect.receiver(), index).unwrap();
+    }
+    for (index, decision) in collect.wait(60) {
+        let (verdict, status) = if index % 2 == 0 { (Verdict::Allow, 200) } else { (Verdict::Deny, 403) };
+        assert_backend(&decision, verdict, status);
+    }
+    let retries = engine.stats().retries;
+    assert!((1..=2).contains(&retries), "{retries} were asked again");
+}
+
 /// The operators' page prints it; whoever copies it must get what the page says, whatever PHP is configured to do.
 #[test]
 fn the_script_that_the_documentation_prints_is_strict() {

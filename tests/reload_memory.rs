@@ -136,6 +136,7 @@ fn case(key: &str, url: &str, files: &Files) -> Option<(Keys, Keys)> {
         "pool.max_age" => one("pool.max_age", "1m"),
         "http.version" => one("http.version", "1.1"),
         "http.lane" => one("http.lane", "hyper"),
+        "http.pipeline" => one("http.pipeline", "4"),
         "dns.refresh" => one("dns.refresh", "10s"),
         "unix.peer_uid" => one("unix.peer_uid", "0"),
         "tls.ca_file" => one("tls.ca_file", &files.ca),

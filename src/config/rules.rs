@@ -5,7 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::value::show_duration;
-use super::{BackendMode, BackendUrl, ConfigError, HedgeAfter, HttpVersion, Scheme, ScopeRule, Settings};
+use super::{
+    BackendMode, BackendUrl, ConfigError, HedgeAfter, HttpLane, HttpVersion, Scheme, ScopeRule, Settings,
+};
 use crate::check::limits;
 
 /// Refuses combinations that contradict each other, that could never work, or that open what one of them closes.
@@ -62,6 +64,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
             ),
         );
     }
+    pipelining(settings)?;
     hedging(settings)?;
     match (&settings.tls.client_cert, &settings.tls.client_key) {
         (Some(_), None) => {
@@ -117,6 +120,23 @@ fn shadow(settings: &Settings) -> Result<(), ConfigError> {
         return Err(ConfigError::of("shadow.max_pending", &why));
     }
     few_parameters(&shadow, "shadow.url", "shadow.param.NAME")
+}
+
+/// Several requests on one connection are a matter of HTTP/1.1, and of our own lane.
+fn pipelining(settings: &Settings) -> Result<(), ConfigError> {
+    let window = settings.http_pipeline;
+    let needless = matches!(settings.http_version, HttpVersion::Http2 | HttpVersion::H2c);
+    let why = match settings.http_lane {
+        _ if window == 1 => return Ok(()),
+        _ if needless => format!(
+            "{window}, but http.version says HTTP/2, which needs no pipelining; remove it, or write http.version = 1.1"
+        ),
+        HttpLane::Hyper => {
+            format!("{window}, which http.lane = hyper cannot do; write http.lane = wire, or remove it")
+        }
+        HttpLane::Wire => return Ok(()),
+    };
+    Err(ConfigError::of("http.pipeline", &why))
 }
 
 /// A second request must be harmless, and possible.

@@ -56,6 +56,8 @@ pub(crate) struct Settings {
     pub(crate) pool: PoolSettings,
     pub(crate) http_version: HttpVersion,
     pub(crate) http_lane: HttpLane,
+    /// `http.pipeline`: requests at once on one connection.
+    pub(crate) http_pipeline: usize,
     pub(crate) tls: TlsSettings,
     /// `tls.mixed`: https and http in one list.
     pub(crate) tls_mixed: bool,
@@ -123,6 +125,7 @@ impl Settings {
             pool: PoolSettings { max_connections: 0, idle_timeout: Duration::ZERO, max_age: Duration::ZERO },
             http_version: HttpVersion::Auto,
             http_lane: HttpLane::Hyper,
+            http_pipeline: 1,
             tls: TlsSettings { verify: true, ..TlsSettings::default() },
             tls_mixed: false,
             unix_peer_uid: None,

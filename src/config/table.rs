@@ -127,9 +127,10 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         name: "connect_timeout", section: "Time", reload: Keeps,
-        kind: Kind::Duration { min: MS, max: MINUTE, put: |s, d| s.connect_timeout = d },
+        // An attempt that nobody waits for any more would only hold a place.
+        kind: Kind::Duration { min: MS, max: HOUR, put: |s, d| s.connect_timeout = d.min(MINUTE) },
         default: Value("500ms"),
-        text: "The longest that one connection attempt may take; never beyond what is left of `timeout`.",
+        text: "The longest that one connection attempt may take; never beyond what is left of `timeout`. More than 1m is 1m.",
     },
     Key {
         name: "hedge.after", section: "Time", reload: Keeps,
@@ -416,6 +417,15 @@ pub(super) const KEYS: &[Key] = &[
         default: Value("auto"),
         text: "Who speaks HTTP/1.1: `wire`, this library's own reader and writer, or `hyper`, which speaks HTTP/2 in any \
                case. `auto` is `wire`.",
+    },
+    Key {
+        name: "http.pipeline", section: "Connections", reload: Keeps,
+        kind: Kind::Count { min: 1, max: 64, put: |s, n| s.http_pipeline = n },
+        default: Value("1"),
+        text: "How many requests one HTTP/1.1 connection carries at once: a check that finds no idle connection joins the least \
+               busy one. Each waits for the answers before its own, so only for a backend that answers at once and can do it \
+               (nginx can; `php -S` answers nothing at all). A backend is tried with two first, and left alone with it for 1m \
+               after it has left requests unanswered. Not with `http.lane = hyper`.",
     },
     Key {
         name: "dns.refresh", section: "Connections", reload: Keeps,

@@ -24,10 +24,11 @@ use super::wire;
 pub(super) const DRAIN_BYTES: usize = 64 * 1024;
 pub(super) const DRAIN_TIME: Duration = Duration::from_millis(100);
 
-/// Dropped without a word: an HTTP/1.1 connection is closed, an HTTP/2 stream reset.
+/// Dropped without a word: an HTTP/1.1 connection is closed, with whatever else is on it, an HTTP/2 stream reset.
 pub(crate) enum Body {
     Hyper(Streamed),
     Wire(wire::Rest),
+    Piped(wire::pipe::Tail),
 }
 
 /// A body that hyper reads.
@@ -64,6 +65,7 @@ impl Body {
         match self {
             Self::Hyper(body) => body.collect(limit).await,
             Self::Wire(rest) => rest.collect(limit).await,
+            Self::Piped(tail) => tail.collect(limit).await,
         }
     }
 
@@ -72,6 +74,7 @@ impl Body {
         match self {
             Self::Hyper(body) => body.discard(),
             Self::Wire(rest) => rest.discard(),
+            Self::Piped(tail) => tail.discard(),
         }
     }
 

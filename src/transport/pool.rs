@@ -13,6 +13,7 @@
 
 mod holds;
 mod line;
+pub(super) mod windows;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -31,6 +32,7 @@ use tokio::time::{Instant, sleep_until};
 use holds::Attempt;
 pub(super) use holds::{Lease, Place};
 use line::{Grant, Line, Queued, Waiter, Watching};
+use windows::Windows;
 
 use super::conn::Conn;
 use super::dial::{Dial, Look, Watch};
@@ -50,6 +52,10 @@ pub(super) struct Limits {
     pub(super) connect_timeout: Duration,
     /// HTTP/1.1 is spoken by our own lane.
     pub(super) wire: bool,
+    /// So many requests at once on one connection of that lane.
+    pub(super) pipeline: usize,
+    /// A reply that does not come for so long holds up nobody behind it.
+    pub(super) stall: Duration,
     /// Of bodies so much is kept, for a verdict; and one byte more, to tell that there is more.
     pub(super) max_body: usize,
 }
@@ -71,6 +77,7 @@ pub(super) struct Pool {
     pub(super) desk: Rc<wire::Desk>,
     gauges: Arc<[PoolGauges]>,
     state: RefCell<State>,
+    windows: RefCell<Windows>,
     /// Wakes the reaper: something became idle, or the pool is gone.
     idled: Rc<Notify>,
     me: Weak<Self>,
@@ -100,6 +107,8 @@ struct Idle {
 /// What `acquire` gives.
 pub(super) enum Lent {
     H1(Lease),
+    /// On a connection that others are on.
+    Piped(wire::pipe::Seat),
     H2(h2::Seat),
 }
 
@@ -133,6 +142,7 @@ impl Pool {
             desk,
             gauges,
             state: RefCell::new(state),
+            windows: RefCell::default(),
             idled: Rc::default(),
             me: me.clone(),
         })
@@ -146,7 +156,7 @@ impl Pool {
         &self.gauges[self.endpoint]
     }
 
-    fn rc(&self) -> Rc<Self> {
+    pub(super) fn rc(&self) -> Rc<Self> {
         self.me.upgrade().expect("a pool is only ever used through its Rc")
     }
 
@@ -164,7 +174,14 @@ impl Pool {
             progress.enter(Stage::Ready);
             return Ok(Lent::H1(lease));
         }
-        let place_in_line = Queued::join(self, fresh, &progress.among);
+        if self.pipelines(fresh, progress)
+            && let Some(seat) = self.window_seat(&progress.among)
+        {
+            progress.address.set(seat.address());
+            progress.enter(Stage::Ready);
+            return Ok(Lent::Piped(seat));
+        }
+        let place_in_line = Queued::join(self, fresh, progress);
         // One connection for all is under way, or this exchange will make its own.
         let mut watching = Watching::new(self.common_watch(), progress);
         self.grant();
@@ -180,6 +197,7 @@ impl Pool {
                     progress.lent.set(Some(clock::now()));
                     progress.address.set(match &lent {
                         Lent::H1(lease) => lease.conn().address,
+                        Lent::Piped(seat) => seat.address(),
                         Lent::H2(seat) => seat.address(),
                     });
                     progress.enter(Stage::Ready);
@@ -273,6 +291,9 @@ impl Pool {
                 } else if let Some(idle) = waiter.is_choosy().then(|| state.idle.pop_front()).flatten() {
                     (waiter, Some(idle))
                 } else {
+                    if waiter.is_choosy() || !waiter.shares {
+                        self.make_way();
+                    }
                     return;
                 }
             };

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod counted;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -21,6 +23,7 @@ use tokio::time::sleep;
 use super::dial::{Dial, Dialing, Link, Watch};
 use super::{Among, Body, Failure, PoolGauges, Progress, ReplyHead, RequestHead, Stage, Transport};
 use crate::config::{Config, HttpVersion};
+use counted::Counted;
 
 /// A request by its target.
 pub(super) struct Ask(pub(super) &'static str);
@@ -84,6 +87,8 @@ pub(super) struct Scripted {
     pub(super) room: Cell<usize>,
     pub(super) http2: Cell<bool>,
     pub(super) current: Cell<bool>,
+    /// By all connections.
+    pub(super) writes: Rc<Cell<u64>>,
 }
 
 impl Dial for Scripted {
@@ -94,6 +99,7 @@ impl Dial for Scripted {
         let greeting = self.greeting.get();
         let (peers, delay, http2) = (self.peers.clone(), self.delay.get(), self.http2.get());
         let room = self.room.get();
+        let writes = Rc::clone(&self.writes);
         Box::pin(async move {
             sleep(delay).await;
             if let Some(failure) = failure {
@@ -103,7 +109,7 @@ impl Dial for Scripted {
             theirs.write_all(greeting).await.unwrap();
             let _ = peers.send(Peer(theirs));
             let (peer, address) = ("peer".to_owned(), Some(address));
-            Ok(Link { io: Box::new(ours), peer, address, tls: None, http2 })
+            Ok(Link { io: Box::new(Counted(ours, writes)), peer, address, tls: None, http2 })
         })
     }
 
@@ -126,7 +132,9 @@ impl World {
         let mut config = Config::new();
         config.set("backend.url", "http://backend.test:6000/auth").unwrap();
         config.set("default_action", "deny").unwrap();
-        config.set("http.lane", LANE.get()).unwrap();
+        let (lane, window) = LANE.get();
+        config.set("http.lane", lane).unwrap();
+        config.set("http.pipeline", window).unwrap();
         for (key, value) in set {
             config.set(key, value).unwrap();
         }
@@ -141,6 +149,7 @@ impl World {
             room: Cell::new(256 * 1024),
             http2: Cell::new(settings.http_version == HttpVersion::H2c),
             current: Cell::new(true),
+            writes: Rc::default(),
         });
         let dial = Rc::clone(&dialer) as Rc<dyn Dial>;
         let transport = Transport::with_dialer(settings, Arc::clone(&gauges), 0, 1, dial);
@@ -169,8 +178,8 @@ impl World {
 }
 
 thread_local! {
-    /// The lane of every `World` of this thread, unless its settings say another.
-    pub(super) static LANE: Cell<&'static str> = const { Cell::new("auto") };
+    /// The lane of every `World` of this thread, and its window, unless its settings say another.
+    pub(super) static LANE: Cell<(&'static str, &'static str)> = const { Cell::new(("auto", "1")) };
 }
 
 /// Lets every task run until it waits for something.

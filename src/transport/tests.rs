@@ -5,6 +5,7 @@ mod bodies;
 mod differential;
 mod lanes;
 mod network;
+mod pipelining;
 mod pooling;
 mod replies;
 
@@ -85,11 +86,20 @@ async fn local<T>(test: impl Future<Output = T>) -> T {
 
 /// A promise of HTTP/1.1, whoever speaks it.
 async fn in_each_lane(test: impl AsyncFn()) {
-    for lane in ["hyper", "wire"] {
-        LANE.set(lane);
-        eprintln!("in the lane {lane}:");
-        local(test()).await;
-    }
+    unshared_in_each_lane(&test).await;
+    in_lane(("wire", "8"), &test).await;
+}
+
+/// The same, of connections with one exchange at a time: who gets which, and when one is idle.
+async fn unshared_in_each_lane(test: impl AsyncFn()) {
+    in_lane(("hyper", "1"), &test).await;
+    in_lane(("wire", "1"), &test).await;
+}
+
+async fn in_lane(lane: (&'static str, &'static str), test: &impl AsyncFn()) {
+    LANE.set(lane);
+    eprintln!("in the lane {lane:?}:");
+    local(test()).await;
 }
 
 /// The one failure of an exchange against a peer that says `reply` and closes.

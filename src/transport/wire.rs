@@ -17,6 +17,7 @@
 //! [`Conn::glance`]: super::conn::Conn::glance
 
 mod framing;
+pub(super) mod pipe;
 mod reply;
 
 use std::cell::RefCell;
@@ -82,6 +83,20 @@ async fn looked_at(lease: &mut Lease) -> Look {
     }
 }
 
+/// Before the first request of an exchange. The pool has looked at what it took off its stack. What was made for this
+/// exchange, or handed on from another as soon as that had its reply, nobody has looked at yet.
+async fn first_look(lease: &mut Lease, progress: &Progress) -> Result<(), Ending> {
+    let reused = lease.conn().uses > 0;
+    let unseen = !reused || progress.lent.get().is_some();
+    let seen = if unseen { looked_at(lease).await } else { Look::Nothing };
+    // Of one that was just made and is closed already, the write, or the read, says so.
+    if seen == Look::Surplus || seen == Look::Closed && reused {
+        let (fault, write_error, malformed) = (Some(Fault::Surplus), None, None);
+        return Err(Ending { fault, reused, written: false, received: 0, write_error, malformed });
+    }
+    Ok(())
+}
+
 fn stream(lease: &mut Lease) -> &mut Stream {
     match &mut lease.conn_mut().speech {
         Speech::Wire(stream) => stream,
@@ -97,20 +112,15 @@ pub(super) async fn exchange<T>(
 ) -> Result<Reply<T>, Broken> {
     let reused = lease.conn().is_old();
     lease.conn().describe(progress);
-    // The pool has looked at what it took off its stack. What was made for this exchange, or handed on from another as
-    // soon as that had its reply, nobody has looked at yet.
-    let unseen = !reused || progress.lent.get().is_some();
-    let seen = if unseen { looked_at(&mut lease).await } else { Look::Nothing };
+    if let Err(ending) = first_look(&mut lease, progress).await {
+        let broken = ending.explain(lease.pool().label());
+        lease.close();
+        return Err(broken);
+    }
     let desk = Rc::clone(&lease.pool().desk);
     let most = lease.pool().limits.max_body;
     let mut talk =
         Talk { reused, sending: Sending::Begin, written: false, received: 0, early: false, reader: None };
-    // Of one that was just made and is closed already, the write, or the read, says so.
-    if seen == Look::Surplus || seen == Look::Closed && reused {
-        let broken = talk.ending(Some(Fault::Surplus)).explain(lease.pool().label());
-        lease.close();
-        return Err(broken);
-    }
     lease.ask();
     let outcome = poll_fn(|cx| {
         let stream = &mut *stream(&mut lease).io;

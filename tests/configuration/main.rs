@@ -88,7 +88,7 @@ fn every_bad_value_is_told_with_its_key_and_a_way_out() {
         ("timeout", "0", "timeout: 0 is too low; write 1ms to 1m"),
         ("timeout", "2m", "timeout: 2m is too high; write 1ms to 1m"),
         ("timeout", "99999999999999999999h", "is too high; write 1ms to 1m"),
-        ("connect_timeout", "0ms", "connect_timeout: 0 is too low; write 1ms to 1m"),
+        ("connect_timeout", "0ms", "connect_timeout: 0 is too low; write 1ms to 1h"),
         ("ttl.allow", "721h", "ttl.allow: 721h is too high; write 0 to 720h"),
         ("ttl.max_deny", "25h", "ttl.max_deny: 25h is too high; write 0 to 24h"),
         ("pool.max_age", "999ms", "pool.max_age: 999ms is too low; write 1s to 24h"),
@@ -266,6 +266,20 @@ fn keys_that_contradict_each_other_are_refused() {
         (
             &[("tls.client_cert", "/a.pem")],
             "tls.client_cert: set without tls.client_key; set both or neither",
+        ),
+        (
+            &[("http.pipeline", "4"), ("http.lane", "hyper")],
+            "http.pipeline: 4, which http.lane = hyper cannot do; write http.lane = wire, or remove it",
+        ),
+        (
+            &[("http.pipeline", "2"), ("http.version", "h2c")],
+            "http.pipeline: 2, but http.version says HTTP/2, which needs no pipelining; \
+             remove it, or write http.version = 1.1",
+        ),
+        (
+            &[("http.pipeline", "2"), ("http.version", "2"), ("backend.url", "https://a.example/")],
+            "http.pipeline: 2, but http.version says HTTP/2, which needs no pipelining; \
+             remove it, or write http.version = 1.1",
         ),
         (&[("tls.client_key", "/a.pem")], "tls.client_key: set without tls.client_cert; set both or neither"),
         (

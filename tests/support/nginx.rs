@@ -99,6 +99,8 @@ pub(crate) struct Served {
     pub(crate) connection: String,
     pub(crate) status: u16,
     pub(crate) protocol: String,
+    /// It came before the answer to the one before it had gone out.
+    pub(crate) pipelined: bool,
 }
 
 impl Nginx {
@@ -151,7 +153,8 @@ impl Nginx {
             .map(|line| {
                 let mut words = line.split(' ');
                 let mut next = || words.next().unwrap().to_owned();
-                Served { connection: next(), status: next().parse().unwrap(), protocol: next() }
+                let (connection, status, protocol) = (next(), next().parse().unwrap(), next());
+                Served { connection, status, protocol, pipelined: next() == "p" }
             })
             .collect()
     }
@@ -174,7 +177,7 @@ fn configuration(root: &Path, port: u16, fpm: Option<&Fpm>, options: NginxOption
         let _ = writeln!(text, "user root;");
     }
     let _ = writeln!(text, "events {{ worker_connections 2048; }}");
-    let _ = writeln!(text, "http {{\nlog_format line '$connection $status $server_protocol';");
+    let _ = writeln!(text, "http {{\nlog_format line '$connection $status $server_protocol $pipe';");
     let _ = writeln!(text, "access_log {at}/access.log line;");
     for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
         let _ = writeln!(text, "{kind}_temp_path {at}/{kind};");

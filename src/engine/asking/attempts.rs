@@ -86,7 +86,9 @@ impl Asking {
 
     pub(super) fn begin(&self, endpoint: usize, among: Among) -> UnderWay<'_> {
         let trace = self.past.is_some().then(RefCell::default);
-        let begun = Progress { among, trace, ..Progress::default() };
+        // The second of two is there because the first waits: never behind it on its connection.
+        let apart = self.hedged.get();
+        let begun = Progress { among, apart, trace, ..Progress::default() };
         let mut spare = self.spare.take();
         let progress = match spare.as_mut().and_then(Rc::get_mut) {
             Some(progress) => {

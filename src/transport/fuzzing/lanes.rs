@@ -17,10 +17,11 @@ use crate::fuzzing::lines;
 use crate::transport::BodyError;
 use crate::transport::scripted::{World, settle};
 
-/// One endpoint, asked over hyper, and one over the wire lane.
-pub(in crate::transport) fn worlds() -> [World; 2] {
-    ["hyper", "wire"].map(|lane| {
-        World::new(&[("http.lane", lane), ("verdict.body", "json:error==0"), ("pool.idle_timeout", "1h")])
+/// One endpoint, asked over hyper, one over the wire lane, and one over the wire lane with pipelining.
+pub(in crate::transport) fn worlds() -> [World; 3] {
+    [("hyper", "1"), ("wire", "1"), ("wire", "8")].map(|(lane, window)| {
+        let lane = [("http.lane", lane), ("http.pipeline", window)];
+        World::new(&[&lane[..], &[("verdict.body", "json:error==0"), ("pool.idle_timeout", "1h")]].concat())
     })
 }
 
@@ -61,7 +62,8 @@ pub(in crate::transport) async fn outcome(
     cuts: &[usize],
     judged_by_body: bool,
 ) -> Outcome {
-    let asking = world.asking(true);
+    // Nothing is idle. What is asked afresh is never pipelined.
+    let asking = world.asking(false);
     let mut peer = world.peer().await;
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") {
@@ -124,10 +126,12 @@ pub fn wire(input: &[u8]) {
 
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
     LocalSet::new().block_on(&runtime, async {
-        let [mut over_hyper, mut over_wire] = worlds();
+        let [mut over_hyper, mut over_wire, mut piped] = worlds();
         let hyper = outcome(&mut over_hyper, reply, &cuts, judged_by_body).await;
         let wire = outcome(&mut over_wire, reply, &cuts, judged_by_body).await;
         assert!(hyper.agrees_with(&wire), "hyper: {hyper:?}\nwire:  {wire:?}");
+        let shared = outcome(&mut piped, reply, &cuts, judged_by_body).await;
+        assert_eq!(wire, shared, "pipelining makes a difference");
         let read = read_head([reply]).0;
         match (&wire.made, read) {
             (Made::Reply { status, .. }, HeadRead::Complete(read)) => assert_eq!(*status, read),
@@ -137,7 +141,7 @@ pub fn wire(input: &[u8]) {
         }
         let surplus = [reply, b"\n"].concat();
         cuts.push(surplus.len());
-        for (before, world) in [(hyper, &mut over_hyper), (wire, &mut over_wire)] {
+        for (before, world) in [(hyper, &mut over_hyper), (wire, &mut over_wire), (shared, &mut piped)] {
             if before.kept {
                 let after = outcome(world, &surplus, &cuts, judged_by_body).await;
                 assert!(after.made == before.made && !after.kept, "with a byte behind it: {after:?}");

@@ -32,6 +32,8 @@ pub(super) struct Line {
 pub(super) struct Waiter {
     number: u64,
     pub(super) fresh: bool,
+    /// Takes a place on a connection that others are on.
+    pub(super) shares: bool,
     pub(super) among: Among,
     inbox: RefCell<Option<Grant>>,
     waker: RefCell<Option<Waker>>,
@@ -44,11 +46,17 @@ pub(super) enum Grant {
 }
 
 impl Line {
-    fn join(&mut self, fresh: bool, among: Among) -> Rc<Waiter> {
+    fn join(&mut self, fresh: bool, shares: bool, among: Among) -> Rc<Waiter> {
         let number = self.arrivals;
         self.arrivals += 1;
-        let waiter =
-            Rc::new(Waiter { number, fresh, among, inbox: RefCell::default(), waker: RefCell::default() });
+        let waiter = Rc::new(Waiter {
+            number,
+            fresh,
+            shares,
+            among,
+            inbox: RefCell::default(),
+            waker: RefCell::default(),
+        });
         self.waiters.insert(number, Rc::clone(&waiter));
         self.placeless.insert(number);
         if !fresh {
@@ -78,6 +86,13 @@ impl Line {
     /// The first of all who take a connection to this address; or of those who take a used one.
     pub(super) fn take_first(&mut self, used: bool, address: Option<IpAddr>) -> Option<Rc<Waiter>> {
         let number = self.first(used, address)?;
+        self.remove(number)
+    }
+
+    /// The first of those who take a place on a busy connection to this address.
+    pub(super) fn take_sharer(&mut self, address: Option<IpAddr>) -> Option<Rc<Waiter>> {
+        let takes = |number: &u64| self.waiters[number].shares && self.waiters[number].among.takes(address);
+        let number = self.content.iter().take(ASKED).copied().find(takes)?;
         self.remove(number)
     }
 
@@ -133,8 +148,9 @@ pub(super) struct Queued<'a> {
 }
 
 impl<'a> Queued<'a> {
-    pub(super) fn join(pool: &'a Pool, fresh: bool, among: &Among) -> Self {
-        let waiter = pool.state.borrow_mut().line.join(fresh, among.clone());
+    pub(super) fn join(pool: &'a Pool, fresh: bool, progress: &Progress) -> Self {
+        let shares = !fresh && !progress.apart;
+        let waiter = pool.state.borrow_mut().line.join(fresh, shares, progress.among.clone());
         waiting(pool).fetch_add(1, Relaxed);
         Self { pool, waiter }
     }

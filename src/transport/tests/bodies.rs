@@ -7,7 +7,7 @@ const JUDGED_BY_BODY: (&str, &str) = ("verdict.body", "json:error==0");
 
 #[tokio::test(start_paused = true)]
 async fn two_hundred_empty_chunked_replies_use_one_connection() {
-    in_each_lane(async || {
+    unshared_in_each_lane(async || {
         let world = World::always(&[], OK_CHUNKED);
         for _ in 0..200 {
             world.ask().await.unwrap().body.discard();
@@ -129,7 +129,7 @@ async fn a_drip_body_is_given_up_after_a_tenth_of_a_second() {
 
 #[tokio::test(start_paused = true)]
 async fn sixty_four_kilobytes_are_drained_and_one_more_is_not() {
-    in_each_lane(async || {
+    unshared_in_each_lane(async || {
         for (size, open) in [(64 * 1024, 1), (64 * 1024 + 1, 0)] {
             let mut world = World::new(&[]);
             let asking = world.asking(false);
@@ -148,7 +148,7 @@ async fn sixty_four_kilobytes_are_drained_and_one_more_is_not() {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_is_dropped_or_closed_takes_its_connection_with_it() {
-    in_each_lane(async || {
+    unshared_in_each_lane(async || {
         let world = World::always(&[], OK_EMPTY);
         drop(world.ask().await.unwrap());
         assert_eq!(world.gauges(), (1, 0, 0, 0));

@@ -10,7 +10,7 @@ fn bounded(count: &'static str) -> World {
 
 #[tokio::test(start_paused = true)]
 async fn no_more_connections_than_allowed_and_who_came_first_is_first() {
-    in_each_lane(async || {
+    unshared_in_each_lane(async || {
         let mut world = bounded("2");
         let order = Rc::<RefCell<Vec<usize>>>::default();
         for index in 0..10 {
@@ -59,7 +59,7 @@ async fn connections_are_shared_out_among_threads() {
 
 #[tokio::test(start_paused = true)]
 async fn a_waiter_takes_a_returned_connection_or_its_own_whichever_is_first() {
-    in_each_lane(async || {
+    unshared_in_each_lane(async || {
         let mut world = bounded("2");
         let first = world.asking(false);
         let mut peer = world.peer().await;
@@ -83,7 +83,7 @@ async fn a_waiter_takes_a_returned_connection_or_its_own_whichever_is_first() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_connection_fails_the_one_who_made_it() {
-    in_each_lane(async || {
+    unshared_in_each_lane(async || {
         let mut world = bounded("2");
         let first = world.asking(false);
         let mut peer = world.peer().await;
@@ -217,7 +217,7 @@ async fn idle_connections_are_closed_in_time() {
 
 #[tokio::test(start_paused = true)]
 async fn connections_grow_old_or_lose_their_name() {
-    in_each_lane(async || {
+    unshared_in_each_lane(async || {
         let world = World::always(&[("pool.max_age", "10s")], OK_EMPTY);
         for _ in 0..11 {
             world.ask().await.unwrap().body.discard();
@@ -251,7 +251,7 @@ async fn closed_by_the_peer_while_idle_is_noticed() {
 /// Drops an exchange after each number of polls that it takes, at every stage that a slow peer makes it wait in.
 #[tokio::test(start_paused = true)]
 async fn an_exchange_dropped_anywhere_leaves_no_trace() {
-    in_each_lane(async || {
+    unshared_in_each_lane(async || {
         for polls in 1..12 {
             for waiting in [false, true] {
                 let world = World::always(&[("pool.max_connections", "1")], OK_EMPTY);
@@ -352,7 +352,7 @@ fn used() -> Duration {
 
 #[tokio::test]
 async fn a_crowd_leaves_the_line_in_no_time() {
-    in_each_lane(async || {
+    unshared_in_each_lane(async || {
         for version in ["1.1", "h2c"] {
             let world = World::new(&[("http.version", version), ("pool.max_connections", "1")]);
             world.dialer.delay.set(Duration::from_hours(1));

@@ -194,10 +194,11 @@ async fn a_reply_that_begins_before_its_request_was_sent_is_none() {
 }
 
 /// A connection whose peer stops reading in the middle of the request and has already answered.
-struct HalfDeaf {
-    takes: usize,
-    reader: Option<std::task::Waker>,
-    says: &'static [u8],
+pub(super) struct HalfDeaf {
+    /// Bytes, after which it speaks.
+    pub(super) takes: usize,
+    pub(super) reader: Option<std::task::Waker>,
+    pub(super) says: &'static [u8],
 }
 
 impl tokio::io::AsyncRead for HalfDeaf {

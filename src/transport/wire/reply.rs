@@ -22,6 +22,8 @@ pub(super) struct Section {
     pub(super) framing: Framing,
     /// Another request may follow on the connection, as far as the header section says.
     pub(super) persistent: bool,
+    /// It is HTTP/1.1 and says itself where the body ends, not by its status: whoever reads it finds the same end.
+    pub(super) certain: bool,
     /// Bytes, with the empty line.
     pub(super) len: usize,
 }
@@ -79,12 +81,14 @@ fn understand<const FIELDS: usize, T>(
             Field::Other => {}
         }
     }
-    let framing = match status {
-        204 | 304 => Framing::Length(0),
-        _ => framing.unwrap_or(Framing::UntilClose),
+    let bodiless = matches!(status, 204 | 304);
+    let certain = !http10 && !bodiless && framing.is_some();
+    let framing = match framing {
+        _ if bodiless => Framing::Length(0),
+        framing => framing.unwrap_or(Framing::UntilClose),
     };
     let made = read(&ReplyHead { status, headers: &headers[..count] });
-    Some((Section { status, framing, persistent: persistent && !closes, len }, made))
+    Some((Section { status, framing, persistent: persistent && !closes, certain, len }, made))
 }
 
 #[cfg(test)]

@@ -1,0 +1,808 @@
+//! `http.pipeline`: answers go to those who asked, whatever the peer does with the order, the framing or the connection.
+
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::replies::HalfDeaf;
+use super::*;
+use crate::transport::pool::windows::REST;
+use crate::transport::scripted::Scripted;
+
+const TARGETS: [&str; 24] = [
+    "/0", "/1", "/2", "/3", "/4", "/5", "/6", "/7", "/8", "/9", "/10", "/11", "/12", "/13", "/14", "/15",
+    "/16", "/17", "/18", "/19", "/20", "/21", "/22", "/23",
+];
+
+/// The status and who it is for, or what went wrong.
+type Got = Result<(u16, String), Failure>;
+
+struct Pipelined {
+    world: World,
+    peer: Peer,
+}
+
+impl Pipelined {
+    /// One connection with a window of `window`, on which two were answered already.
+    async fn new(window: &'static str) -> Self {
+        Self::with(window, &[]).await
+    }
+
+    async fn with(window: &'static str, set: &[(&str, &str)]) -> Self {
+        let world = untried(window, set);
+        let two = [asking(&world, 22), asking(&world, 23)];
+        let mut world = world;
+        let mut peer = world.peer().await;
+        for asked in ["/22", "/23"] {
+            assert_eq!(peer.target().await, asked);
+        }
+        peer.reply(&[reply("/22"), reply("/23")].concat()).await;
+        for asking in two {
+            assert!(asking.await.unwrap().is_ok());
+        }
+        settle().await;
+        assert_eq!(world.gauges(), (1, 1, 1, 0));
+        Self { world, peer }
+    }
+
+    /// All at once.
+    async fn ask(&mut self, count: usize) -> Vec<JoinHandle<Got>> {
+        let asking = (0..count).map(|index| asking(&self.world, index)).collect();
+        settle().await;
+        asking
+    }
+}
+
+fn untried(window: &'static str, set: &[(&str, &str)]) -> World {
+    let keys = [("http.lane", "wire"), ("http.pipeline", window), ("pool.max_connections", "1")];
+    World::new(&[&keys, set].concat())
+}
+
+fn asking(world: &World, index: usize) -> JoinHandle<Got> {
+    asking_with(world, index, false, Rc::default())
+}
+
+fn asking_with(world: &World, index: usize, fresh: bool, progress: Rc<Progress>) -> JoinHandle<Got> {
+    let transport = Rc::clone(&world.transport);
+    spawn_local(async move {
+        let reply = ask_for(TARGETS[index], &transport, fresh, &progress).await?;
+        let user = reply.headers.get("x-userid").map(|user| user.to_str().unwrap().to_owned());
+        reply.body.discard();
+        Ok((reply.status, user.unwrap_or_default()))
+    })
+}
+
+/// Of two verdicts in turn.
+fn status(target: &str) -> u16 {
+    if target.len() % 2 == target.bytes().last().map_or(0, usize::from) % 2 { 200 } else { 403 }
+}
+
+fn reply(target: &str) -> Vec<u8> {
+    format!("HTTP/1.1 {} X\r\nX-UserId: {target}\r\nContent-Length: 2\r\n\r\nok", status(target)).into_bytes()
+}
+
+fn replies(of: std::ops::Range<usize>) -> Vec<u8> {
+    of.flat_map(|index| reply(TARGETS[index])).collect()
+}
+
+async fn is_its_own(asking: JoinHandle<Got>, index: usize) {
+    let target = TARGETS[index];
+    assert_eq!(asking.await.unwrap().unwrap(), (status(target), target.to_owned()));
+}
+
+async fn failure(asking: JoinHandle<Got>) -> (Cause, bool) {
+    let failure = asking.await.unwrap().expect_err("no reply");
+    (failure.cause, failure.retry_is_safe)
+}
+
+/// Sent, and no byte of its reply came.
+const AGAIN: (Cause, bool) = (Cause::Reset, true);
+const BROKEN: (Cause, bool) = (Cause::Protocol, false);
+
+impl Peer {
+    async fn target(&mut self) -> String {
+        self.request().await.split(' ').nth(1).unwrap().to_owned()
+    }
+
+    /// The targets of all that has been sent so far.
+    async fn targets(&mut self) -> Vec<String> {
+        settle().await;
+        let mut bytes = Vec::new();
+        while let Ok(Ok(1..)) = timeout(Duration::ZERO, self.0.read_buf(&mut bytes)).await {}
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        assert!(text.is_empty() || text.ends_with("\r\n\r\n"), "{text:?}");
+        text.split_terminator("\r\n\r\n").map(|head| head.split(' ').nth(1).unwrap().to_owned()).collect()
+    }
+
+    async fn is_closed(&mut self) -> bool {
+        settle().await;
+        let mut bytes = Vec::new();
+        matches!(timeout(Duration::ZERO, self.0.read_to_end(&mut bytes)).await, Ok(Ok(_)))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_check_gets_its_own_answer_however_the_replies_are_cut() {
+    local(async {
+        let mut pipe = Pipelined::new("8").await;
+        let bytes = replies(0..8);
+        for cut in 0..bytes.len() {
+            let asking = pipe.ask(8).await;
+            assert_eq!(pipe.peer.targets().await, TARGETS[..8], "{cut}");
+            pipe.peer.reply(&bytes[..cut]).await;
+            settle().await;
+            pipe.peer.reply(&bytes[cut..]).await;
+            for (index, asking) in asking.into_iter().enumerate() {
+                is_its_own(asking, index).await;
+            }
+        }
+        let asking = pipe.ask(8).await;
+        for byte in bytes {
+            pipe.peer.reply(&[byte]).await;
+            settle().await;
+        }
+        for (index, asking) in asking.into_iter().enumerate() {
+            is_its_own(asking, index).await;
+        }
+        assert_eq!(pipe.world.gauges(), (1, 1, 1, 0), "one connection for all of it");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_window_is_exceeded_and_it_is_refilled_by_halves_in_one_write() {
+    local(async {
+        let mut pipe = Pipelined::new("8").await;
+        let writes = || pipe.world.dialer.writes.get();
+        let before = writes();
+        let asking: Vec<_> = (0..20).map(|index| asking(&pipe.world, index)).collect();
+        assert_eq!(pipe.peer.targets().await, TARGETS[..8]);
+        assert_eq!(writes() - before, 1);
+        assert_eq!(pipe.world.gauges().3, 12, "the rest waits");
+        for answered in 1..4 {
+            pipe.peer.reply(&replies(answered - 1..answered)).await;
+            assert!(pipe.peer.targets().await.is_empty(), "less than half of it is free");
+        }
+        pipe.peer.reply(&replies(3..4)).await;
+        assert_eq!(pipe.peer.targets().await, TARGETS[8..12]);
+        assert_eq!(writes() - before, 2);
+        pipe.peer.reply(&replies(4..12)).await;
+        assert_eq!(pipe.peer.targets().await, TARGETS[12..20]);
+        assert_eq!(writes() - before, 3);
+        pipe.peer.reply(&replies(12..20)).await;
+        for (index, asking) in asking.into_iter().enumerate() {
+            is_its_own(asking, index).await;
+        }
+        assert_eq!(pipe.world.gauges[0].exchanges.load(Relaxed), 22);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_of_two_is_not_pipelined_at_all() {
+    local(async {
+        // The twin of the others: the same with a window of one, which is the default.
+        let mut world = untried("1", &[]);
+        let asking = [asking(&world, 0), asking(&world, 1)];
+        let mut peer = world.peer().await;
+        for (index, asking) in asking.into_iter().enumerate() {
+            assert_eq!(peer.targets().await, [TARGETS[index]]);
+            peer.reply(&reply(TARGETS[index])).await;
+            is_its_own(asking, index).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_is_tried_with_two_before_windows_are_filled() {
+    local(async {
+        let mut world = untried("8", &[]);
+        let asking: Vec<_> = (0..10).map(|index| asking(&world, index)).collect();
+        let mut peer = world.peer().await;
+        assert_eq!(peer.targets().await, TARGETS[..2]);
+        peer.reply(&replies(0..1)).await;
+        assert_eq!(peer.targets().await, TARGETS[2..3], "its first answer shows nothing");
+        peer.reply(&replies(1..2)).await;
+        assert_eq!(peer.targets().await, TARGETS[3..10]);
+        peer.reply(&replies(2..10)).await;
+        for (index, asking) in asking.into_iter().enumerate() {
+            is_its_own(asking, index).await;
+        }
+    })
+    .await;
+}
+
+/// As `php -S`: no byte, and a close. Both may be asked again; and for a while nobody is asked like that.
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_answers_nothing_if_pipelined_is_left_alone_with_it_for_a_while() {
+    local(async {
+        let mut world = untried("8", &[]);
+        let mut asked: VecDeque<_> = (0..6).map(|index| asking(&world, index)).collect();
+        let mut peer = world.peer().await;
+        assert_eq!(peer.targets().await, TARGETS[..2]);
+        drop(peer);
+        for _ in 0..2 {
+            assert_eq!(failure(asked.pop_front().unwrap()).await, AGAIN);
+        }
+        let mut peer = world.peer().await;
+        for (index, target) in TARGETS.iter().enumerate().take(6).skip(2) {
+            assert_eq!(peer.targets().await, [*target], "one by one");
+            peer.reply(&reply(target)).await;
+            is_its_own(asked.pop_front().unwrap(), index).await;
+        }
+        sleep(REST.saturating_sub(Duration::from_secs(1))).await;
+        let two = [asking(&world, 6), asking(&world, 7)];
+        let mut peer = world.peer().await;
+        for (index, asking) in two.into_iter().enumerate() {
+            assert_eq!(peer.targets().await, [TARGETS[6 + index]], "still one by one");
+            peer.reply(&reply(TARGETS[6 + index])).await;
+            is_its_own(asking, 6 + index).await;
+        }
+        sleep(Duration::from_secs(2)).await;
+        let _three = [asking(&world, 8), asking(&world, 9), asking(&world, 10)];
+        let mut peer = world.peer().await;
+        assert_eq!(peer.targets().await, TARGETS[8..10], "tried again");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_that_got_no_byte_may_be_asked_again_wherever_the_connection_dies() {
+    local(async {
+        let bytes = replies(0..4);
+        let one = reply("/0").len();
+        for cut in 0..bytes.len() {
+            let mut pipe = Pipelined::new("4").await;
+            let asking = pipe.ask(4).await;
+            assert_eq!(pipe.peer.targets().await, TARGETS[..4]);
+            pipe.peer.reply(&bytes[..cut]).await;
+            settle().await;
+            drop(pipe.peer);
+            for (index, asking) in asking.into_iter().enumerate() {
+                let (begins, head) = (index * one, (index + 1) * one - 2);
+                match cut {
+                    // The body is nobody's business here: the header section is the answer.
+                    _ if cut >= head => is_its_own(asking, index).await,
+                    _ if cut > begins => assert_eq!(failure(asking).await, BROKEN, "{index} {cut}"),
+                    _ => assert_eq!(failure(asking).await, AGAIN, "{index} {cut}"),
+                }
+            }
+            settle().await;
+            assert_eq!(pipe.world.gauges().1, 0);
+            // And for a while the address is not pipelined to.
+            let _two = [self::asking(&pipe.world, 4), self::asking(&pipe.world, 5)];
+            assert_eq!(pipe.world.peer().await.targets().await, ["/4"], "{cut}");
+        }
+    })
+    .await;
+}
+
+/// What a check comes to: the status and the user, or the cause and whether it may be asked again.
+type Comes = Result<(u16, String), (Cause, bool)>;
+
+/// What a second reply of four is, and what becomes of its check.
+#[tokio::test(start_paused = true)]
+async fn behind_a_reply_that_puts_the_order_in_doubt_nobody_is_answered() {
+    local(async {
+        let ok = |status| Ok((status, "/1".to_owned()));
+        let interim = "HTTP/1.1 100 Continue\r\n\r\n";
+        let rows: [(String, Comes); 11] = [
+            (
+                "HTTP/1.1 200 X\r\nX-UserId: /1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".into(),
+                ok(200),
+            ),
+            // It may be followed by a body for who reads it differently.
+            ("HTTP/1.1 204 X\r\nX-UserId: /1\r\n\r\n".into(), ok(204)),
+            ("HTTP/1.1 304 X\r\nX-UserId: /1\r\nContent-Length: 9\r\n\r\n".into(), ok(304)),
+            ("HTTP/1.1 200 X\r\nX-UserId: /1\r\n\r\n".into(), ok(200)),
+            (
+                "HTTP/1.0 200 X\r\nX-UserId: /1\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n"
+                    .into(),
+                ok(200),
+            ),
+            ("HTTP/1.1 200 X\r\nX-UserId: /1\r\nTransfer-Encoding: chunked\r\n\r\nz\r\n".into(), ok(200)),
+            ("HTTP/1.1 200 X\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n".into(), Err(BROKEN)),
+            ("HTTP/1.1 200 X\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n".into(), Err(BROKEN)),
+            ("<html>".into(), Err(BROKEN)),
+            (interim.repeat(9), Err(BROKEN)),
+            ("\r\n".into(), Err(BROKEN)),
+        ];
+        for (second, expected) in rows {
+            for glued in [false, true] {
+                let mut pipe = Pipelined::new("4").await;
+                let mut asking: VecDeque<_> = pipe.ask(4).await.into();
+                assert_eq!(pipe.peer.targets().await, TARGETS[..4]);
+                // What follows looks like the answers of the others and is not theirs.
+                let follows = if glued { replies(12..14) } else { Vec::new() };
+                pipe.peer.reply(&[&reply("/0"), second.as_bytes(), &follows].concat()).await;
+                is_its_own(asking.pop_front().unwrap(), 0).await;
+                let got = asking.pop_front().unwrap().await.unwrap();
+                assert_eq!(got.map_err(|why| (why.cause, why.retry_is_safe)), expected, "{second:?}");
+                for asking in asking {
+                    assert_eq!(failure(asking).await, AGAIN, "{second:?}");
+                }
+                // A body that ends with the connection has its time.
+                sleep(Duration::from_millis(101)).await;
+                assert!(pipe.peer.is_closed().await, "{second:?}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn interim_replies_belong_to_the_reply_that_follows() {
+    local(async {
+        let mut pipe = Pipelined::new("4").await;
+        let asking = pipe.ask(4).await;
+        for target in &TARGETS[..4] {
+            pipe.peer.reply(b"HTTP/1.1 103 Early\r\nX-UserId: /9\r\n\r\n").await;
+            settle().await;
+            pipe.peer.reply(&reply(target)).await;
+        }
+        for (index, asking) in asking.into_iter().enumerate() {
+            is_its_own(asking, index).await;
+        }
+        assert_eq!(pipe.world.gauges(), (1, 1, 1, 0));
+    })
+    .await;
+}
+
+/// Which of the replies is the one too many cannot be told: nobody gets any of them.
+#[tokio::test(start_paused = true)]
+async fn one_reply_too_many_is_nobodys_and_neither_are_those_it_came_with() {
+    local(async {
+        let mut pipe = Pipelined::new("4").await;
+        let asking = pipe.ask(3).await;
+        pipe.peer.reply(&[reply("/0"), reply("/9"), reply("/1"), reply("/2")].concat()).await;
+        for asking in asking {
+            assert_eq!(failure(asking).await, BROKEN);
+        }
+        assert!(pipe.peer.is_closed().await);
+
+        // As many as were asked, and the next before it is asked for.
+        let mut pipe = Pipelined::new("4").await;
+        let asking = pipe.ask(2).await;
+        pipe.peer.reply(&replies(0..2)).await;
+        for (index, asking) in asking.into_iter().enumerate() {
+            is_its_own(asking, index).await;
+        }
+        pipe.peer.reply(&reply("/9")).await;
+        let third = self::asking(&pipe.world, 2);
+        let mut other = pipe.world.peer().await;
+        assert_eq!(other.targets().await, ["/2"]);
+        other.reply(&reply("/2")).await;
+        is_its_own(third, 2).await;
+        assert!(pipe.peer.is_closed().await);
+    })
+    .await;
+}
+
+/// The one with the answer to a request that waits for its batch.
+#[tokio::test(start_paused = true)]
+async fn a_reply_to_what_was_not_sent_yet_is_nobodys() {
+    local(async {
+        let mut pipe = Pipelined::new("4").await;
+        let mut asking: VecDeque<_> = pipe.ask(6).await.into();
+        assert_eq!(pipe.peer.targets().await, TARGETS[..4]);
+        pipe.peer.reply(&replies(0..1)).await;
+        is_its_own(asking.pop_front().unwrap(), 0).await;
+        assert!(pipe.peer.targets().await.is_empty(), "the fifth has its place and was not sent");
+        pipe.peer.reply(&replies(1..5)).await;
+        for _ in 1..4 {
+            assert_eq!(failure(asking.pop_front().unwrap()).await, BROKEN, "one of these was too many");
+        }
+        // Nothing of it was sent: it goes elsewhere as if nothing had been.
+        let mut other = pipe.world.peer().await;
+        for index in [5, 4] {
+            assert_eq!(other.targets().await, [TARGETS[index]]);
+            other.reply(&reply(TARGETS[index])).await;
+            is_its_own(asking.pop_back().unwrap(), index).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_reply_too_few_leaves_the_last_to_be_asked_again() {
+    local(async {
+        let mut pipe = Pipelined::new("4").await;
+        let mut asking: VecDeque<_> = pipe.ask(4).await.into();
+        pipe.peer.reply(&replies(0..3)).await;
+        settle().await;
+        drop(pipe.peer);
+        for index in 0..3 {
+            is_its_own(asking.pop_front().unwrap(), index).await;
+        }
+        assert_eq!(failure(asking.pop_front().unwrap()).await, AGAIN);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_keeps_its_place_and_its_reply_is_thrown_away() {
+    local(async {
+        for leaves in 0..4 {
+            let mut pipe = Pipelined::new("4").await;
+            let asking = pipe.ask(4).await;
+            assert_eq!(pipe.peer.targets().await, TARGETS[..4]);
+            asking[leaves].abort();
+            settle().await;
+            pipe.peer.reply(&replies(0..4)).await;
+            for (index, asking) in asking.into_iter().enumerate() {
+                if index != leaves {
+                    is_its_own(asking, index).await;
+                }
+            }
+            settle().await;
+            assert_eq!(pipe.world.gauges(), (1, 1, 1, 0), "{leaves}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_before_it_was_sent_is_never_asked_about() {
+    local(async {
+        let mut pipe = Pipelined::new("4").await;
+        let mut asking: VecDeque<_> = pipe.ask(4).await.into();
+        pipe.peer.targets().await;
+        pipe.peer.reply(&replies(0..1)).await;
+        is_its_own(asking.pop_front().unwrap(), 0).await;
+        let late = self::asking(&pipe.world, 4);
+        settle().await;
+        late.abort();
+        settle().await;
+        pipe.peer.reply(&replies(1..4)).await;
+        for index in 1..4 {
+            is_its_own(asking.pop_front().unwrap(), index).await;
+        }
+        assert!(pipe.peer.targets().await.is_empty());
+        assert_eq!(pipe.world.gauges(), (1, 1, 1, 0));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn behind_one_that_hangs_nobody_waits_longer_than_a_moment_after_it_was_given_up() {
+    local(async {
+        // The late reply comes in time, or does not.
+        for late in [90, 110] {
+            let mut pipe = Pipelined::new("4").await;
+            let mut asking: VecDeque<_> = pipe.ask(3).await.into();
+            assert_eq!(pipe.peer.targets().await, TARGETS[..3]);
+            sleep(Duration::from_millis(300)).await;
+            asking.pop_front().unwrap().abort();
+            sleep(Duration::from_millis(1)).await;
+            let next = self::asking(&pipe.world, 3);
+            settle().await;
+            assert!(pipe.peer.targets().await.is_empty(), "nobody is sent after what was given up");
+            sleep(Duration::from_millis(late - 1)).await;
+            pipe.peer.reply(&replies(0..3)).await;
+            for (index, asking) in asking.into_iter().enumerate() {
+                if late < 100 {
+                    is_its_own(asking, 1 + index).await;
+                } else {
+                    assert_eq!(failure(asking).await, AGAIN, "{index}");
+                }
+            }
+            settle().await;
+            let same = late < 100;
+            let mut other = if same { pipe.peer } else { pipe.world.peer().await };
+            assert_eq!(other.targets().await, ["/3"]);
+            other.reply(&reply("/3")).await;
+            is_its_own(next, 3).await;
+        }
+    })
+    .await;
+}
+
+/// `timeout` is 2 s: those behind have the better part of theirs left.
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_does_not_come_holds_up_nobody_for_longer_than_half_the_time() {
+    local(async {
+        for answers in [false, true] {
+            let mut pipe = Pipelined::new("4").await;
+            let mut asking: VecDeque<_> = pipe.ask(4).await.into();
+            assert_eq!(pipe.peer.targets().await, TARGETS[..4]);
+            let began = Instant::now();
+            sleep(Duration::from_millis(300)).await;
+            pipe.peer.reply(&replies(0..1)).await;
+            is_its_own(asking.pop_front().unwrap(), 0).await;
+            let waits = self::asking(&pipe.world, 4);
+            // Its reply has begun: that one is waited for.
+            if answers {
+                pipe.peer.reply(&reply("/1")[..10]).await;
+            }
+            let last = asking.pop_back().unwrap();
+            assert_eq!(failure(last).await, AGAIN);
+            assert!((990..1010).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+            let second = asking.pop_front().unwrap();
+            if answers {
+                assert!(!second.is_finished());
+                pipe.peer.reply(&reply("/1")[10..]).await;
+                is_its_own(second, 1).await;
+            } else {
+                assert_eq!(failure(second).await, AGAIN);
+            }
+            // What had not been sent goes elsewhere.
+            let mut other = pipe.world.peer().await;
+            assert_eq!(other.targets().await, ["/4"]);
+            other.reply(&reply("/4")).await;
+            is_its_own(waits, 4).await;
+            assert!(pipe.peer.is_closed().await);
+        }
+    })
+    .await;
+}
+
+/// Its first connection takes so many bytes and answers one request; the others are scripted.
+struct Deaf(RefCell<Option<HalfDeaf>>, Rc<Scripted>);
+
+impl Dial for Deaf {
+    fn dial(&self, endpoint: usize, among: Among, watch: Rc<Watch>) -> Dialing {
+        let Some(io) = self.0.take() else { return self.1.dial(endpoint, among, watch) };
+        let (io, peer) = (Box::new(io), String::new());
+        Box::pin(async move { Ok(Link { io, peer, address: None, tls: None, http2: false }) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_batch_that_was_cut_off_what_was_not_begun_goes_elsewhere_as_if_nothing_had_been() {
+    local(async {
+        let mut world = World::new(&[]);
+        let mut request = Vec::new();
+        let alone = asking(&world, 0);
+        let mut peer = world.peer().await;
+        while !request.ends_with(b"\r\n\r\n") {
+            peer.0.read_buf(&mut request).await.unwrap();
+        }
+        drop(peer);
+        assert!(alone.await.unwrap().is_err());
+        let request = request.len();
+        let mut config = Config::new();
+        for (key, value) in [
+            ("backend.url", "http://backend.test:6000/auth"),
+            ("default_action", "deny"),
+            ("http.pipeline", "4"),
+            ("pool.max_connections", "1"),
+        ] {
+            config.set(key, value).unwrap();
+        }
+        let settings = Arc::new(config.settings().unwrap());
+        let says: &'static [u8] = Vec::leak(reply("/0"));
+        let rows = [(request - 1, false), (request, false), (request + 1, true), (2 * request - 1, true)];
+        for (takes, begun) in rows {
+            let deaf = HalfDeaf { takes, reader: None, says };
+            let dialer = Rc::new(Deaf(RefCell::new(Some(deaf)), Rc::clone(&world.dialer)));
+            let (settings, gauges) = (Arc::clone(&settings), Arc::clone(&world.gauges));
+            world.transport = Transport::with_dialer(settings, gauges, 0, 1, dialer);
+            let two = [asking(&world, 0), asking(&world, 1)];
+            let [first, second] = two;
+            if takes < request {
+                assert_eq!(failure(first).await, BROKEN, "an answer to half a question");
+            } else {
+                is_its_own(first, 0).await;
+            }
+            if begun {
+                assert_eq!(failure(second).await, AGAIN, "{takes}");
+            } else {
+                let mut other = world.peer().await;
+                assert_eq!(other.targets().await, ["/1"]);
+                other.reply(&reply("/1")).await;
+                is_its_own(second, 1).await;
+            }
+            world.transport.close();
+        }
+    })
+    .await;
+}
+
+/// Nobody else is on it: as without pipelining.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_all_have_given_up_is_closed_at_once() {
+    local(async {
+        let mut pipe = Pipelined::new("4").await;
+        let asking = pipe.ask(3).await;
+        asking.iter().for_each(JoinHandle::abort);
+        assert_eq!(pipe.peer.targets().await, TARGETS[..3]);
+        assert!(pipe.peer.is_closed().await);
+        settle().await;
+        assert_eq!(pipe.world.gauges(), (1, 0, 0, 0));
+    })
+    .await;
+}
+
+/// `Body::close`: the reply carries another's session id, for example.
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_its_check_rejects_takes_those_behind_it_along() {
+    local(async {
+        let mut pipe = Pipelined::new("4").await;
+        let transport = Rc::clone(&pipe.world.transport);
+        let first = asking(&pipe.world, 0);
+        let rejects = spawn_local(async move {
+            let reply = ask_for(TARGETS[1], &transport, false, &Rc::default()).await.unwrap();
+            reply.body.close();
+        });
+        let read = asking(&pipe.world, 2);
+        let unread = asking(&pipe.world, 3);
+        assert_eq!(pipe.peer.targets().await, TARGETS[..4]);
+        pipe.peer.reply(&replies(0..3)).await;
+        is_its_own(first, 0).await;
+        rejects.await.unwrap();
+        assert_eq!(failure(read).await, BROKEN);
+        assert_eq!(failure(unread).await, AGAIN);
+        assert!(pipe.peer.is_closed().await);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_are_kept_for_who_needs_them() {
+    local(async {
+        let mut pipe =
+            Pipelined::with("4", &[("verdict.body", "json:error==0"), ("verdict.max_body", "20")]).await;
+        let bodies = ["{\"error\":0}", "", "{\"error\":1}"];
+        let asking: Vec<_> = (0..3)
+            .map(|index| {
+                let transport = Rc::clone(&pipe.world.transport);
+                spawn_local(async move {
+                    let reply = ask_for(TARGETS[index], &transport, false, &Rc::default()).await.unwrap();
+                    reply.body.collect(20).await
+                })
+            })
+            .collect();
+        assert_eq!(pipe.peer.targets().await, TARGETS[..3]);
+        for body in bodies {
+            let chunk = if body.is_empty() { String::new() } else { format!("b\r\n{body}\r\n") };
+            let reply = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}0\r\n\r\n");
+            for byte in reply.bytes() {
+                pipe.peer.reply(&[byte]).await;
+                settle().await;
+            }
+        }
+        for (asking, body) in asking.into_iter().zip(bodies) {
+            assert_eq!(asking.await.unwrap().unwrap(), body.as_bytes());
+        }
+        assert_eq!(pipe.world.gauges(), (1, 1, 1, 0));
+        // One that is too long: its connection is closed, and who is behind it may be asked again.
+        let transport = Rc::clone(&pipe.world.transport);
+        let long = spawn_local(async move {
+            let reply = ask_for(TARGETS[0], &transport, false, &Rc::default()).await.unwrap();
+            reply.body.collect(20).await
+        });
+        let next = self::asking(&pipe.world, 1);
+        settle().await;
+        pipe.peer.reply(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n012345678901234567890123").await;
+        assert_eq!(long.await.unwrap(), Err(BodyError::TooLong));
+        assert_eq!(failure(next).await, AGAIN);
+        assert!(pipe.peer.is_closed().await);
+    })
+    .await;
+}
+
+/// A body that comes drop by drop holds nobody up for longer than a moment.
+#[tokio::test(start_paused = true)]
+async fn a_body_that_nobody_needs_is_bounded_in_time_and_size() {
+    local(async {
+        let mut pipe = Pipelined::new("4").await;
+        let mut asking: VecDeque<_> = pipe.ask(2).await.into();
+        pipe.peer.reply(b"HTTP/1.1 200 OK\r\nX-UserId: /0\r\nContent-Length: 1000000\r\n\r\n").await;
+        assert_eq!(
+            asking.pop_front().unwrap().await.unwrap().unwrap().1,
+            "/0",
+            "it does not wait for its body"
+        );
+        let began = Instant::now();
+        assert_eq!(failure(asking.pop_front().unwrap()).await, AGAIN);
+        assert_eq!(began.elapsed().as_millis(), 100);
+
+        let mut pipe = Pipelined::new("4").await;
+        let mut asking: VecDeque<_> = pipe.ask(2).await.into();
+        pipe.peer.reply(b"HTTP/1.1 200 OK\r\nX-UserId: /0\r\nContent-Length: 1000000\r\n\r\n").await;
+        assert_eq!(asking.pop_front().unwrap().await.unwrap().unwrap().1, "/0");
+        pipe.peer.reply(&vec![b'x'; 64 * 1024]).await;
+        settle().await;
+        assert!(!asking[0].is_finished());
+        pipe.peer.reply(b"x").await;
+        let began = Instant::now();
+        assert_eq!(failure(asking.pop_front().unwrap()).await, AGAIN);
+        assert!(began.elapsed() < Duration::from_millis(1));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_needs_a_connection_of_its_own_gets_one() {
+    local(async {
+        for apart in [false, true] {
+            let mut pipe = Pipelined::new("4").await;
+            let asking = pipe.ask(3).await;
+            let progress = Rc::new(Progress { apart, ..Progress::default() });
+            let alone = asking_with(&pipe.world, 5, !apart, progress);
+            assert_eq!(pipe.peer.targets().await, TARGETS[..3]);
+            // Its place is taken by a pipe that could be busy for ever: that one takes nobody any more.
+            let later = self::asking(&pipe.world, 6);
+            assert!(pipe.peer.targets().await.is_empty());
+            pipe.peer.reply(&replies(0..3)).await;
+            for (index, asking) in asking.into_iter().enumerate() {
+                is_its_own(asking, index).await;
+            }
+            let mut other = pipe.world.peer().await;
+            assert_eq!(other.targets().await, ["/5"], "and nobody with it");
+            other.reply(&reply("/5")).await;
+            is_its_own(alone, 5).await;
+            assert_eq!(other.targets().await, ["/6"]);
+            other.reply(&reply("/6")).await;
+            is_its_own(later, 6).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_use_is_counted_by_exchanges() {
+    local(async {
+        let mut pipe = Pipelined::new("4").await;
+        assert_eq!(pipe.world.gauges[0].in_use(), 0);
+        let asking = pipe.ask(6).await;
+        assert_eq!(pipe.world.gauges[0].in_use(), 6);
+        pipe.peer.reply(&replies(0..4)).await;
+        settle().await;
+        assert_eq!(pipe.world.gauges[0].in_use(), 2);
+        pipe.peer.reply(&replies(4..6)).await;
+        for (index, asking) in asking.into_iter().enumerate() {
+            is_its_own(asking, index).await;
+        }
+        settle().await;
+        assert_eq!(pipe.world.gauges[0].in_use(), 0);
+        assert_eq!(pipe.world.gauges(), (1, 1, 1, 0));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pipe_that_is_always_busy_grows_old_like_any_connection() {
+    local(async {
+        let keys = [("pool.max_age", "10s"), ("timeout", "20s")];
+        let mut pipe = Pipelined::with("4", &keys).await;
+        let mut last = asking(&pipe.world, 0);
+        assert_eq!(pipe.peer.targets().await, ["/0"]);
+        for index in 1..=10 {
+            let next = asking(&pipe.world, index);
+            assert_eq!(pipe.peer.targets().await, [TARGETS[index]]);
+            pipe.peer.reply(&reply(TARGETS[index - 1])).await;
+            is_its_own(last, index - 1).await;
+            last = next;
+            sleep(Duration::from_secs(1)).await;
+        }
+        let next = asking(&pipe.world, 11);
+        assert!(pipe.peer.targets().await.is_empty());
+        pipe.peer.reply(&reply("/10")).await;
+        is_its_own(last, 10).await;
+        let mut other = pipe.world.peer().await;
+        assert_eq!(other.targets().await, ["/11"]);
+        other.reply(&reply("/11")).await;
+        is_its_own(next, 11).await;
+        assert!(pipe.peer.is_closed().await);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_everything_closes_pipes_too() {
+    local(async {
+        let mut pipe = Pipelined::new("4").await;
+        let asking = pipe.ask(3).await;
+        pipe.peer.targets().await;
+        asking.iter().for_each(JoinHandle::abort);
+        let gauges = Arc::clone(&pipe.world.gauges);
+        drop(pipe.world);
+        pipe.peer.closed().await;
+        settle().await;
+        let read = |gauge: &AtomicU64| gauge.load(Relaxed);
+        let gauges = &gauges[0];
+        assert_eq!([&gauges.open, &gauges.idle, &gauges.pipes, &gauges.piped].map(read), [0; 4]);
+    })
+    .await;
+}

@@ -1,0 +1,432 @@
+//! The task that writes and reads for a pipe.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use tokio::io::ReadBuf;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::super::framing::Framing;
+use super::super::reply::{Section, parse};
+use super::super::{keep, stream};
+use super::{Doubt, End, Pipe, Slot};
+use crate::transport::Stage;
+use crate::transport::body::{DRAIN_BYTES, DRAIN_TIME};
+use crate::transport::conn::Fault;
+use crate::transport::head::{Fed, HeadReader};
+use crate::transport::pool::Lease;
+
+/// A peer that says that it closes after so many replies keeps its word about those behind, and will take as many on the
+/// next connection. It is above any window: one that closes after each reply is not asked like this again for a while.
+const MANY: u64 = 100;
+
+pub(super) fn start(pipe: Rc<Pipe>, lease: Lease) {
+    spawn_local(async move {
+        let mut driver = Driver::new(pipe, lease);
+        poll_fn(|cx| driver.turn(cx)).await;
+        driver.finish();
+    });
+}
+
+struct Driver {
+    pipe: Rc<Pipe>,
+    lease: Option<Lease>,
+    /// Requests that go out in one write, and how much of them has.
+    batch: Vec<u8>,
+    at: usize,
+    flushing: bool,
+    /// So much was sent when the batch was put together.
+    sound: u64,
+    /// The peer has stopped reading.
+    refused: Option<String>,
+    /// The reply that is being read: its header section, where that did not come as a whole, then its body.
+    reader: Option<Box<HeadReader>>,
+    framing: Option<Framing>,
+    /// Bytes of the body so far.
+    length: usize,
+    /// Another request may follow, as far as is known.
+    persistent: bool,
+    /// Nobody waits for the reply that is next, and no longer than this.
+    patience: Option<Pin<Box<Sleep>>>,
+    /// Replies that were read to their end.
+    replies: u64,
+    /// When it is looked whether there were more of them than these.
+    stall: Option<(Pin<Box<Sleep>>, u64)>,
+}
+
+/// The pipe has ended, or there is nothing to do for now.
+type Turn = Poll<()>;
+
+impl Driver {
+    fn new(pipe: Rc<Pipe>, lease: Lease) -> Self {
+        Self {
+            pipe,
+            lease: Some(lease),
+            batch: Vec::new(),
+            at: 0,
+            flushing: false,
+            sound: 0,
+            refused: None,
+            reader: None,
+            framing: None,
+            length: 0,
+            persistent: true,
+            patience: None,
+            replies: 0,
+            stall: None,
+        }
+    }
+
+    /// As long as there is something to read, that first: what is there before a request goes out is not its answer.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Turn {
+        self.pipe.state.borrow_mut().driver = Some(cx.waker().clone());
+        let mut has_read = false;
+        loop {
+            if self.pipe.state.borrow().ended {
+                return Poll::Ready(());
+            }
+            if self.read(cx).is_ready() {
+                has_read = true;
+                continue;
+            }
+            if has_read {
+                // First those who were answered make room for others, so that these are in the next batch.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            while self.write(cx).is_ready() && !self.pipe.state.borrow().ended {}
+            if self.is_quiet() {
+                return Poll::Ready(());
+            }
+            if self.has_patience(cx) && !self.has_stalled(cx) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Nobody is on the pipe, nor will be.
+    fn is_quiet(&self) -> bool {
+        let mut state = self.pipe.state.borrow_mut();
+        let quiet = state.seats == 0 && state.waiting.is_empty() && state.sent.is_empty();
+        state.closing |= quiet;
+        quiet
+    }
+
+    /// What was given up is read to be thrown away, for a while; and not at all if nobody else waits.
+    fn has_patience(&mut self, cx: &mut Context<'_>) -> bool {
+        let state = self.pipe.state.borrow();
+        let Some(front) = state.sent.get(state.answered).filter(|front| front.judged.get()) else {
+            self.patience = None;
+            return true;
+        };
+        let abandoned = |slot: &Rc<Slot>| slot.judged.get() && !slot.taken.get();
+        let alone = state.seats == 0 && state.waiting.is_empty();
+        let in_vain = alone && abandoned(front) && state.sent.iter().skip(state.answered).all(abandoned);
+        drop(state);
+        let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(DRAIN_TIME)));
+        let has = !in_vain && patience.as_mut().poll(cx).is_pending();
+        if !has {
+            self.end(None, Doubt::None);
+        }
+        has
+    }
+
+    /// A reply that does not come, within one to two times [`Limits::stall`], holds nobody else up: those behind it have time
+    /// left to be asked again. It may itself be missing only because the peer has dropped what came behind another request.
+    ///
+    /// [`Limits::stall`]: crate::transport::pool::Limits::stall
+    fn has_stalled(&mut self, cx: &mut Context<'_>) -> bool {
+        let state = self.pipe.state.borrow();
+        let Some(front) = state.sent.get(state.answered) else { return false };
+        let dropped = front.behind.get() && front.received.get() == 0;
+        let holds = dropped || state.sent.len() - state.answered > 1 || !state.waiting.is_empty();
+        drop(state);
+        if self.stall.is_none() && !holds {
+            return false;
+        }
+        let (limit, replies) = (self.pipe.pool.limits.stall, self.replies);
+        let (tick, before) = self.stall.get_or_insert_with(|| (Box::pin(sleep(limit)), replies));
+        while tick.as_mut().poll(cx).is_ready() {
+            tick.as_mut().reset(Instant::now() + limit);
+            if std::mem::replace(before, replies) == replies && holds {
+                if dropped {
+                    self.end(None, Doubt::None);
+                } else {
+                    self.persistent &= !self.pipe.cut_behind(false);
+                }
+                return true;
+            }
+        }
+        false
+    }
+
+    fn end(&mut self, fault: Option<Fault>, doubt: Doubt) {
+        self.pipe.end(fault, self.refused.as_deref(), doubt);
+    }
+
+    fn lease(&mut self) -> &mut Lease {
+        self.lease.as_mut().expect("taken at the end only")
+    }
+
+    /// Ready: something was done.
+    fn read(&mut self, cx: &mut Context<'_>) -> Turn {
+        let desk = Rc::clone(&self.lease().pool().desk);
+        let room = &mut *desk.reply.borrow_mut();
+        let mut buf = ReadBuf::new(room);
+        let Poll::Ready(read) = Pin::new(&mut *stream(self.lease()).io).poll_read(cx, &mut buf) else {
+            return Poll::Pending;
+        };
+        match read {
+            Ok(()) if buf.filled().is_empty() => {
+                let slot = self.next();
+                if let (Some(slot), Some(Framing::UntilClose)) = (slot, self.framing) {
+                    self.complete(&slot);
+                }
+                self.end(None, Doubt::None);
+            }
+            Ok(()) => self.feed(buf.filled()),
+            Err(error) => self.end(Fault::of_tls(&error), Doubt::None),
+        }
+        Poll::Ready(())
+    }
+
+    /// Whose reply comes next.
+    fn next(&self) -> Option<Rc<Slot>> {
+        let state = self.pipe.state.borrow();
+        state.sent.get(state.answered).cloned()
+    }
+
+    fn feed(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() && !self.pipe.state.borrow().ended {
+            let written = self.pipe.state.borrow().written;
+            // Nobody asked for them, or nobody has yet.
+            let Some(slot) = self.next().filter(|slot| slot.begins.get() < written) else {
+                return self.end(Some(Fault::Surplus), Doubt::Shared);
+            };
+            let before = bytes.len();
+            let all = bytes;
+            slot.progress.enter(Stage::Replying);
+            slot.received.set(slot.received.get().max(1));
+            // The last of a batch may be with the layer below, and not be sent yet.
+            let sent = if self.flushing && self.at == self.batch.len() { self.sound } else { written };
+            let unsent = slot.ends.get() > sent;
+            slot.early.set(slot.early.get() | unsent);
+            match self.framing {
+                None => self.head(&slot, &mut bytes),
+                Some(_) => self.body(&slot, &mut bytes),
+            }
+            if let Some(trace) = &slot.progress.trace {
+                trace.borrow_mut().received.extend_from_slice(&all[..before - bytes.len()]);
+            }
+        }
+    }
+
+    fn head(&mut self, slot: &Rc<Slot>, bytes: &mut &[u8]) {
+        if self.reader.is_none()
+            && let Some((section, ())) = parse(bytes, |_| ())
+        {
+            let (head, rest) = bytes.split_at(section.len);
+            *bytes = rest;
+            return self.begin(slot, section, head.to_vec());
+        }
+        let mut reader = self.reader.take().unwrap_or_default();
+        let fed = reader.feed(bytes);
+        let rule = match fed {
+            Fed::Partial(status) => {
+                slot.progress.status_line.set(status);
+                *bytes = &[];
+                self.reader = Some(reader);
+                return;
+            }
+            Fed::Complete(status) => {
+                slot.progress.status_line.set(Some(status));
+                *bytes = &bytes[bytes.len() - reader.rest()..];
+                match parse(reader.section(), |_| ()) {
+                    Some((section, ())) => return self.begin(slot, section, reader.section().to_vec()),
+                    None => "cannot be read",
+                }
+            }
+            Fed::Broken(rule, status) => {
+                slot.progress.status_line.set(status);
+                rule
+            }
+        };
+        *bytes = &[];
+        self.end(Some(Fault::Rule(rule)), Doubt::None);
+    }
+
+    /// A header section is complete.
+    fn begin(&mut self, slot: &Rc<Slot>, section: Section, head: Vec<u8>) {
+        slot.progress.status_line.set(Some(section.status));
+        if slot.early.get() {
+            return self.end(Some(Fault::EARLY), Doubt::None);
+        }
+        slot.progress.enter(Stage::Replied);
+        slot.outcome.replace(Some(Ok(head)));
+        slot.wake();
+        self.persistent &= section.persistent;
+        if !(section.certain && self.persistent) {
+            let announced = section.certain && self.lease().conn().uses >= MANY;
+            // Whose replies may still come.
+            self.persistent &= !self.pipe.cut_behind(announced);
+        }
+        (self.framing, self.length) = (Some(section.framing), 0);
+        if section.framing.is_complete() {
+            self.complete(slot);
+        }
+    }
+
+    fn body(&mut self, slot: &Rc<Slot>, bytes: &mut &[u8]) {
+        let most = self.lease().pool().limits.max_body;
+        let Some(framing) = &mut self.framing else { return };
+        let eaten = framing.eat(bytes, |data| keep(&mut slot.kept.borrow_mut(), data, most));
+        let is_complete = framing.is_complete();
+        let Ok(eaten) = eaten else {
+            *bytes = &[];
+            return self.end(None, Doubt::None);
+        };
+        *bytes = &bytes[eaten..];
+        self.length += eaten;
+        if is_complete {
+            return self.complete(slot);
+        }
+        slot.wake();
+        if self.length > DRAIN_BYTES.max(most) {
+            self.end(None, Doubt::None);
+        }
+    }
+
+    /// A reply has been read to its end.
+    fn complete(&mut self, slot: &Rc<Slot>) {
+        (self.framing, self.reader, self.patience) = (None, None, None);
+        slot.body.set(End::Whole);
+        self.replies += 1;
+        let mut state = self.pipe.state.borrow_mut();
+        state.answered += 1;
+        let proof = slot.behind.get() && !state.closing;
+        drop(state);
+        slot.wake();
+        self.pipe.settle();
+        if proof {
+            self.pipe.pool.window_holds();
+        }
+        if !self.persistent {
+            self.end(None, Doubt::None);
+        }
+    }
+
+    /// Ready: something was done.
+    fn write(&mut self, cx: &mut Context<'_>) -> Turn {
+        if self.refused.is_some() {
+            return Poll::Pending;
+        }
+        if self.at == self.batch.len() && !self.flushing && !self.gather() {
+            return Poll::Pending;
+        }
+        if self.at < self.batch.len() {
+            let Self { lease, batch, at, .. } = self;
+            let lease = lease.as_mut().expect("taken at the end only");
+            let polled = Pin::new(&mut *stream(lease).io).poll_write(cx, &batch[*at..]);
+            match polled {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0)) => self.stop(None, "it takes nothing"),
+                Poll::Ready(Ok(more)) => {
+                    self.at += more;
+                    self.flushing = true;
+                    self.wrote(more as u64);
+                }
+                Poll::Ready(Err(error)) => self.stop(Fault::of_tls(&error), &error.to_string()),
+            }
+            return Poll::Ready(());
+        }
+        let lease = self.lease.as_mut().expect("taken at the end only");
+        match Pin::new(&mut *stream(lease).io).poll_flush(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(())) => self.flushing = false,
+            Poll::Ready(Err(error)) => self.stop(Fault::of_tls(&error), &error.to_string()),
+        }
+        Poll::Ready(())
+    }
+
+    /// Puts the next requests together, if at least half of the window is free. Who has a seat has been called, and comes
+    /// within this turn of the thread.
+    fn gather(&mut self) -> bool {
+        let window = self.pipe.pool.limits.pipeline;
+        self.batch.clear();
+        self.at = 0;
+        let lease = self.lease.as_mut().expect("taken at the end only");
+        let mut state = self.pipe.state.borrow_mut();
+        if state.seats > 0 || state.sent.len() - state.answered > window / 2 {
+            return false;
+        }
+        let begin = state.written;
+        self.sound = begin;
+        while let Some(slot) = state.waiting.pop_front() {
+            lease.conn().describe(&slot.progress);
+            slot.reused.set(lease.conn().uses > 0);
+            lease.ask();
+            slot.begins.set(begin + self.batch.len() as u64);
+            self.batch.extend_from_slice(&slot.request);
+            slot.ends.set(begin + self.batch.len() as u64);
+            if let Some(trace) = &slot.progress.trace {
+                trace.borrow_mut().sent.extend_from_slice(&slot.request);
+            }
+            if state.sent.len() > state.answered {
+                slot.behind.set(true);
+                slot.shared.set(true);
+                let answered = state.answered;
+                state.sent.iter().skip(answered).for_each(|slot| slot.shared.set(true));
+            }
+            state.sent.push_back(slot);
+        }
+        !self.batch.is_empty()
+    }
+
+    fn wrote(&self, more: u64) {
+        let mut state = self.pipe.state.borrow_mut();
+        state.written += more;
+        let begun = state.sent.iter().rev().take_while(|slot| slot.progress.stage.get() < Stage::Written);
+        begun
+            .filter(|slot| slot.begins.get() < state.written)
+            .for_each(|slot| slot.progress.enter(Stage::Written));
+    }
+
+    /// The peer takes nothing any more. It may have answered (414): what was begun is waited for.
+    fn stop(&mut self, fault: Option<Fault>, why: &str) {
+        self.refused = Some(why.to_owned());
+        self.persistent = false;
+        let state = self.pipe.state.borrow();
+        let next = state.sent.get(state.answered);
+        let answerable = next.is_some_and(|slot| slot.begins.get() < state.written);
+        drop(state);
+        if answerable {
+            self.pipe.cut_unsent();
+        } else {
+            self.end(fault, Doubt::None);
+        }
+    }
+
+    fn finish(mut self) {
+        let state = self.pipe.state.borrow();
+        let is_over = state.ended || state.retired || !self.persistent;
+        drop(state);
+        if let Some(lease) = self.lease.take() {
+            self.pipe.pool.forget_pipe(&self.pipe);
+            if is_over { lease.close() } else { lease.give_back() }
+        }
+    }
+}
+
+impl Drop for Driver {
+    /// Not finished: the thread goes, or there was a defect.
+    fn drop(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            self.pipe.end(None, None, Doubt::None);
+            self.pipe.pool.forget_pipe(&self.pipe);
+            lease.close();
+        }
+    }
+}
