@@ -86,7 +86,7 @@ async fn looked_at(lease: &mut Lease) -> Look {
 /// Before the first request of an exchange. The pool has looked at what it took off its stack. What was made for this
 /// exchange, or handed on from another as soon as that had its reply, nobody has looked at yet.
 async fn first_look(lease: &mut Lease, progress: &Progress) -> Result<(), Ending> {
-    let reused = lease.conn().uses > 0;
+    let reused = lease.conn().is_old();
     let unseen = !reused || progress.lent.get().is_some();
     let seen = if unseen { looked_at(lease).await } else { Look::Nothing };
     // Of one that was just made and is closed already, the write, or the read, says so.

@@ -42,7 +42,7 @@ pub(in crate::transport) struct Pipe {
     pool: Rc<Pool>,
     pub(in crate::transport) address: Option<IpAddr>,
     pub(in crate::transport) born: Instant,
-    /// Nobody was on its connection before.
+    /// Its connection was made for its first exchange.
     new: bool,
     state: RefCell<State>,
 }
@@ -75,7 +75,7 @@ struct Slot {
     /// Where its bytes begin and end among all that this pipe sends.
     begins: Cell<u64>,
     ends: Cell<u64>,
-    /// The connection had carried another exchange before.
+    /// The connection had carried another exchange before, or had lain in the pool.
     reused: Cell<bool>,
     /// Another request was unanswered on the connection when it was sent.
     behind: Cell<bool>,
@@ -132,7 +132,7 @@ pub(in crate::transport) async fn begin(mut lease: Lease, progress: &Progress) -
     }
     let pool = lease.pool().rc();
     let conn = lease.conn();
-    let (address, born, new) = (conn.address, conn.born, conn.uses == 0);
+    let (address, born, new) = (conn.address, conn.born, !conn.is_old());
     let pipe = Rc::new(Pipe { pool, address, born, new, state: RefCell::default() });
     let seat = pipe.seat();
     pipe.pool.admit(&pipe);

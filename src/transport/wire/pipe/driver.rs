@@ -366,7 +366,7 @@ impl Driver {
         self.sound = begin;
         while let Some(slot) = state.waiting.pop_front() {
             lease.conn().describe(&slot.progress);
-            slot.reused.set(lease.conn().uses > 0);
+            slot.reused.set(lease.conn().is_old());
             lease.ask();
             slot.begins.set(begin + self.batch.len() as u64);
             self.batch.extend_from_slice(&slot.request);
