@@ -47,6 +47,8 @@ pub(crate) struct Known {
 pub(crate) struct Tried {
     these: Vec<IpAddr>,
     all: bool,
+    /// Being asked by another exchange of the check: the last choice, and nothing is known against it.
+    beside: Option<IpAddr>,
 }
 
 /// Where one exchange may go. What became of it is to be told; dropped, it says nothing for or against an address.
@@ -136,6 +138,10 @@ impl Addresses {
         if fit.is_empty() {
             return None;
         }
+        let fit = match fit.iter().position(|&index| Some(known[index].address) == tried.beside) {
+            Some(place) if fit.len() > 1 => [&fit[..place], &fit[place + 1..]].concat(),
+            _ => fit,
+        };
         // Addresses of both families are most often one machine: their outages come together.
         let v6 = fit.iter().filter(|&&index| known[index].address.is_ipv6()).count();
         let turns = v6.max(fit.len() - v6);
@@ -174,6 +180,12 @@ impl Addresses {
                 .read()
                 .iter()
                 .all(|known| tried.these.contains(&known.address) || known.health.is_open())
+    }
+}
+
+impl Tried {
+    pub(crate) fn none_beside(address: Option<IpAddr>) -> Self {
+        Self { beside: address, ..Self::default() }
     }
 }
 

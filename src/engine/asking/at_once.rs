@@ -8,13 +8,15 @@ use super::endpoint::ask_one;
 use super::{Means, Outage};
 use crate::backend::{Answer, Basis};
 use crate::decision::{Cause, Verdict};
+use crate::outage::Tried;
 
 /// All together: the first that allows decides. Without one, a refusal decides when all have answered or the time is up
 /// (`any.deny = first`: at once); it may be kept only if all have answered.
 pub(super) async fn ask(means: Means<'_>) -> Result<Answer, Outage> {
     let endpoints = 0..means.policy.plans.len();
-    let mut asked: Vec<_> =
-        endpoints.map(|endpoint| Some(Box::pin(ask_one(means, endpoint, means.deadline)))).collect();
+    let mut asked: Vec<_> = endpoints
+        .map(|endpoint| Some(Box::pin(ask_one(means, endpoint, means.deadline, Tried::default()))))
+        .collect();
     let (mut outage, mut all_answered) = (None, true);
     poll_fn(|context| {
         let mut waiting = false;

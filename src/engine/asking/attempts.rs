@@ -1,6 +1,7 @@
 //! How far a flight's asking has come: what was tried, and what a waiter gets whose time is up before the answer.
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -122,6 +123,12 @@ impl Asking {
         let attempt = running.next().filter(|attempt| attempt.progress.stage.get() != Stage::Queued)?;
         let since = attempt.progress.lent.get().unwrap_or(attempt.began);
         running.next().is_none().then_some(since)
+    }
+
+    /// Where the attempt under way is asking.
+    pub(super) fn current_address(&self) -> Option<IpAddr> {
+        let attempts = self.attempts.borrow();
+        attempts.iter().find(|attempt| attempt.ended.is_none())?.progress.address.get()
     }
 
     fn end(&self, progress: &Rc<Progress>, failure: String) {

@@ -13,7 +13,12 @@ use crate::transport::Among;
 
 /// One endpoint, unless its breaker is open; its health learns what became of it. An outage moves on to the next address;
 /// each gets its part of the time. The endpoint is to blame when none of them works.
-pub(super) async fn ask_one(means: Means<'_>, endpoint: usize, deadline: Instant) -> Result<Answer, Outage> {
+pub(super) async fn ask_one(
+    means: Means<'_>,
+    endpoint: usize,
+    deadline: Instant,
+    mut tried: Tried,
+) -> Result<Answer, Outage> {
     let Means { policy, question, asking, .. } = means;
     let Some(permit) = policy.health[endpoint].admit() else { return Err(breaker_open(policy, endpoint)) };
     let mut leave = Leave { asking, endpoint, permit: Some(permit), choice: None };
@@ -21,7 +26,6 @@ pub(super) async fn ask_one(means: Means<'_>, endpoint: usize, deadline: Instant
     let balance = policy.settings.backend_mode == BackendMode::Balance;
     // Other bits than those that the endpoint was picked by.
     let balance = balance.then_some(means.random.rotate_left(16));
-    let mut tried = Tried::default();
     let mut outage = None;
     let result = loop {
         // The first time there is always somewhere to go.

@@ -1,7 +1,7 @@
 //! `hedge.after`: who has not answered by then is given company, and the first answer decides.
 //!
 //! The second request goes to the next endpoint whose breaker is closed; where there is one endpoint only, to that one, on
-//! another connection. An answer is an answer, whoever gives it: a refusal decides as an allow does, for both were asked the
+//! another connection, and if its name stands for several addresses, to another of them. An answer is an answer, whoever gives it: a refusal decides as an allow does, for both were asked the
 //! same. An outage of one leaves the check to the other. The one that loses is dropped: over HTTP/1.1 its connection is closed,
 //! so that its late reply is never read as another's.
 //!
@@ -21,6 +21,7 @@ use crate::backend::Answer;
 use crate::clock;
 use crate::config::HedgeAfter;
 use crate::decision::Cause;
+use crate::outage::Tried;
 
 type Outcome = Result<Answer, Outage>;
 
@@ -31,7 +32,7 @@ pub(super) async fn ask(
     share: Instant,
     others: &[usize],
 ) -> (Outcome, Option<usize>) {
-    let first = pin!(ask_one(means, endpoint, share));
+    let first = pin!(ask_one(means, endpoint, share, Tried::default()));
     let Some(after) = patience(&means, endpoint) else { return (first.await, None) };
     // In a box: few are hedged, and each check that waits would have to have room for it.
     Box::pin(with_company(means, first, endpoint, after, share, others)).await
@@ -114,7 +115,9 @@ async fn race(
         let after = others.iter().filter(open).count();
         now + means.deadline.saturating_duration_since(now) / (after as u32 + 1)
     };
-    let mut second = pin!(ask_one(means, other, share));
+    // Of a name with several addresses, another one.
+    let beside = asking.current_address().filter(|_| twins);
+    let mut second = pin!(ask_one(means, other, share, Tried::none_beside(beside)));
     // An endpoint is asked twice at most: neither of two that ask the same one tries again.
     asking.beside.set(if twins { 2 } else { 1 });
     let (mut one, mut two) = (None, None);

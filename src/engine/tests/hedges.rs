@@ -1,12 +1,13 @@
 //! Hedging: who is asked a second time for the sake of time, counted at the backend.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::time::sleep;
 
-use super::support::{ALLOW, Bench, DENY, Peer, check, with_shard};
+use super::support::{ALLOW, Bench, DENY, Peer, SHADOW, check, with_shard};
 use crate::config::Config;
 use crate::decision::{Cause, Decision, Origin, Verdict};
 
@@ -314,4 +315,47 @@ fn what_contradicts_hedging_is_refused_by_name() {
     assert!(error.ends_with("or off, p95"), "{error}");
     let error = config.set("hedge.max", "51%").unwrap_err().to_string();
     assert!(error.contains("too high"), "{error}");
+}
+
+/// Of three addresses of one name the first is slow, once; the shadow says the opposite, later.
+#[tokio::test(start_paused = true)]
+async fn beside_a_shadow_a_hedge_goes_to_the_next_address_and_each_answer_counts_once() {
+    let addresses: [IpAddr; 3] = [1, 2, 3].map(|last| IpAddr::from([192, 0, 2, last]));
+    let peer = Peer::new(|peer, place, mut stream| async move {
+        while let Some(target) = peer.request(place, &mut stream).await {
+            let is_slow = target.contains("slow") && place == 1;
+            let after = if place > SHADOW { 300 } else { 10 };
+            sleep(MS * if is_slow { 900 } else { after }).await;
+            let reply = if place > SHADOW { DENY } else { ALLOW };
+            if stream.write_all(reply.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    });
+    let keys = [AFTER, HALF, ("shadow.url", "http://127.0.0.1:2/shadow")];
+    with_shard(&keys, peer, |bench| async move {
+        bench.peer.stand_for(&bench.core, &addresses);
+        traffic(&bench, 10).await;
+        let before = [1, 2, 3].map(|place| bench.peer.requests_to(place));
+        let (decision, took) = ask(&bench, 1, "slow").await;
+        assert_eq!((decision.verdict, decision.origin), (Verdict::Allow, Origin::Backend));
+        assert!(took >= MS * 60 && took < MS * 70, "{took:?}");
+        sleep(MS * 5000).await;
+        let after = [1, 2, 3].map(|place| bench.peer.requests_to(place));
+        assert_eq!((before, after), ([10, 0, 0], [11, 1, 0]));
+        assert_eq!(hedges(&bench), (1, 1));
+        let stats = bench.core.stats();
+        assert_eq!((stats.submitted, stats.completed, stats.allowed, stats.exchanges), (11, 11, 11, 12));
+        let shadow = stats.shadow.unwrap();
+        let to_shadow: usize = (SHADOW..SHADOW + 30).map(|place| bench.peer.requests_to(place)).sum();
+        assert_eq!((to_shadow, shadow.denied, shadow.agreed), (11, 11, 0), "each was asked about once");
+    })
+    .await;
+    // The same with a single address: the same one is asked again.
+    with_shard(&[AFTER, HALF], slow(&[(900, ALLOW)]), |bench| async move {
+        traffic(&bench, 10).await;
+        assert!(ask(&bench, 1, "slow").await.0.allows());
+        assert_eq!((bench.peer.requests_to(0), hedges(&bench).0), (12, 1));
+    })
+    .await;
 }
