@@ -6,6 +6,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[cfg(feature = "command")]
+#[path = "command/support.rs"]
+mod command;
 mod support;
 
 use std::net::SocketAddr;
@@ -21,7 +24,7 @@ use support::{
 /// Checks under way at one time; each is of another engine.
 const THREADS: usize = 16;
 /// Of the checks that must run into it; the others have more than any test waits for.
-const SHORT: &str = "1s";
+const SHORT: &str = "2s";
 
 // What becomes of the check
 
@@ -169,7 +172,7 @@ impl Case {
         // Where the proxy accepts no more, what is asked again does not arrive.
         let arrived = if self.fault == Fault::Refuse { 1 } else { 1 + retries as usize };
         assert_eq!(asked, arrived, "{self:?}");
-        let budget = Duration::from_secs(if self.timeout() == SHORT { 1 } else { 25 });
+        let budget = Duration::from_secs(if self.timeout() == SHORT { 2 } else { 25 });
         assert!(decision.latency < budget + Duration::from_secs(5), "{self:?}: {:?}", decision.latency);
 
         // The opposite question: an answer to what was asked before would be seen.
@@ -272,6 +275,15 @@ fn each_fault_at_each_place_of_a_reply_of_nginx_has_its_outcome() {
     let fpm = Fpm::new();
     let nginx = Nginx::new(Some(&fpm), NginxOptions::default());
     let address = SocketAddr::from(([127, 0, 0, 1], nginx.port));
+    at_once(THREADS, &Case::of_table(), |case| case.run(address));
+}
+
+/// Its body, too, is empty and in chunks.
+#[cfg(feature = "command")]
+#[test]
+fn each_fault_at_each_place_of_a_reply_of_the_embedded_backend_has_its_outcome() {
+    let backend = command::Backend::start(&["--framing", "chunked"]);
+    let address = backend.address().parse().unwrap();
     at_once(THREADS, &Case::of_table(), |case| case.run(address));
 }
 
