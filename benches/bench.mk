@@ -19,7 +19,7 @@ bench-quick: bench-build ## the same, small: whether it runs, not what it costs
 bench-build:
 	@tests/setup bench
 	$(CARGO) build --release --locked --lib
-	cd benches && CARGO_TARGET_DIR=$(CURDIR)/target $(CARGO) build --release --locked
+	cd benches && CARGO_TARGET_DIR=$(CURDIR)/target $(CARGO) build --release --locked --workspace --exclude bench-steps
 	@mkdir -p $(BENCH)/bin
 	$(MAKE) --no-print-directory bench-engine
 	$(BENCH_CC) -o $(BENCH)/bin/libcurl benches/peers/libcurl.c -lcurl
@@ -36,6 +36,11 @@ bench-engine:
 		$(BENCH_CC) -Iinclude -o $(BENCH)/bin/$$program benches/engine/$$program.c \
 			target/release/libalta_auth.so '-Wl,-rpath,$$ORIGIN' || exit 1; \
 	done
+
+# Its own target: the library with one more feature.
+.PHONY: bench-steps
+bench-steps: ## the steps of a check one by one, with criterion
+	cd benches && CARGO_TARGET_DIR=$(CURDIR)/target/steps $(CARGO) bench --locked --package bench-steps
 
 .PHONY: bench-instructions bench-where bench-baseline
 bench-instructions: bench-counted ## instructions and bytes a check beside what is committed, as CI does

@@ -68,6 +68,8 @@ pub(crate) use self::asking::{
 pub(crate) use self::batch::Batch;
 pub(crate) use self::completion::Tag;
 pub use self::completion::{Completed, Receiver};
+#[cfg(feature = "steps")]
+pub(crate) use self::ledger::{Ledger, Room};
 pub(crate) use self::policy::Policy;
 pub use self::queue::Queue;
 pub(crate) use self::retries::RetryBudget;

@@ -17,6 +17,9 @@ mod memory;
 mod observe;
 mod outage;
 mod probe;
+#[cfg(feature = "steps")]
+#[doc(hidden)]
+pub mod steps;
 mod sys;
 mod transport;
 

@@ -41,6 +41,8 @@ pub(crate) use body::{Body, BodyError};
 pub(crate) use dial::Dial;
 #[cfg(test)]
 pub(crate) use dial::{Dialing, Io, Link, Look, Watch};
+#[cfg(feature = "steps")]
+pub(crate) use wire::read_section;
 
 use crate::config::{Address, BackendUrl, HttpLane, HttpVersion, Scheme, Settings};
 use crate::decision::Cause;

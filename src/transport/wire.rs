@@ -138,6 +138,12 @@ pub(super) async fn exchange<T>(
     }
 }
 
+/// What `read` makes of a whole header section, for who measures that.
+#[cfg(feature = "steps")]
+pub(crate) fn read_section<T>(bytes: &[u8], read: impl FnOnce(&ReplyHead<'_>) -> T) -> Option<T> {
+    parse(bytes, read).map(|(_, made)| made)
+}
+
 /// One request and its reply.
 struct Talk {
     reused: bool,

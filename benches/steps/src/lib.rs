@@ -1,0 +1,1 @@
+//! What a check costs, step by step: `make bench-steps`. See `benches/steps.rs`.
