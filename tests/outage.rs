@@ -415,7 +415,7 @@ fn a_backend_that_is_slow_is_given_company_and_its_late_reply_decides_nothing() 
     });
     let other = Scripted::always(Reply::deny());
     let urls = format!("{},{}", slow.url(), other.url());
-    let engine = engine(&urls, &[("hedge.after", "20ms"), ("hedge.max", "50%"), ("timeout", "30s")]);
+    let engine = engine(&urls, &[("hedge.after", "20ms"), ("hedge.max", "40%"), ("timeout", "30s")]);
     for id in sessions(10) {
         assert_backend(&ask(&engine, &Check { session_id: id.as_bytes(), ..bad() }), Verdict::Deny, 403);
     }

@@ -145,9 +145,10 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         name: "hedge.max", section: "Time", reload: Keeps,
-        kind: Kind::Percent { max: 50, put: |s, n| s.hedge.max = n },
+        kind: Kind::Percent { max: 40, put: |s, n| s.hedge.max = n },
         default: Value("5%"),
-        text: "With `hedge.after`: at most this part of the requests of the last 10 s are such second ones.",
+        text: "With `hedge.after`: at most this part of the requests of the last 10 s are such second ones. The others \
+               tell whether a backend answers at all: with all of them given company, one that hangs would never be left alone.",
     },
     Key {
         name: "breaker.failures", section: "Outage", reload: Keeps,

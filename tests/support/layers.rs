@@ -1,5 +1,5 @@
-//! A fault met by one unit of a layer below the reply, TLS records or HTTP/2 frames: a case of the tables in
-//! `tests/faults_tls.rs` and `tests/faults_http2.rs`.
+//! A fault met by one unit of a layer below the reply, TLS records, HTTP/2 frames or whole messages: a case of the tables in
+//! `tests/faults_tls.rs`, `tests/faults_http2.rs` and `tests/faults_request.rs`.
 //!
 //! The fault is met once, on the first connection; what is asked again has another. The default action is the opposite of what
 //! the backend says, and so is the answer to the check that follows: who takes one for the other is seen. The breaker is
@@ -14,7 +14,7 @@ use alta_auth::{Cause, Check, Decision, Engine, Origin, Verdict};
 use parking_lot::{Condvar, Mutex};
 
 use super::{
-    Fault, Frame, Identity, Reply, Scripted, Side, Unit, UnitProxy, Units, ask, assert_backend,
+    Fault, Frame, Identity, Reply, Request, Scripted, Side, Unit, UnitProxy, Units, ask, assert_backend,
     assert_default, bad, engine, good, header_block, until,
 };
 
@@ -123,11 +123,14 @@ impl Layer<'_> {
         assert_eq!(proxy.connections(), 1, "{seen:?}");
         let reply = counts[1] - counts[0];
         let of = |side| seen.iter().filter(move |unit| unit.from == Some(side));
-        let third = seen.iter().position(|unit| unit.from == Some(Side::Client) && unit.index == 2).unwrap();
-        let handshake = seen[..third].iter().filter(|unit| unit.from == Some(Side::Backend)).count();
+        // Without a handshake there is no third word.
+        let third = seen.iter().position(|unit| unit.from == Some(Side::Client) && unit.index == 2);
+        let handshake =
+            seen[..third.unwrap_or(0)].iter().filter(|unit| unit.from == Some(Side::Backend)).count();
         // What a request is: HEADERS; a record with data, but in TLS 1.3 the first, in which the handshake ends.
         let (kind, not) = match self.units {
             Units::Frames => (1, 0),
+            Units::Messages => (0, 0),
             Units::Records => {
                 (23, usize::from(of(Side::Backend).take(handshake).any(|unit| unit.kind == 23)))
             }
@@ -222,8 +225,7 @@ impl Case {
         // Those that do not wait have more than any test waits for; a handshake of TLS takes its time.
         let (timeout, connecting) = match (self.waits(), layer.scheme) {
             (false, _) => (25_000, 20_000),
-            (true, "https") => (2_000, 1_200),
-            (true, _) => (1_000, 500),
+            (true, _) => (2_000, 1_200),
         };
         let [timeout_key, connecting] = [timeout, connecting].map(|time| format!("{time}ms"));
         let keys = [("default_action", default), ("timeout", &timeout_key), ("connect_timeout", &connecting)];
@@ -366,11 +368,14 @@ pub(crate) fn run_all(cases: &[Case], layer: &Layer<'_>) {
 
 /// The reference rule over TLS, header section and body in a record each.
 pub(crate) fn scripted_tls(identity: &Identity) -> Scripted {
-    Scripted::tls(identity, |request| {
-        let status = if request.target().contains("token=123") { "200 OK" } else { "403 Forbidden" };
-        let head = format!("HTTP/1.1 {status}\r\nContent-Length: 10\r\nX-UserId: u\r\n\r\n");
-        Reply::raw(head).then(Reply::raw("0123456789"))
-    })
+    Scripted::tls(identity, truthful)
+}
+
+/// The reference rule, with a body.
+pub(crate) fn truthful(request: &Request) -> Reply {
+    let status = if request.target().contains("token=123") { "200 OK" } else { "403 Forbidden" };
+    let head = format!("HTTP/1.1 {status}\r\nContent-Length: 10\r\nX-UserId: u\r\n\r\n");
+    Reply::raw(head).then(Reply::raw("0123456789"))
 }
 
 fn check(session_id: &[u8], truth: Verdict) -> Check<'_> {

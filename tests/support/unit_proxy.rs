@@ -1,4 +1,4 @@
-//! A TCP proxy that knows TLS records, or HTTP/2 frames, and nothing of what is in them: it spoils those that it is told to
+//! A TCP proxy that knows TLS records, HTTP/2 frames, or where a message of HTTP/1.1 ends, and nothing of what is in them: it spoils those that it is told to
 //! spoil, in either direction.
 //!
 //! A unit is read whole before anything is done to it, so that the other side receives the same bytes at the same places
@@ -24,6 +24,8 @@ pub(crate) enum Units {
     Records,
     /// Of HTTP/2; the client's preface is one of its own.
     Frames,
+    /// Of HTTP/1.1: header sections, with as much of a body as `Content-Length` says.
+    Messages,
 }
 
 /// One record, or one frame; or, of no bytes, that a connection was made.
@@ -234,6 +236,17 @@ impl Direction<'_> {
     fn next(&self, index: usize) -> std::io::Result<(u8, Vec<u8>)> {
         let mut from = self.from();
         let (header, kind, length) = match (self.shared.units, self.side) {
+            (Units::Messages, _) => {
+                let mut head = Vec::new();
+                let mut byte = [0];
+                while !head.ends_with(b"\r\n\r\n") {
+                    from.read_exact(&mut byte)?;
+                    head.push(byte[0]);
+                }
+                let text = String::from_utf8_lossy(&head).to_ascii_lowercase();
+                let length = text.split("\r\ncontent-length:").nth(1).and_then(|rest| rest.lines().next());
+                (head, 0, length.map_or(0, |length| length.trim().parse().unwrap()))
+            }
             (Units::Frames, Side::Client) if index == 0 => {
                 let mut preface = vec![0; 24];
                 from.read_exact(&mut preface)?;

@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::sleep;
 
 use super::support::{ALLOW, Bench, DENY, Peer, SHADOW, check, with_shard};
+use crate::check::Check;
 use crate::config::Config;
 use crate::decision::{Cause, Decision, Origin, Verdict};
 
@@ -16,7 +17,8 @@ const TWO: (&str, &str) = ("backend.url", "http://127.0.0.1:1/auth,http://127.0.
 const THREE: (&str, &str) =
     ("backend.url", "http://127.0.0.1:1/auth,http://127.0.0.1:2/auth,http://127.0.0.1:3/auth");
 const AFTER: (&str, &str) = ("hedge.after", "50ms");
-const HALF: (&str, &str) = ("hedge.max", "50%");
+/// The most there may be.
+const MANY: (&str, &str) = ("hedge.max", "40%");
 /// No answer, and no reason to ask again on another connection.
 const GARBAGE: &str = "what?\r\n\r\n";
 const LATE: &str = "HTTP/1.1 403 Late\r\nX-UserId: late\r\nContent-Length: 0\r\n\r\n";
@@ -54,12 +56,33 @@ fn hedges(bench: &Bench) -> (u64, u64) {
     (stats.hedges, stats.hedges_won)
 }
 
+/// Who loses to its company says nothing for or against itself: enough must be asked without.
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_hangs_is_left_alone_also_where_as_many_are_hedged_as_may_be() {
+    const DAY: u64 = 86_400_000;
+    let keys = [TWO, AFTER, MANY, ("timeout", "1s"), ("breaker.failures", "5")];
+    with_shard(&keys, slow(&[(DAY, ALLOW), (10, ALLOW)]), |bench| async move {
+        traffic(&bench, 20).await;
+        let mut asked = 0;
+        while !bench.core.stats().endpoints[0].breaker_open {
+            asked += 1;
+            assert!(asked <= 300, "its breaker stays closed: {:?}", hedges(&bench));
+            // Outages of one client count once.
+            let (id, ip) = (format!("s{asked}"), format!("192.0.2.{}", asked % 200));
+            bench.submit(&Check { ip: ip.as_bytes(), ..check(&id, "slow") }, asked);
+            assert!(bench.decided(asked).await.0.allows());
+        }
+        assert!(hedges(&bench).1 > 5, "most were hedged");
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_is_slow_is_given_company_and_the_first_answer_decides() {
     for (second, verdict) in [(ALLOW, Verdict::Allow), (DENY, Verdict::Deny)] {
         let says: &'static [_] =
             if second == ALLOW { &[(900, DENY), (10, ALLOW)] } else { &[(900, ALLOW), (10, DENY)] };
-        with_shard(&[TWO, AFTER, HALF], slow(says), |bench| async move {
+        with_shard(&[TWO, AFTER, MANY], slow(says), |bench| async move {
             traffic(&bench, 10).await;
             let (decision, took) = ask(&bench, 1, "slow").await;
             assert_eq!((decision.verdict, decision.origin), (verdict, Origin::Backend));
@@ -70,7 +93,7 @@ async fn who_is_slow_is_given_company_and_the_first_answer_decides() {
         .await;
     }
     // The first one comes first after all.
-    with_shard(&[TWO, AFTER, HALF], slow(&[(100, ALLOW), (900, DENY)]), |bench| async move {
+    with_shard(&[TWO, AFTER, MANY], slow(&[(100, ALLOW), (900, DENY)]), |bench| async move {
         traffic(&bench, 10).await;
         let (decision, took) = ask(&bench, 1, "slow").await;
         assert!(decision.allows() && took < MS * 110, "{took:?}");
@@ -78,14 +101,14 @@ async fn who_is_slow_is_given_company_and_the_first_answer_decides() {
     })
     .await;
     // It is in time.
-    with_shard(&[TWO, AFTER, HALF], slow(&[(40, ALLOW), (1, DENY)]), |bench| async move {
+    with_shard(&[TWO, AFTER, MANY], slow(&[(40, ALLOW), (1, DENY)]), |bench| async move {
         traffic(&bench, 10).await;
         assert!(ask(&bench, 1, "slow").await.0.allows());
         assert_eq!((bench.peer.requests_to(1), hedges(&bench)), (0, (0, 0)));
     })
     .await;
     // Off by default.
-    with_shard(&[TWO, HALF], slow(&[(900, ALLOW), (1, DENY)]), |bench| async move {
+    with_shard(&[TWO, MANY], slow(&[(900, ALLOW), (1, DENY)]), |bench| async move {
         traffic(&bench, 10).await;
         assert!(ask(&bench, 1, "slow").await.0.allows());
         assert_eq!((bench.peer.requests_to(1), hedges(&bench)), (0, (0, 0)));
@@ -98,7 +121,7 @@ async fn an_outage_of_one_leaves_the_check_to_the_other() {
     let cases: [(&'static [(u64, &str)], u64); 2] =
         [(&[(300, ALLOW), (10, GARBAGE)], 300), (&[(100, GARBAGE), (300, ALLOW)], 350)];
     for (says, after) in cases {
-        with_shard(&[TWO, AFTER, HALF], slow(says), |bench| async move {
+        with_shard(&[TWO, AFTER, MANY], slow(says), |bench| async move {
             traffic(&bench, 10).await;
             let (decision, took) = ask(&bench, 1, "slow").await;
             assert_eq!((decision.verdict, decision.origin), (Verdict::Allow, Origin::Backend));
@@ -108,7 +131,7 @@ async fn an_outage_of_one_leaves_the_check_to_the_other() {
         })
         .await;
     }
-    with_shard(&[TWO, AFTER, HALF], slow(&[(100, GARBAGE), (100, GARBAGE)]), |bench| async move {
+    with_shard(&[TWO, AFTER, MANY], slow(&[(100, GARBAGE), (100, GARBAGE)]), |bench| async move {
         traffic(&bench, 10).await;
         let (decision, _) = ask(&bench, 1, "slow").await;
         assert_eq!((decision.origin, decision.cause), (Origin::Default, Cause::Protocol));
@@ -150,7 +173,7 @@ async fn the_only_backend_is_asked_on_another_connection_and_the_late_reply_is_n
             }
         }
     });
-    with_shard(&[AFTER, HALF], peer, |bench| async move {
+    with_shard(&[AFTER, MANY], peer, |bench| async move {
         traffic(&bench, 10).await;
         assert_eq!(bench.peer.connections(), 1);
         let (decision, took) = ask(&bench, 1, "slow").await;
@@ -169,7 +192,7 @@ async fn the_only_backend_is_asked_on_another_connection_and_the_late_reply_is_n
 #[tokio::test(start_paused = true)]
 async fn no_hedge_goes_where_it_would_worsen_a_shortage_or_to_an_open_breaker() {
     // One connection, and others wait for it.
-    let keys = [AFTER, HALF, ("pool.max_connections", "1")];
+    let keys = [AFTER, MANY, ("pool.max_connections", "1")];
     with_shard(&keys, slow(&[(200, ALLOW)]), |bench| async move {
         traffic(&bench, 50).await;
         for number in 0..5 {
@@ -182,7 +205,7 @@ async fn no_hedge_goes_where_it_would_worsen_a_shortage_or_to_an_open_breaker() 
     })
     .await;
     // The second has room, but at the first they queue.
-    let keys = [TWO, AFTER, HALF, ("pool.max_connections", "1")];
+    let keys = [TWO, AFTER, MANY, ("pool.max_connections", "1")];
     with_shard(&keys, slow(&[(200, ALLOW), (10, ALLOW)]), |bench| async move {
         traffic(&bench, 50).await;
         for number in 0..3 {
@@ -197,7 +220,7 @@ async fn no_hedge_goes_where_it_would_worsen_a_shortage_or_to_an_open_breaker() 
     })
     .await;
     // The second one's breaker is open, the third is asked.
-    with_shard(&[THREE, AFTER, HALF], slow(&[(900, DENY), (1, ALLOW), (1, ALLOW)]), |bench| async move {
+    with_shard(&[THREE, AFTER, MANY], slow(&[(900, DENY), (1, ALLOW), (1, ALLOW)]), |bench| async move {
         traffic(&bench, 10).await;
         let health = &bench.core.policy().health[1];
         for client in 0..5 {
@@ -212,7 +235,7 @@ async fn no_hedge_goes_where_it_would_worsen_a_shortage_or_to_an_open_breaker() 
 
 #[tokio::test(start_paused = true)]
 async fn p95_waits_for_enough_answers_and_then_as_long_as_most_of_them_took() {
-    let keys = [TWO, ("hedge.after", "p95"), HALF];
+    let keys = [TWO, ("hedge.after", "p95"), MANY];
     with_shard(&keys, slow(&[(900, ALLOW), (1, ALLOW)]), |bench| async move {
         traffic(&bench, 50).await;
         ask(&bench, 1, "slow").await;
@@ -228,7 +251,7 @@ async fn p95_waits_for_enough_answers_and_then_as_long_as_most_of_them_took() {
 #[tokio::test(start_paused = true)]
 async fn a_check_makes_three_requests_at_most_hedged_or_not() {
     let says: &'static [_] = &[(100, GARBAGE), (100, GARBAGE), (100, GARBAGE)];
-    with_shard(&[THREE, AFTER, HALF, ("breaker.failures", "0")], slow(says), |bench| async move {
+    with_shard(&[THREE, AFTER, MANY, ("breaker.failures", "0")], slow(says), |bench| async move {
         traffic(&bench, 50).await;
         for number in 0..20 {
             let before = bench.peer.requests();
@@ -248,7 +271,7 @@ async fn a_check_makes_three_requests_at_most_hedged_or_not() {
             let _ = stream.write_all(ALLOW.as_bytes()).await;
         }
     });
-    with_shard(&[AFTER, HALF, ("breaker.failures", "0")], dying, |bench| async move {
+    with_shard(&[AFTER, MANY, ("breaker.failures", "0")], dying, |bench| async move {
         for number in 0..20 {
             traffic(&bench, 20).await;
             let before = bench.peer.requests();
@@ -264,25 +287,29 @@ async fn a_check_makes_three_requests_at_most_hedged_or_not() {
 async fn who_asks_ahead_of_the_end_has_time() {
     let peer = Peer::new(|peer, endpoint, mut stream| async move {
         while let Some(target) = peer.request(endpoint, &mut stream).await {
-            if target.contains("slow") && peer.requests() > 12 {
+            if target.contains("slow") && peer.requests() > 15 {
                 sleep(MS * 500).await;
             }
             let kept = "HTTP/1.1 200 OK\r\nX-AuthDuration: 60\r\nContent-Length: 0\r\n\r\n";
             let _ = stream.write_all(kept.as_bytes()).await;
         }
     });
-    let keys = [AFTER, HALF, ("refresh.ahead", "50%"), ("ttl.jitter", "off")];
+    let keys = [AFTER, MANY, ("refresh.ahead", "50%"), ("ttl.jitter", "off")];
     with_shard(&keys, peer, |bench| async move {
-        traffic(&bench, 11).await;
+        traffic(&bench, 12).await;
         ask(&bench, 1, "slow").await;
         sleep(MS * 40_000).await;
+        // What was asked ten seconds ago does not count for a hedge.
+        for number in [10, 11] {
+            ask(&bench, number, "").await;
+        }
         assert_eq!(ask(&bench, 2, "slow").await.0.origin, Origin::Backend, "of another session");
         sleep(MS * 1000).await;
-        assert_eq!(bench.peer.requests(), 14, "asked, and hedged");
+        assert_eq!(bench.peer.requests(), 17, "asked, and hedged");
         bench.submit(&check("s1", "slow"), 3);
         assert_eq!(bench.decided(3).await.0.origin, Origin::Memory);
         sleep(MS * 2000).await;
-        assert_eq!(bench.peer.requests(), 15, "refreshed, and not hedged");
+        assert_eq!(bench.peer.requests(), 18, "refreshed, and not hedged");
     })
     .await;
 }
@@ -313,7 +340,7 @@ fn what_contradicts_hedging_is_refused_by_name() {
     let mut config = Config::new();
     let error = config.set("hedge.after", "p96").unwrap_err().to_string();
     assert!(error.ends_with("or off, p95"), "{error}");
-    let error = config.set("hedge.max", "51%").unwrap_err().to_string();
+    let error = config.set("hedge.max", "41%").unwrap_err().to_string();
     assert!(error.contains("too high"), "{error}");
 }
 
@@ -332,7 +359,7 @@ async fn beside_a_shadow_a_hedge_goes_to_the_next_address_and_each_answer_counts
             }
         }
     });
-    let keys = [AFTER, HALF, ("shadow.url", "http://127.0.0.1:2/shadow")];
+    let keys = [AFTER, MANY, ("shadow.url", "http://127.0.0.1:2/shadow")];
     with_shard(&keys, peer, |bench| async move {
         bench.peer.stand_for(&bench.core, &addresses);
         traffic(&bench, 10).await;
@@ -352,7 +379,7 @@ async fn beside_a_shadow_a_hedge_goes_to_the_next_address_and_each_answer_counts
     })
     .await;
     // The same with a single address: the same one is asked again.
-    with_shard(&[AFTER, HALF], slow(&[(900, ALLOW)]), |bench| async move {
+    with_shard(&[AFTER, MANY], slow(&[(900, ALLOW)]), |bench| async move {
         traffic(&bench, 10).await;
         assert!(ask(&bench, 1, "slow").await.0.allows());
         assert_eq!((bench.peer.requests_to(0), hedges(&bench).0), (12, 1));
