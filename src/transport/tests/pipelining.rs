@@ -637,6 +637,38 @@ async fn a_reply_that_its_check_rejects_takes_those_behind_it_along() {
     .await;
 }
 
+/// Whoever looks first.
+#[tokio::test(start_paused = true)]
+async fn a_reply_counts_only_after_those_before_it_have_been_judged() {
+    local(async {
+        for rejects in [false, true] {
+            let mut pipe = Pipelined::new("4").await;
+            let transport = Rc::clone(&pipe.world.transport);
+            let progress = [Rc::default(), Rc::default()];
+            let mut first = Box::pin(ask_for("/0", &transport, false, &progress[0]));
+            let mut second = Box::pin(ask_for("/1", &transport, false, &progress[1]));
+            for _ in 0..4 {
+                assert!(timeout(Duration::ZERO, first.as_mut()).await.is_err());
+                assert!(timeout(Duration::ZERO, second.as_mut()).await.is_err());
+                settle().await;
+            }
+            assert_eq!(pipe.peer.targets().await, TARGETS[..2]);
+            pipe.peer.reply(&replies(0..2)).await;
+            settle().await;
+            assert!(timeout(Duration::ZERO, second.as_mut()).await.is_err(), "it is there, and has to wait");
+            let reply = first.await.unwrap();
+            if rejects {
+                reply.body.close();
+                assert_eq!(second.await.err().unwrap().cause, Cause::Protocol);
+            } else {
+                reply.body.discard();
+                assert_eq!(second.await.unwrap().status, status("/1"));
+            }
+        }
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn bodies_are_kept_for_who_needs_them() {
     local(async {
