@@ -14,7 +14,8 @@ pub(crate) fn now() -> Instant {
     HELD.get().unwrap_or_else(Instant::now)
 }
 
-/// Runs a step that takes no time to speak of: never one that waits.
+/// Runs a step that takes no time to speak of: never one that waits. Only a host's log function runs inside; should it take its
+/// time, what follows in the step counts as if it had not.
 pub(crate) fn step<T>(step: impl FnOnce() -> T) -> T {
     /// Also after a panic.
     struct Step(Option<Instant>);

@@ -11,7 +11,7 @@ use crate::observe::{LogLevel, Logger};
 /// Receivers looked through for one that has a batch already. A host has a queue a thread; a receiver that
 /// serves a single check is not worth finding again.
 const LOOK_BACK: usize = 8;
-/// Longer batches do not keep their memory.
+/// Longer batches, and longer lists of them, do not keep their memory.
 const KEPT: usize = 1024;
 
 #[derive(Default)]
@@ -48,7 +48,7 @@ impl Outbox {
 
     /// Gives the memory back that another one was delivered in, if there is nothing better here.
     pub(crate) fn reuse(&mut self, delivered: Self) {
-        if self.batches.is_empty() && self.spare.is_empty() {
+        if self.batches.is_empty() && self.spare.is_empty() && delivered.batches.capacity() <= KEPT {
             *self = delivered;
         }
     }

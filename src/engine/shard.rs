@@ -90,7 +90,7 @@ impl Shard {
     pub(crate) async fn run(self: Rc<Self>) {
         let mut timer = pin!(sleep_until(Instant::now() + FAR));
         loop {
-            clock::step(|| self.turn());
+            self.turn();
             self.deliver();
             if self.outlet.stopped() {
                 break;
@@ -120,7 +120,7 @@ impl Shard {
     fn turn(self: &Rc<Self>) {
         self.turn_to(self.core.policy());
         self.take_in();
-        let now = clock::now();
+        let now = Instant::now();
         self.alarms.ring(now);
         self.watch_again(now);
         self.turn_away();
@@ -130,7 +130,8 @@ impl Shard {
 
     pub(super) fn take_in(self: &Rc<Self>) {
         while let Some(message) = self.outlet.next() {
-            self.board(message);
+            // Each by a time of its own: there may be very many.
+            clock::step(|| self.board(message));
         }
         while let Some(news) = self.outlet.next_news() {
             match news {
@@ -306,7 +307,8 @@ impl Shard {
         self.end_watches(Cause::Shutdown, "the engine was shut down");
         self.turn_down();
         self.deliver();
-        // A thread that submits may be between its look whether we are closed and its message.
+        // A thread that submits may be between its look whether we are closed and its message: without a bound, as it is
+        // there for some instructions only; a host that kills it there waits for ever.
         while self.core.ledger.expects(self.index as u16) {
             // Not a yield: it may run at a lower priority.
             std::thread::sleep(END_PAUSE);

@@ -77,14 +77,6 @@ impl Asking {
         self.attempts.borrow().iter().any(|attempt| attempt.progress.stage.get() >= Stage::Written)
     }
 
-    /// Something of a request may have reached this endpoint.
-    pub(super) fn asked(&self, endpoint: usize) -> bool {
-        self.attempts
-            .borrow()
-            .iter()
-            .any(|attempt| attempt.endpoint == endpoint && attempt.progress.stage.get() >= Stage::Written)
-    }
-
     pub(super) fn begin(&self, endpoint: usize, among: Among) -> UnderWay<'_> {
         let trace = self.past.is_some().then(RefCell::default);
         // The second of two is there because the first waits: never behind it on its connection.

@@ -1,15 +1,18 @@
 //! One endpoint: its breaker's leave, and the addresses that its name stands for, one after the other.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use tokio::time::Instant;
 
 use super::inquiry::Inquiry;
 use super::settling::breaker_open;
-use super::{Asking, MAX_REQUESTS, Means, Outage, client};
+use super::{MAX_REQUESTS, Means, Outage, client};
 use crate::backend::Answer;
 use crate::clock;
 use crate::config::BackendMode;
 use crate::outage::{Choice, Permit, Tried};
-use crate::transport::Among;
+use crate::transport::{Among, Progress, Stage};
 
 /// One endpoint, unless its breaker is open; its health learns what became of it. An outage moves on to the next address;
 /// each gets its part of the time. The endpoint is to blame when none of them works.
@@ -21,7 +24,8 @@ pub(super) async fn ask_one(
 ) -> Result<Answer, Outage> {
     let Means { policy, question, asking, .. } = means;
     let Some(permit) = policy.health[endpoint].admit() else { return Err(breaker_open(policy, endpoint)) };
-    let mut leave = Leave { asking, endpoint, permit: Some(permit), choice: None };
+    let current = RefCell::default();
+    let mut leave = Leave { current: &current, permit: Some(permit), choice: None };
     let addresses = &policy.addresses[endpoint];
     let balance = policy.settings.backend_mode == BackendMode::Balance;
     // Other bits than those that the endpoint was picked by.
@@ -38,7 +42,7 @@ pub(super) async fn ask_one(
         };
         let among = Among::these(choice.addresses());
         leave.choice = Some(choice);
-        let inquiry = Inquiry { means, endpoint, among, share, deadline };
+        let inquiry = Inquiry { means, endpoint, among, share, deadline, current: &current };
         let (result, at) = inquiry.run().await;
         let Some(choice) = leave.choice.take() else { unreachable!("it is taken here only") };
         let failure = match result {
@@ -67,17 +71,17 @@ pub(super) async fn ask_one(
 }
 
 /// The leave to ask an endpoint, and one of its addresses. Dropped while it is asked, because another was faster: a probe
-/// that may have arrived there was one, and the next check is none.
+/// that was on its way there was one, also if it came to no connection, and the next check is none.
 struct Leave<'a> {
-    asking: &'a Asking,
-    endpoint: usize,
+    current: &'a RefCell<Option<Rc<Progress>>>,
     permit: Option<Permit<'a>>,
     choice: Option<Choice>,
 }
 
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
-        if !self.asking.asked(self.endpoint) {
+        // In line it has only waited for us.
+        if self.current.borrow().as_ref().is_none_or(|progress| progress.stage.get() == Stage::Queued) {
             return;
         }
         if let Some(permit) = self.permit.take() {

@@ -1,5 +1,6 @@
 //! Asking one endpoint once: the exchange, the safe retry, and what the reply means.
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -25,6 +26,8 @@ pub(super) struct Inquiry<'a> {
     /// The longest that an address may keep the check.
     pub(super) share: Duration,
     pub(super) deadline: Instant,
+    /// The exchange under way, for whoever drops this.
+    pub(super) current: &'a RefCell<Option<Rc<Progress>>>,
 }
 
 /// What a header section comes to.
@@ -50,6 +53,7 @@ impl Inquiry<'_> {
         loop {
             let attempt = asking.begin(self.endpoint, self.among.clone());
             let progress = &attempt.progress;
+            self.current.replace(Some(Rc::clone(progress)));
             let began = clock::now();
             retries.exchange(began);
             let mut until = (began + self.share).min(self.deadline);

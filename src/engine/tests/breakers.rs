@@ -292,6 +292,37 @@ async fn a_hung_one_of_several_is_probed_once_a_cooldown() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_of_several_that_cannot_be_reached_is_probed_once_a_cooldown() {
+    let peer = Peer::new(|peer, endpoint, mut stream| async move {
+        while peer.request(endpoint, &mut stream).await.is_some() {
+            if endpoint == 1 {
+                sleep(SECOND / 100).await;
+            }
+            let reply = if endpoint == 0 { GARBAGE } else { ALLOW };
+            let _ = stream.write_all(reply.as_bytes()).await;
+        }
+    });
+    with_shard(&[TWO, ("backend.mode", "any")], peer, |bench| async move {
+        let ask_five = async || {
+            for client in 0..5 {
+                assert!(ask(&bench, client).await.allows());
+            }
+        };
+        ask_five().await;
+        ask_five().await;
+        assert_eq!(bench.peer.requests_to(0), 5, "its breaker is open");
+        bench.peer.silent.set(Some(0));
+        for probes in 1..=3 {
+            sleep(SECOND * 2).await;
+            ask_five().await;
+            ask_five().await;
+            assert_eq!(bench.peer.silent.get(), Some(probes));
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_waiter_whose_time_is_up_before_all_have_spoken_gets_the_refusal_there_is() {
     let keys = [TWO, ALLOW_DEFAULT, ("backend.mode", "any"), ("timeout", "5s")];
     with_shard(&keys, said_by([Some(DENY), None]), |bench| async move {

@@ -53,6 +53,8 @@ pub(super) struct Peer {
     pub(super) room: Cell<usize>,
     /// What the name of an endpoint stands for: a single one, unless a test says more.
     addresses: RefCell<Vec<IpAddr>>,
+    /// Nothing comes back from the first endpoint, and no connection is made: how often that was tried.
+    pub(super) silent: Cell<Option<usize>>,
     /// Those of them that refuse connections.
     refusing: RefCell<Vec<IpAddr>>,
     serve: Box<dyn Fn(Rc<Peer>, usize, DuplexStream) -> Script>,
@@ -71,6 +73,7 @@ impl Peer {
             defect: Cell::default(),
             room: Cell::new(64 * 1024),
             addresses: RefCell::new(vec![Ipv4Addr::LOCALHOST.into()]),
+            silent: Cell::new(None),
             refusing: RefCell::default(),
             serve,
         })
@@ -192,6 +195,10 @@ impl Dial for Dialer {
             watch.enter(Stage::Handshaking);
             peer.panic_if(Defect::Dialing);
             peer.connections.set(peer.connections.get() + 1);
+            if let (0, Some(dials)) = (endpoint, peer.silent.get()) {
+                peer.silent.set(Some(dials + 1));
+                std::future::pending::<()>().await;
+            }
             let (place, address) = peer.connect(endpoint, &among, &known[endpoint])?;
             let (ours, theirs) = duplex(peer.room.get());
             spawn_local((peer.serve)(Rc::clone(&peer), first + place, theirs));
