@@ -313,7 +313,8 @@ impl Transport {
     /// One request to endpoint `endpoint`, until its header section is complete. No retry in here: what is
     /// tried again below was never handed to the system.
     /// The caller bounds the time and may drop the future: a request that was written then closes its
-    /// HTTP/1.1 connection, so that the late reply is never read as another's.
+    /// HTTP/1.1 connection, so that the late reply is never read as another's; where others are on it, it keeps its place
+    /// instead, and its reply is thrown away.
     /// `read` makes of the header section what the caller needs, where it lies.
     pub(crate) async fn exchange<T>(
         self: &Rc<Self>,

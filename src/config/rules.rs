@@ -124,10 +124,14 @@ fn shadow(settings: &Settings) -> Result<(), ConfigError> {
 
 /// Several requests on one connection are a matter of HTTP/1.1, and of our own lane.
 fn pipelining(settings: &Settings) -> Result<(), ConfigError> {
-    let window = settings.http_pipeline;
+    let (window, preset) = (settings.http_pipeline, settings.preset);
     let needless = matches!(settings.http_version, HttpVersion::Http2 | HttpVersion::H2c);
     let why = match settings.http_lane {
         _ if window == 1 => return Ok(()),
+        // As it may be, when a connection ends before the answer.
+        _ if is_for_one_request(settings) => format!(
+            "{window}, but a token of backend.preset = {preset} is not to be asked about twice; remove http.pipeline"
+        ),
         _ if needless => format!(
             "{window}, but http.version says HTTP/2, which needs no pipelining; remove it, or write http.version = 1.1"
         ),
@@ -137,6 +141,11 @@ fn pipelining(settings: &Settings) -> Result<(), ConfigError> {
         HttpLane::Wire => return Ok(()),
     };
     Err(ConfigError::of("http.pipeline", &why))
+}
+
+/// A token of this preset may be good for one request only.
+fn is_for_one_request(settings: &Settings) -> bool {
+    matches!(settings.preset, "ministra" | "iptvportal")
 }
 
 /// A second request must be harmless, and possible.
@@ -150,7 +159,7 @@ fn hedging(settings: &Settings) -> Result<(), ConfigError> {
     if settings.backend_mode == BackendMode::Any {
         return fail("hedge.after", "backend.mode = any asks all at once already; remove one of them".into());
     }
-    if matches!(settings.preset, "ministra" | "iptvportal") {
+    if is_for_one_request(settings) {
         return fail(
             "hedge.after",
             format!(

@@ -426,7 +426,8 @@ pub(super) const KEYS: &[Key] = &[
         text: "How many requests one HTTP/1.1 connection carries at once: a check that finds no idle connection joins the least \
                busy one. Each waits for the answers before its own, so only for a backend that answers at once and can do it \
                (nginx can; `php -S` answers nothing at all). A backend is tried with two first, and left alone with it for 1m \
-               after it has left requests unanswered. Not with `http.lane = hyper`.",
+               after it has left requests unanswered. Not with `http.lane = hyper`, nor with the presets `ministra` and `iptvportal`: \
+               those requests are made again, and a token there is not to be asked about twice.",
     },
     Key {
         name: "dns.refresh", section: "Connections", reload: Keeps,

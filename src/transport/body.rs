@@ -24,7 +24,8 @@ use super::wire;
 pub(super) const DRAIN_BYTES: usize = 64 * 1024;
 pub(super) const DRAIN_TIME: Duration = Duration::from_millis(100);
 
-/// Dropped without a word: an HTTP/1.1 connection is closed, with whatever else is on it, an HTTP/2 stream reset.
+/// Dropped without a word: an HTTP/1.1 connection is closed, an HTTP/2 stream reset; on a connection that others share
+/// the rest is read and thrown away.
 pub(crate) enum Body {
     Hyper(Streamed),
     Wire(wire::Rest),
@@ -80,7 +81,9 @@ impl Body {
 
     /// The reply broke a rule: the connection is closed.
     pub(crate) fn close(self) {
-        drop(self);
+        if let Self::Piped(tail) = self {
+            tail.close();
+        }
     }
 }
 

@@ -272,6 +272,16 @@ fn keys_that_contradict_each_other_are_refused() {
             "http.pipeline: 4, which http.lane = hyper cannot do; write http.lane = wire, or remove it",
         ),
         (
+            &[("http.pipeline", "2"), ("backend.preset", "ministra")],
+            "http.pipeline: 2, but a token of backend.preset = ministra is not to be asked about twice; \
+             remove http.pipeline",
+        ),
+        (
+            &[("http.pipeline", "2"), ("backend.preset", "iptvportal")],
+            "http.pipeline: 2, but a token of backend.preset = iptvportal is not to be asked about twice; \
+             remove http.pipeline",
+        ),
+        (
             &[("http.pipeline", "2"), ("http.version", "h2c")],
             "http.pipeline: 2, but http.version says HTTP/2, which needs no pipelining; \
              remove it, or write http.version = 1.1",

@@ -143,9 +143,16 @@ impl Pool {
         }
     }
 
-    /// Requests that were on a connection together have not been answered.
+    /// Requests that were on a connection together have not been answered. Who has not been sent yet goes elsewhere.
     pub(in crate::transport) fn window_broke(&self) {
-        self.windows.borrow_mut().trust = Trust::BrokenUntil(clock::now() + REST);
+        let pipes = {
+            let windows = &mut *self.windows.borrow_mut();
+            windows.trust = Trust::BrokenUntil(clock::now() + REST);
+            windows.pipes.clone()
+        };
+        for pipe in &pipes {
+            pipe.turn_away();
+        }
     }
 
     /// Someone needs a connection of its own, and all are pipes, which may be busy for ever: one of them makes way.

@@ -89,6 +89,14 @@ async fn is_its_own(asking: JoinHandle<Got>, index: usize) {
     assert_eq!(asking.await.unwrap().unwrap(), (status(target), target.to_owned()));
 }
 
+/// Of one that nobody else wakes.
+async fn has_joined<T>(exchange: &mut std::pin::Pin<Box<impl Future<Output = T>>>) {
+    for _ in 0..4 {
+        assert!(timeout(Duration::ZERO, exchange.as_mut()).await.is_err());
+        settle().await;
+    }
+}
+
 async fn failure(asking: JoinHandle<Got>) -> (Cause, bool) {
     let failure = asking.await.unwrap().expect_err("no reply");
     (failure.cause, failure.retry_is_safe)
@@ -665,6 +673,302 @@ async fn a_reply_counts_only_after_those_before_it_have_been_judged() {
                 assert_eq!(second.await.unwrap().status, status("/1"));
             }
         }
+    })
+    .await;
+}
+
+/// A status line refuses by itself, but only whom it is for.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_is_in_doubt_refuses_nobody() {
+    local(async {
+        let shown = |progress: &[Rc<Progress>; 3]| [0, 1, 2].map(|index| progress[index].status_line.get());
+        let refuses = b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n";
+        let mut pipe = Pipelined::new("4").await;
+        let progress: [Rc<Progress>; 3] = Default::default();
+        let asking =
+            [0, 1, 2].map(|index| asking_with(&pipe.world, index, false, Rc::clone(&progress[index])));
+        assert_eq!(pipe.peer.targets().await, TARGETS[..3]);
+        pipe.peer.reply(&[&reply("/0"), &refuses[..], &reply("/1"), &reply("/2")].concat()).await;
+        for asking in asking {
+            assert_eq!(failure(asking).await, BROKEN);
+        }
+        assert_eq!(shown(&progress), [None; 3]);
+
+        // Behind a reply that is rejected, or is not: the beginning of a refusal.
+        for rejects in [true, false] {
+            let mut pipe = Pipelined::new("4").await;
+            let progress: [Rc<Progress>; 3] = Default::default();
+            let transport = Rc::clone(&pipe.world.transport);
+            let mut first = Box::pin(ask_for("/0", &transport, false, &progress[0]));
+            has_joined(&mut first).await;
+            let second = asking_with(&pipe.world, 1, false, Rc::clone(&progress[1]));
+            assert_eq!(pipe.peer.targets().await, TARGETS[..2]);
+            pipe.peer.reply(&[&reply("/0"), &refuses[..20]].concat()).await;
+            settle().await;
+            assert_eq!(shown(&progress), [Some(200), None, None], "the one before it has not been judged");
+            let reply = first.await.unwrap();
+            if rejects {
+                reply.body.close();
+                assert_eq!(failure(second).await, BROKEN);
+            } else {
+                reply.body.discard();
+            }
+            assert_eq!(progress[1].status_line.get(), (!rejects).then_some(403));
+        }
+    })
+    .await;
+}
+
+/// What has not been written when a reply says that it is the last is asked elsewhere, and must not be asked here as well.
+#[tokio::test(start_paused = true)]
+async fn what_goes_elsewhere_is_not_written_any_more() {
+    local(async {
+        let mut pipe = Pipelined::new("4").await;
+        let one = asking(&pipe.world, 0);
+        let size = pipe.peer.request().await.len();
+        pipe.peer.reply(&reply("/0")).await;
+        is_its_own(one, 0).await;
+        drop(pipe);
+
+        let mut world = untried("4", &[]);
+        // Two requests and the beginning of a third.
+        world.dialer.room.set(2 * size + 10);
+        let two = [asking(&world, 0), asking(&world, 1)];
+        let mut peer = world.peer().await;
+        assert_eq!(peer.targets().await, TARGETS[..2]);
+        peer.reply(&replies(0..2)).await;
+        for (index, asking) in two.into_iter().enumerate() {
+            is_its_own(asking, index).await;
+        }
+        let mut asked: VecDeque<_> = (0..4).map(|index| asking(&world, index)).collect();
+        settle().await;
+        peer.reply(b"HTTP/1.1 200 X\r\nX-UserId: /0\r\nConnection: close\r\nContent-Length: 1\r\n\r\n").await;
+        is_its_own(asked.pop_front().unwrap(), 0).await;
+        for _ in 1..3 {
+            assert_eq!(failure(asked.pop_front().unwrap()).await, AGAIN);
+        }
+        let mut seen = vec![0; 3 * size];
+        let mut count = 0;
+        for _ in 0..8 {
+            settle().await;
+            while let Ok(Ok(more @ 1..)) = timeout(Duration::ZERO, peer.0.read(&mut seen[count..])).await {
+                count += more;
+            }
+        }
+        assert_eq!(count, 2 * size + 10, "{}", seen.escape_ascii());
+        peer.reply(b"x").await;
+        let mut other = world.peer().await;
+        assert_eq!(other.target().await, "/3");
+        other.reply(&reply("/3")).await;
+        is_its_own(asked.pop_front().unwrap(), 3).await;
+    })
+    .await;
+}
+
+/// It has its place among those that are judged in turn all the same.
+#[tokio::test(start_paused = true)]
+async fn a_reply_whose_body_breaks_off_waits_for_those_before_it() {
+    local(async {
+        let second = b"HTTP/1.1 200 X\r\nX-UserId: /1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        for (ends, closes) in [(&b"z\r\n"[..], false), (b"", true)] {
+            for rejects in [false, true] {
+                let mut pipe = Pipelined::new("4").await;
+                let transport = Rc::clone(&pipe.world.transport);
+                let progress = Rc::default();
+                let mut first = Box::pin(ask_for("/0", &transport, false, &progress));
+                has_joined(&mut first).await;
+                let waits = asking(&pipe.world, 1);
+                assert_eq!(pipe.peer.targets().await, TARGETS[..2]);
+                pipe.peer.reply(&[&reply("/0"), &second[..], ends].concat()).await;
+                if closes {
+                    drop(pipe.peer);
+                }
+                settle().await;
+                assert!(!waits.is_finished(), "it looks first, and has to wait");
+                let reply = first.await.unwrap();
+                if rejects {
+                    reply.body.close();
+                } else {
+                    reply.body.discard();
+                }
+                settle().await;
+                assert!(waits.is_finished(), "it is told");
+                match rejects {
+                    true => assert_eq!(failure(waits).await, BROKEN),
+                    false => assert_eq!(waits.await.unwrap().unwrap(), (200, "/1".to_owned())),
+                }
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_was_needed_and_is_in_doubt_is_none() {
+    local(async {
+        let keys = [("verdict.body", "json:error==0"), ("verdict.max_body", "20")];
+        for surplus in [false, true] {
+            let mut pipe = Pipelined::with("4", &keys).await;
+            let transport = Rc::clone(&pipe.world.transport);
+            let progress = [Rc::default(), Rc::default()];
+            let mut first = Box::pin(ask_for("/0", &transport, false, &progress[0]));
+            let mut second = Box::pin(ask_for("/1", &transport, false, &progress[1]));
+            has_joined(&mut first).await;
+            has_joined(&mut second).await;
+            assert_eq!(pipe.peer.targets().await, TARGETS[..2]);
+            pipe.peer.reply(&replies(0..2)).await;
+            settle().await;
+            let body = first.await.unwrap().body;
+            if surplus {
+                pipe.peer.reply(&reply("/2")).await;
+            }
+            settle().await;
+            let expected = if surplus { Err(BodyError::Cut) } else { Ok(bytes::Bytes::from("ok")) };
+            assert_eq!(body.collect(20).await, expected);
+        }
+    })
+    .await;
+}
+
+/// It says nothing about the order.
+#[tokio::test(start_paused = true)]
+async fn a_body_that_is_too_long_or_not_waited_for_takes_nobody_along() {
+    local(async {
+        for too_long in [false, true] {
+            let mut pipe =
+                Pipelined::with("4", &[("verdict.body", "json:error==0"), ("verdict.max_body", "20")]).await;
+            let transport = Rc::clone(&pipe.world.transport);
+            let first = spawn_local(async move {
+                let body = ask_for("/0", &transport, false, &Rc::default()).await.unwrap().body;
+                if too_long {
+                    assert_eq!(body.collect(20).await, Err(BodyError::TooLong));
+                }
+            });
+            let second = asking(&pipe.world, 1);
+            assert_eq!(pipe.peer.targets().await, TARGETS[..2]);
+            let long = format!("HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{}", "x".repeat(99));
+            pipe.peer.reply(&[long.as_bytes(), &reply("/1")].concat()).await;
+            first.await.unwrap();
+            is_its_own(second, 1).await;
+            settle().await;
+            assert_eq!(pipe.world.gauges(), (1, 1, 1, 0));
+        }
+    })
+    .await;
+}
+
+/// Asked again, those behind the last answer are a part of what was asked: a small one, or it is not done like that for a while.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_closed_after_so_many_answers_is_no_failure_if_they_were_many() {
+    local(async {
+        for (at_once, holds) in [(11, true), (12, false)] {
+            let mut pipe = Pipelined::new("24").await;
+            for index in 0..97 {
+                let asking = asking(&pipe.world, index % 20);
+                assert_eq!(pipe.peer.target().await, TARGETS[index % 20]);
+                pipe.peer.reply(&reply(TARGETS[index % 20])).await;
+                is_its_own(asking, index % 20).await;
+            }
+            let mut asking: VecDeque<_> = pipe.ask(at_once).await.into();
+            assert_eq!(pipe.peer.targets().await, TARGETS[..at_once]);
+            // The hundredth.
+            let last = "HTTP/1.1 200 X\r\nX-UserId: /0\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+            pipe.peer.reply(last.as_bytes()).await;
+            is_its_own(asking.pop_front().unwrap(), 0).await;
+            for asking in asking {
+                assert_eq!(failure(asking).await, AGAIN);
+            }
+            let _two = [self::asking(&pipe.world, 4), self::asking(&pipe.world, 5)];
+            let together = if holds { &TARGETS[4..6] } else { &TARGETS[4..5] };
+            assert_eq!(pipe.world.peer().await.targets().await, together, "{at_once}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_behind_what_was_given_up_goes_elsewhere() {
+    local(async {
+        let mut pipe = Pipelined::new("4").await;
+        let asking = pipe.ask(5).await;
+        assert_eq!(pipe.peer.targets().await, TARGETS[..4]);
+        pipe.peer.reply(&replies(0..1)).await;
+        assert!(pipe.peer.targets().await.is_empty(), "the fifth has its place and was not sent");
+        asking[2].abort();
+        pipe.peer.reply(&replies(1..2)).await;
+        assert!(pipe.peer.targets().await.is_empty());
+        pipe.peer.reply(&replies(2..4)).await;
+        assert_eq!(pipe.peer.targets().await, ["/4"], "alone");
+        pipe.peer.reply(&reply("/4")).await;
+        for (index, asking) in asking.into_iter().enumerate() {
+            if index != 2 {
+                is_its_own(asking, index).await;
+            }
+        }
+    })
+    .await;
+}
+
+/// Takes everything, and panics when it is read after that.
+struct Defective(bool);
+
+impl tokio::io::AsyncRead for Defective {
+    fn poll_read(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        _: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        assert!(!self.0, "a defect, on purpose");
+        std::task::Poll::Pending
+    }
+}
+
+impl tokio::io::AsyncWrite for Defective {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        self.0 = true;
+        cx.waker().wake_by_ref();
+        std::task::Poll::Ready(Ok(bytes.len()))
+    }
+    fn poll_flush(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+    fn poll_shutdown(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+}
+
+impl Io for Defective {}
+
+impl Dial for Defective {
+    fn dial(&self, _: usize, _: Among, _: Rc<Watch>) -> Dialing {
+        let (io, peer) = (Box::new(Self(false)), String::new());
+        Box::pin(async move { Ok(Link { io, peer, address: None, tls: None, http2: false }) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_defect_is_not_taken_for_the_backend_s_silence() {
+    local(async {
+        let mut world = untried("4", &[]);
+        let mut config = Config::new();
+        for (key, value) in
+            [("backend.url", "http://192.0.2.1/auth"), ("default_action", "deny"), ("http.pipeline", "4")]
+        {
+            config.set(key, value).unwrap();
+        }
+        let (settings, gauges) = (Arc::new(config.settings().unwrap()), Arc::clone(&world.gauges));
+        world.transport = Transport::with_dialer(settings, gauges, 0, 1, Rc::new(Defective(false)));
+        assert_eq!(failure(asking(&world, 0)).await, (Cause::Internal, false));
     })
     .await;
 }

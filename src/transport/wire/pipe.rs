@@ -36,7 +36,11 @@ use crate::decision::Cause;
 use crate::transport::body::{Body, BodyError};
 use crate::transport::conn::{Ending, Fault};
 use crate::transport::pool::{Lease, Pool};
-use crate::transport::{Broken, Failure, Progress, Reply, ReplyHead, RequestHead};
+use crate::transport::{Broken, Failure, Progress, Reply, ReplyHead, RequestHead, Stage};
+
+/// A peer that says that it closes after so many answers keeps its word about the requests behind, and will take as many on
+/// the next connection: that is no failure if there were so many answers for each request that is lost.
+const TENFOLD: u64 = 10;
 
 pub(in crate::transport) struct Pipe {
     pool: Rc<Pool>,
@@ -85,6 +89,8 @@ struct Slot {
     received: Cell<u64>,
     /// Some of them came before the whole request was sent.
     early: Cell<bool>,
+    /// Its final status line. Its exchange is shown that when those before it have been judged.
+    status: Cell<Option<u16>>,
     /// The header section, or why there is none; until the exchange takes it.
     outcome: RefCell<Option<Result<Vec<u8>, Broken>>>,
     taken: Cell<bool>,
@@ -187,33 +193,44 @@ impl Pipe {
             return;
         }
         state.closing = true;
+        let mut fault = fault;
+        // Of this one only the body is missing: it has its place among those that are judged in turn.
+        let read = state.sent.get(state.answered).filter(|slot| slot.has_head()).cloned();
+        if let Some(read) = &read {
+            state.answered += 1;
+            fault = None;
+            read.cut();
+        }
         let (answered, written) = (state.answered, state.written);
         let lost = state.sent.split_off(answered);
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
-        let mut fault = fault;
-        for slot in &lost {
-            slot.lose(label, fault.take(), write_error, written);
-        }
-        for (index, slot) in waiting.iter().enumerate() {
-            let first = self.new && written == 0 && lost.is_empty() && index == 0;
-            slot.unsend(label, fault.take(), first);
+        for (index, slot) in lost.iter().chain(&waiting).enumerate() {
+            // Of those that nothing was sent for, it concerns the one that the connection was made for.
+            let first = self.new && written == 0 && index == 0;
+            if index < lost.len() {
+                let fault = fault.take_if(|_| first || slot.begins.get() < written);
+                slot.lose(label, fault, write_error, written);
+            } else {
+                slot.unsend(label, fault.take_if(|_| first), first);
+            }
         }
         self.wake_driver();
         // What was not begun to be sent is not to be blamed on the others.
         let unanswered = |slot: &Rc<Slot>| slot.shared.get() && slot.begins.get() < written;
-        if doubts > 0 || lost.iter().any(unanswered) {
+        if doubts > 0 || read.iter().chain(&lost).any(unanswered) {
             self.pool.window_broke();
         }
     }
 
-    /// Those behind the reply that is being read are not answered on this connection any more; whether one of them was sent.
-    /// `announced`: as the peer has said in good time.
-    fn cut_behind(&self, announced: bool) -> bool {
+    /// Those behind the reply that is being read are not answered on this connection any more. If one of them was to be
+    /// sent: where the request that is being answered ends. `announced`: the peer has said so, after so many answers.
+    fn cut_behind(&self, announced: u64) -> Option<u64> {
         let label = self.pool.label();
         let mut state = self.state.borrow_mut();
         state.closing = true;
         let (written, behind) = (state.written, (state.answered + 1).min(state.sent.len()));
+        let ends = state.sent.get(state.answered).map_or(written, |slot| slot.ends.get());
         let lost = state.sent.split_off(behind);
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
@@ -223,10 +240,36 @@ impl Pipe {
         for slot in &waiting {
             slot.unsend(label, None, false);
         }
-        if !lost.is_empty() && !announced {
+        let begun = lost.iter().filter(|slot| slot.begins.get() < written).count() as u64;
+        // Asking them again is within the tenth that may be.
+        if announced < TENFOLD * begun {
             self.pool.window_broke();
         }
-        !lost.is_empty()
+        (!lost.is_empty()).then_some(ends)
+    }
+
+    /// Nobody else is sent on it: who has not been goes elsewhere.
+    pub(in crate::transport) fn turn_away(&self) {
+        let mut state = self.state.borrow_mut();
+        state.closing = true;
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        for slot in &waiting {
+            slot.unsend(self.pool.label(), None, false);
+        }
+    }
+
+    /// The driver had a defect: nobody is to take that for the backend's silence.
+    fn crash(&self) {
+        let mut state = self.state.borrow_mut();
+        (state.closing, state.ended) = (true, true);
+        let all = [std::mem::take(&mut state.sent), std::mem::take(&mut state.waiting)];
+        state.answered = 0;
+        drop(state);
+        for slot in all.iter().flatten() {
+            slot.cut();
+            slot.fail(Failure::new(Cause::Internal, "a defect while exchanging, caught").into());
+        }
     }
 
     /// What was not begun to be written will not be.
@@ -248,6 +291,13 @@ impl Pipe {
         state.sent.iter().find(|slot| !slot.judged.get()).is_none_or(|next| Rc::ptr_eq(next, slot))
     }
 
+    /// How far its reply has come, to its exchange, if that is still there and would be believed.
+    fn show(&self, slot: &Rc<Slot>) {
+        if !slot.judged.get() && self.is_next(slot) {
+            slot.progress.status_line.set(slot.status.get());
+        }
+    }
+
     /// Lets go of those that are answered and judged; tells the next that it is.
     fn settle(self: &Rc<Self>) {
         let mut state = self.state.borrow_mut();
@@ -257,11 +307,13 @@ impl Pipe {
             state.answered -= 1;
             left = true;
         }
-        let next = state.sent.iter().find(|slot| !slot.judged.get());
-        let next = next.filter(|slot| slot.outcome.borrow().is_some()).cloned();
+        let next = state.sent.iter().find(|slot| !slot.judged.get()).cloned();
         drop(state);
         if let Some(next) = next {
-            next.wake();
+            next.progress.status_line.set(next.status.get());
+            if next.outcome.borrow().is_some() {
+                next.wake();
+            }
         }
         if left {
             self.pool.offer_window(self);
@@ -283,10 +335,15 @@ impl Pipe {
             state.waiting.remove(index);
         }
         let front = state.sent.get(state.answered).is_some_and(|front| Rc::ptr_eq(front, slot));
-        if !slot.taken.get() && slot.body.get() == End::Coming {
-            // Nobody is sent after a request that was given up.
-            state.closing |= state.sent.iter().any(|other| Rc::ptr_eq(other, slot));
+        // Nobody is sent after a request that was given up.
+        let given_up = !slot.taken.get()
+            && slot.body.get() == End::Coming
+            && state.sent.iter().any(|other| Rc::ptr_eq(other, slot));
+        drop(state);
+        if given_up {
+            self.turn_away();
         }
+        let state = self.state.borrow();
         let quiet = state.waiting.is_empty() && state.sent.iter().all(|slot| slot.judged.get());
         drop(state);
         self.settle();
@@ -321,10 +378,6 @@ impl Slot {
 
     /// Its connection has ended, on which so much was written.
     fn lose(&self, label: &str, fault: Option<Fault>, write_error: Option<&str>, written: u64) {
-        if self.has_head() {
-            self.body.set(End::Cut);
-            return self.wake();
-        }
         let ending = Ending {
             fault,
             // Of several on one connection, the last may have ended it.
@@ -344,8 +397,22 @@ impl Slot {
         self.fail(ending.explain(label));
     }
 
-    /// A reply that came on the same connection, before or behind it, shows that the order cannot be relied on.
+    /// Its body does not come.
+    fn cut(&self) {
+        self.body.set(End::Cut);
+        self.wake();
+    }
+
+    /// A reply that came on the same connection, before or behind it, shows that the order cannot be relied on: nothing
+    /// of its own counts any more, nor does its status line.
     fn distrust(&self, label: &str) -> bool {
+        self.status.set(None);
+        if !self.judged.get() {
+            self.progress.status_line.set(None);
+            if self.taken.get() && self.shared.get() {
+                self.cut();
+            }
+        }
         let doubted = !self.taken.get() && self.has_head();
         if doubted {
             let detail = format!("the reply of {label} came on a connection whose replies are in doubt");
@@ -373,6 +440,7 @@ impl Seat {
             shared: Cell::default(),
             received: Cell::default(),
             early: Cell::default(),
+            status: Cell::default(),
             outcome: RefCell::default(),
             taken: Cell::default(),
             body: Cell::new(End::Coming),
@@ -409,7 +477,11 @@ impl Tail {
         };
         match ready.then(|| self.slot.outcome.take()).flatten() {
             Some(outcome) => {
-                self.slot.taken.set(outcome.is_ok());
+                if outcome.is_ok() {
+                    self.slot.taken.set(true);
+                    self.slot.progress.status_line.set(self.slot.status.get());
+                    self.slot.progress.enter(Stage::Replied);
+                }
                 Poll::Ready(outcome)
             }
             None => {
@@ -444,15 +516,19 @@ impl Tail {
     pub(in crate::transport) fn discard(self) {
         self.pipe.leave(&self.slot);
     }
+
+    /// A reply that its check has rejected may be another's; so may those behind it.
+    pub(in crate::transport) fn close(self) {
+        self.slot.judged.set(true);
+        self.pipe.end(None, None, Doubt::All);
+        self.pipe.leave(&self.slot);
+    }
 }
 
 impl Drop for Tail {
+    /// Given up: that says nothing about the order.
     fn drop(&mut self) {
         if !self.slot.judged.get() {
-            // A reply that its check has rejected may be another's; so may those behind it.
-            if self.slot.taken.get() {
-                self.pipe.end(None, None, Doubt::All);
-            }
             self.pipe.leave(&self.slot);
         }
         self.pipe.pool.gauges().piped.fetch_sub(1, Relaxed);

@@ -19,13 +19,10 @@ use crate::transport::conn::Fault;
 use crate::transport::head::{Fed, HeadReader};
 use crate::transport::pool::Lease;
 
-/// A peer that says that it closes after so many replies keeps its word about those behind, and will take as many on the
-/// next connection. It is above any window: one that closes after each reply is not asked like this again for a while.
-const MANY: u64 = 100;
-
 pub(super) fn start(pipe: Rc<Pipe>, lease: Lease) {
+    // Before the task, which may be dropped before it has begun.
+    let mut driver = Driver::new(pipe, lease);
     spawn_local(async move {
-        let mut driver = Driver::new(pipe, lease);
         poll_fn(|cx| driver.turn(cx)).await;
         driver.finish();
     });
@@ -155,7 +152,7 @@ impl Driver {
                 if dropped {
                     self.end(None, Doubt::None);
                 } else {
-                    self.persistent &= !self.pipe.cut_behind(false);
+                    self.cut_behind(0);
                 }
                 return true;
             }
@@ -165,6 +162,16 @@ impl Driver {
 
     fn end(&mut self, fault: Option<Fault>, doubt: Doubt) {
         self.pipe.end(fault, self.refused.as_deref(), doubt);
+    }
+
+    /// Of those behind the reply that is being read nothing more is written: they are asked elsewhere.
+    fn cut_behind(&mut self, announced: u64) {
+        if let Some(ends) = self.pipe.cut_behind(announced) {
+            let kept = usize::try_from(ends.saturating_sub(self.sound)).unwrap_or(usize::MAX);
+            self.batch.truncate(kept.max(self.at));
+            // Their replies may still come.
+            self.persistent = false;
+        }
     }
 
     fn lease(&mut self) -> &mut Lease {
@@ -208,7 +215,9 @@ impl Driver {
             };
             let before = bytes.len();
             let all = bytes;
-            slot.progress.enter(Stage::Replying);
+            if !slot.judged.get() {
+                slot.progress.enter(Stage::Replying);
+            }
             slot.received.set(slot.received.get().max(1));
             // The last of a batch may be with the layer below, and not be sent yet.
             let sent = if self.flushing && self.at == self.batch.len() { self.sound } else { written };
@@ -236,13 +245,13 @@ impl Driver {
         let fed = reader.feed(bytes);
         let rule = match fed {
             Fed::Partial(status) => {
-                slot.progress.status_line.set(status);
+                self.says(slot, status);
                 *bytes = &[];
                 self.reader = Some(reader);
                 return;
             }
             Fed::Complete(status) => {
-                slot.progress.status_line.set(Some(status));
+                self.says(slot, Some(status));
                 *bytes = &bytes[bytes.len() - reader.rest()..];
                 match parse(reader.section(), |_| ()) {
                     Some((section, ())) => return self.begin(slot, section, reader.section().to_vec()),
@@ -250,7 +259,7 @@ impl Driver {
                 }
             }
             Fed::Broken(rule, status) => {
-                slot.progress.status_line.set(status);
+                self.says(slot, status);
                 rule
             }
         };
@@ -258,20 +267,31 @@ impl Driver {
         self.end(Some(Fault::Rule(rule)), Doubt::None);
     }
 
+    fn says(&self, slot: &Rc<Slot>, status: Option<u16>) {
+        slot.status.set(status);
+        self.pipe.show(slot);
+    }
+
+    /// How many the connection has given, with the one that is being read.
+    fn answers(&mut self) -> u64 {
+        let state = self.pipe.state.borrow();
+        let awaited = (state.sent.len() - state.answered) as u64;
+        drop(state);
+        (self.lease().conn().uses + 1).saturating_sub(awaited)
+    }
+
     /// A header section is complete.
     fn begin(&mut self, slot: &Rc<Slot>, section: Section, head: Vec<u8>) {
-        slot.progress.status_line.set(Some(section.status));
+        self.says(slot, Some(section.status));
         if slot.early.get() {
             return self.end(Some(Fault::EARLY), Doubt::None);
         }
-        slot.progress.enter(Stage::Replied);
         slot.outcome.replace(Some(Ok(head)));
         slot.wake();
         self.persistent &= section.persistent;
         if !(section.certain && self.persistent) {
-            let announced = section.certain && self.lease().conn().uses >= MANY;
-            // Whose replies may still come.
-            self.persistent &= !self.pipe.cut_behind(announced);
+            let announced = if section.certain { self.answers() } else { 0 };
+            self.cut_behind(announced);
         }
         (self.framing, self.length) = (Some(section.framing), 0);
         if section.framing.is_complete() {
@@ -390,7 +410,7 @@ impl Driver {
         state.written += more;
         let begun = state.sent.iter().rev().take_while(|slot| slot.progress.stage.get() < Stage::Written);
         begun
-            .filter(|slot| slot.begins.get() < state.written)
+            .filter(|slot| slot.begins.get() < state.written && !slot.judged.get())
             .for_each(|slot| slot.progress.enter(Stage::Written));
     }
 
@@ -424,7 +444,11 @@ impl Drop for Driver {
     /// Not finished: the thread goes, or there was a defect.
     fn drop(&mut self) {
         if let Some(lease) = self.lease.take() {
-            self.pipe.end(None, None, Doubt::None);
+            if std::thread::panicking() {
+                self.pipe.crash();
+            } else {
+                self.pipe.end(None, None, Doubt::None);
+            }
             self.pipe.pool.forget_pipe(&self.pipe);
             lease.close();
         }
