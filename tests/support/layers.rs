@@ -223,8 +223,10 @@ impl Case {
         });
         let default = if self.truth == Verdict::Allow { "deny" } else { "allow" };
         // Those that do not wait have more than any test waits for; a handshake of TLS takes its time.
-        let (timeout, connecting) = match (self.waits(), layer.scheme) {
+        let (timeout, connecting) = match (self.waits(), layer.units) {
             (false, _) => (25_000, 20_000),
+            // A frame of few bytes that drips would be there in two seconds.
+            (true, Units::Frames) => (1_000, 500),
             (true, _) => (2_000, 1_200),
         };
         let [timeout_key, connecting] = [timeout, connecting].map(|time| format!("{time}ms"));
