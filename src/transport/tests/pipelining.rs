@@ -544,13 +544,13 @@ async fn a_reply_that_does_not_come_holds_up_nobody_for_longer_than_half_the_tim
     .await;
 }
 
-/// Its first connection takes so many bytes and answers one request; the others are scripted.
-struct Deaf(RefCell<Option<HalfDeaf>>, Rc<Scripted>);
+/// Its first connection is a deaf or defective one; the others are scripted.
+struct Deaf(RefCell<Option<Box<dyn Io>>>, Rc<Scripted>);
 
 impl Dial for Deaf {
     fn dial(&self, endpoint: usize, among: Among, watch: Rc<Watch>) -> Dialing {
         let Some(io) = self.0.take() else { return self.1.dial(endpoint, among, watch) };
-        let (io, peer) = (Box::new(io), String::new());
+        let peer = String::new();
         Box::pin(async move { Ok(Link { io, peer, address: None, tls: None, http2: false }) })
     }
 }
@@ -582,7 +582,7 @@ async fn of_a_batch_that_was_cut_off_what_was_not_begun_goes_elsewhere_as_if_not
         let rows = [(request - 1, false), (request, false), (request + 1, true), (2 * request - 1, true)];
         for (takes, begun) in rows {
             let deaf = HalfDeaf { takes, reader: None, says };
-            let dialer = Rc::new(Deaf(RefCell::new(Some(deaf)), Rc::clone(&world.dialer)));
+            let dialer = Rc::new(Deaf(RefCell::new(Some(Box::new(deaf))), Rc::clone(&world.dialer)));
             let (settings, gauges) = (Arc::clone(&settings), Arc::clone(&world.gauges));
             world.transport = Transport::with_dialer(settings, gauges, 0, 1, dialer);
             let two = [asking(&world, 0), asking(&world, 1)];
@@ -909,17 +909,26 @@ async fn who_waits_behind_what_was_given_up_goes_elsewhere() {
     .await;
 }
 
-/// Takes everything, and panics when it is read after that.
-struct Defective(bool);
+/// Answers one request; nothing to say is a defect. Then it takes no more: its TLS is broken.
+struct Defective {
+    says: &'static [u8],
+    asked: bool,
+    spoke: bool,
+}
 
 impl tokio::io::AsyncRead for Defective {
     fn poll_read(
-        self: std::pin::Pin<&mut Self>,
+        mut self: std::pin::Pin<&mut Self>,
         _: &mut std::task::Context<'_>,
-        _: &mut tokio::io::ReadBuf<'_>,
+        buf: &mut tokio::io::ReadBuf<'_>,
     ) -> std::task::Poll<std::io::Result<()>> {
-        assert!(!self.0, "a defect, on purpose");
-        std::task::Poll::Pending
+        if !self.asked {
+            return std::task::Poll::Pending;
+        }
+        assert!(!self.says.is_empty(), "a defect, on purpose");
+        buf.put_slice(self.says);
+        (self.asked, self.spoke) = (false, true);
+        std::task::Poll::Ready(Ok(()))
     }
 }
 
@@ -929,7 +938,11 @@ impl tokio::io::AsyncWrite for Defective {
         cx: &mut std::task::Context<'_>,
         bytes: &[u8],
     ) -> std::task::Poll<std::io::Result<usize>> {
-        self.0 = true;
+        if self.spoke {
+            let error = std::io::Error::other(rustls::Error::DecryptError);
+            return std::task::Poll::Ready(Err(error));
+        }
+        self.asked = true;
         cx.waker().wake_by_ref();
         std::task::Poll::Ready(Ok(bytes.len()))
     }
@@ -949,26 +962,45 @@ impl tokio::io::AsyncWrite for Defective {
 
 impl Io for Defective {}
 
-impl Dial for Defective {
-    fn dial(&self, _: usize, _: Among, _: Rc<Watch>) -> Dialing {
-        let (io, peer) = (Box::new(Self(false)), String::new());
-        Box::pin(async move { Ok(Link { io, peer, address: None, tls: None, http2: false }) })
+/// Over a defective connection first.
+fn defective(says: &'static [u8]) -> World {
+    let mut world = untried("4", &[]);
+    let mut config = Config::new();
+    for (key, value) in [
+        ("backend.url", "http://192.0.2.1/auth"),
+        ("default_action", "deny"),
+        ("http.pipeline", "4"),
+        ("pool.max_connections", "1"),
+    ] {
+        config.set(key, value).unwrap();
     }
+    let (settings, gauges) = (Arc::new(config.settings().unwrap()), Arc::clone(&world.gauges));
+    let io = Box::new(Defective { says, asked: false, spoke: false });
+    let dialer = Rc::new(Deaf(RefCell::new(Some(io)), Rc::clone(&world.dialer)));
+    world.transport = Transport::with_dialer(settings, gauges, 0, 1, dialer);
+    world
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_defect_is_not_taken_for_the_backend_s_silence() {
     local(async {
-        let mut world = untried("4", &[]);
-        let mut config = Config::new();
-        for (key, value) in
-            [("backend.url", "http://192.0.2.1/auth"), ("default_action", "deny"), ("http.pipeline", "4")]
-        {
-            config.set(key, value).unwrap();
-        }
-        let (settings, gauges) = (Arc::new(config.settings().unwrap()), Arc::clone(&world.gauges));
-        world.transport = Transport::with_dialer(settings, gauges, 0, 1, Rc::new(Defective(false)));
-        assert_eq!(failure(asking(&world, 0)).await, (Cause::Internal, false));
+        assert_eq!(failure(asking(&defective(b""), 0)).await, (Cause::Internal, false));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fault_of_tls_is_not_of_what_had_not_been_sent() {
+    local(async {
+        let mut world = defective(Vec::leak(reply("/0")));
+        is_its_own(asking(&world, 0), 0).await;
+        let second = asking(&world, 1);
+        settle().await;
+        assert!(!second.is_finished(), "it goes elsewhere");
+        let mut other = world.peer().await;
+        assert_eq!(other.targets().await, ["/1"]);
+        other.reply(&reply("/1")).await;
+        is_its_own(second, 1).await;
     })
     .await;
 }
