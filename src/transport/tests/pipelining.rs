@@ -909,6 +909,36 @@ async fn who_waits_behind_what_was_given_up_goes_elsewhere() {
     .await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_waits_elsewhere_when_a_backend_fails_at_it_is_not_sent_with_others() {
+    local(async {
+        let mut world = untried("4", &[("pool.max_connections", "2")]);
+        let proves: Vec<_> = (20..24).map(|index| asking(&world, index)).collect();
+        let (mut dies, mut lives) = (world.peer().await, world.peer().await);
+        for _ in 0..4 {
+            for peer in [&mut dies, &mut lives] {
+                for target in peer.targets().await {
+                    peer.reply(&reply(&target)).await;
+                }
+            }
+        }
+        for (index, asking) in proves.into_iter().enumerate() {
+            is_its_own(asking, 20 + index).await;
+        }
+        let _nine: Vec<_> = (0..9).map(|index| asking(&world, index)).collect();
+        let (lost, kept) = (dies.targets().await, lives.targets().await);
+        assert_eq!((lost.len(), kept.len()), (4, 4));
+        lives.reply(&reply(&kept[0])).await;
+        assert!(lives.targets().await.is_empty(), "the ninth has its place and was not sent");
+        drop(dies);
+        settle().await;
+        lives.reply(&reply(&kept[1])).await;
+        assert!(lives.targets().await.is_empty());
+        assert_eq!(world.peer().await.targets().await, ["/8"], "alone");
+    })
+    .await;
+}
+
 /// Answers one request; nothing to say is a defect. Then it takes no more: its TLS is broken.
 struct Defective {
     says: &'static [u8],
