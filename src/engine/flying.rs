@@ -148,7 +148,7 @@ struct Crash<'a> {
 
 impl Drop for Crash<'_> {
     fn drop(&mut self) {
-        // Not when the task was aborted: then its flight is gone already.
+        // Not when the flight was dropped: then it is gone already.
         if std::thread::panicking() && self.shard.flights.borrow().contains(self.id) {
             let decision = self.shard.core.lost();
             self.shard.land(self.id, &decision);

@@ -1,10 +1,10 @@
 //! `hedge.after`: who has not answered by then is given company, and the first answer decides.
 //!
 //! The second request goes to the next endpoint whose breaker is closed; where there is one endpoint only, to that one, on
-//! another connection, and if its name stands for several addresses, to another of them. An answer is an answer, whoever gives it: a refusal decides as an allow does, for both were asked the
-//! same. An outage of one leaves the check to the other. The one that loses is dropped: over HTTP/1.1 its connection is closed,
-//! so that its late reply is never read as another's; with `http.pipeline` it keeps its place there, and its reply is thrown
-//! away.
+//! another connection, and if its name stands for several addresses, to another of them. An answer is an answer, whoever
+//! gives it: a refusal decides as an allow does, for both were asked the same. An outage of one leaves the check to the
+//! other. The one that loses is dropped: over HTTP/1.1 its connection is closed, so that its late reply is never read as
+//! another's; with `http.pipeline` it keeps its place there, and its reply is thrown away.
 //!
 //! Once a check, within its three requests and its time, for `hedge.max` of the exchanges at most, and never where that would
 //! worsen a shortage: not while anybody waits for a connection of either endpoint, and not for an exchange that waits itself.
