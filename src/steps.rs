@@ -1,12 +1,11 @@
 //! The steps of a check, one by one, for `benches/steps`: a door for a stopwatch, with the feature `steps` only. No part of
 //! the interface.
 
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::backend::{Judgement, Outgoing, judge};
-use crate::check::{Check, Draft};
+use crate::check::{Check, Draft, Question};
 use crate::config::Config;
 use crate::decision::{Cause, Decision, Origin, Verdict};
 use crate::engine::{Ledger, Policy, Room};
@@ -44,14 +43,14 @@ impl Steps {
     /// # Panics
     /// Where the check is none.
     pub fn question(&self, check: &Check<'_>) -> Asked {
-        let question = Rc::new(self.policy.accept(check).expect("a check"));
-        Asked(Outgoing { plan: Arc::clone(&self.policy.plans[0]), question })
+        let question = self.policy.accept(check).expect("a check");
+        Asked(question)
     }
 
     /// Writes the request. Returns its length.
     pub fn serialise(&mut self, asked: &Asked) -> usize {
         self.head.clear();
-        asked.0.write_http1(&mut self.head);
+        Outgoing { plan: &self.policy.plans[0], question: &asked.0 }.write_http1(&mut self.head);
         self.head.len()
     }
 
@@ -75,4 +74,4 @@ impl Steps {
 }
 
 /// A check that was accepted.
-pub struct Asked(Outgoing);
+pub struct Asked(Question);

@@ -8,8 +8,6 @@
 //! the same question. `admit` runs on the host's thread, the rest on an I/O thread.
 
 use std::fmt;
-use std::rc::Rc;
-use std::sync::Arc;
 
 use super::encode::{TARGET, UNRESERVED, push_encoded};
 use super::names::Protected;
@@ -291,23 +289,23 @@ impl fmt::Debug for RequestPlan {
 }
 
 /// One question as one endpoint is asked it.
-#[derive(Clone)]
-pub(crate) struct Outgoing {
-    pub(crate) plan: Arc<RequestPlan>,
-    pub(crate) question: Rc<Question>,
+#[derive(Clone, Copy)]
+pub(crate) struct Outgoing<'a> {
+    pub(crate) plan: &'a RequestPlan,
+    pub(crate) question: &'a Question,
 }
 
-impl RequestHead for Outgoing {
+impl RequestHead for Outgoing<'_> {
     fn write_target(&self, out: &mut Vec<u8>) {
-        self.plan.write_target(&self.question, out);
+        self.plan.write_target(self.question, out);
     }
 
     fn each_header(&self, each: &mut dyn FnMut(&str, &[u8])) {
-        self.plan.each_header(&self.question, each);
+        self.plan.each_header(self.question, each);
     }
 
     fn write_http1(&self, out: &mut Vec<u8>) -> usize {
-        self.plan.write_http1(&self.question, out);
+        self.plan.write_http1(self.question, out);
         self.plan.header_count()
     }
 }

@@ -23,7 +23,7 @@ pub(crate) use attempts::{Asking, Attempt};
 pub(crate) use deciding::{backend_decision, explained, outage_decision};
 pub(crate) use settling::doing;
 
-use super::alarms::Alarms;
+use super::alarms::{Alarms, Bell};
 use super::policy::Policy;
 use super::retries::RetryBudget;
 use crate::backend::Answer;
@@ -40,12 +40,11 @@ pub(crate) const GRACE: Duration = Duration::from_millis(20);
 const MAX_REQUESTS: usize = 3;
 
 /// What a flight asks with.
-#[derive(Clone, Copy)]
 pub(crate) struct Means<'a> {
     pub(crate) transport: &'a Rc<Transport>,
     pub(crate) retries: &'a RetryBudget,
-    /// Those of the shard; `None`: each wait has a timer of its own.
-    pub(crate) alarms: Option<&'a Alarms>,
+    /// Those of the shard, and the task's bell; `None`: each wait has a timer of its own.
+    pub(crate) alarms: Option<(&'a Alarms, &'a Bell)>,
     pub(crate) policy: &'a Arc<Policy>,
     pub(crate) question: &'a Rc<Question>,
     pub(crate) deadline: Instant,
@@ -75,7 +74,7 @@ impl Outage {
 }
 
 /// Asks until there is an answer, the endpoints are exhausted or the deadline has passed.
-pub(crate) async fn ask(means: Means<'_>) -> Result<Answer, Outage> {
+pub(crate) async fn ask(means: &Means<'_>) -> Result<Answer, Outage> {
     match means.policy.settings.backend_mode {
         BackendMode::Failover => in_turn::ask(means, &means.policy.order).await,
         BackendMode::Balance => in_turn::ask(means, &means.policy.balanced(means.random)).await,

@@ -12,6 +12,7 @@ use super::core::Core;
 use super::ledger::Ticket;
 use super::outbox::Outbox;
 use super::watch::Watch;
+use crate::clock;
 use crate::decision::Decision;
 
 /// Where decisions go: a queue, a pool of callback threads, a channel.
@@ -188,7 +189,7 @@ impl Owed {
     ) -> Option<(Arc<dyn Receiver>, Completed)> {
         decision.ticket = self.ticket.number();
         decision.coalesced = joined;
-        decision.latency = submitted.elapsed();
+        decision.latency = clock::now().saturating_duration_since(submitted);
         let wanted = self.core.ledger.decide(self.ticket);
         let completed =
             Completed(Kind::Check { core: self.core, ticket: self.ticket, tag: self.tag, decision });

@@ -310,8 +310,12 @@ impl Core {
 
     /// Counts what an answer says about itself.
     pub(crate) fn note(&self, answer: &Answer) {
-        self.replies_from_cache.fetch_add(u64::from(answer.from_cache), Ordering::Relaxed);
-        self.texts_dropped.fetch_add(u64::from(answer.dropped_text), Ordering::Relaxed);
+        if answer.from_cache {
+            self.replies_from_cache.fetch_add(1, Ordering::Relaxed);
+        }
+        if answer.dropped_text {
+            self.texts_dropped.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// The work of an I/O thread ended by a defect, and begins anew.

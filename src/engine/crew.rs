@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
+use super::alarms::Bell;
 use super::flights::FlightId;
 use crate::clock;
 
@@ -34,6 +35,7 @@ pub(crate) struct Hand {
     /// The flight is over, whatever its future says.
     dropped: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+    pub(super) bell: Bell,
 }
 
 impl Crew {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::alarms::Bell;
 use super::asking::{Means, Outage, ask, outage_decision};
 use super::crew::{Hand, Next};
 use super::flights::FlightId;
@@ -38,21 +39,22 @@ impl Shard {
                     };
                     {
                         // Where it is, without a move: it is large.
-                        let flight = pin!(self.fly(id, &kit));
+                        let flight = pin!(self.fly(id, &kit, &hand.bell));
                         hand.run(flight).await;
                     }
                     self.flights.borrow_mut().unpack(kit);
                 }
                 Next::Rest => {}
-                Next::End => return,
+                Next::End => break,
             }
             if !self.crew.rest(&hand) {
-                return;
+                break;
             }
         }
+        self.alarms.vacate(&hand.bell);
     }
 
-    async fn fly(self: &Rc<Self>, id: FlightId, kit: &Kit) {
+    async fn fly(self: &Rc<Self>, id: FlightId, kit: &Kit, bell: &Bell) {
         let Kit { question, asking } = kit;
         let (policy, may_hedge) = {
             let flights = self.flights.borrow();
@@ -67,7 +69,7 @@ impl Shard {
         let means = Means {
             transport: &transport,
             retries: &self.retries,
-            alarms: Some(&self.alarms),
+            alarms: Some((&self.alarms, bell)),
             policy: &policy,
             question,
             deadline,
@@ -75,7 +77,7 @@ impl Shard {
             may_hedge,
             random: self.next_random(),
         };
-        let result = ask(means).await;
+        let result = ask(&means).await;
         self.flights.borrow_mut().set_landing(id);
         // Whoever was accepted before the answer was here shares it.
         self.take_in();

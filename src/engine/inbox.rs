@@ -84,6 +84,8 @@ pub(crate) struct Outlet {
     shared: Arc<Shared>,
     /// The runtime says when it parks; otherwise waiting here counts as that.
     hooked: Cell<bool>,
+    /// The thread itself wants another turn: said once a turn.
+    poked: Cell<bool>,
 }
 
 /// Questions that were answered leave their memory for others: so many at most, and none that is longer than this.
@@ -111,7 +113,7 @@ pub(crate) fn inbox(capacity: usize) -> io::Result<(Inbox, Outlet)> {
     });
     Ok((
         Inbox { messages: sender, shared: Arc::clone(&shared) },
-        Outlet { messages: receiver, shared, hooked: Cell::new(false) },
+        Outlet { messages: receiver, shared, hooked: Cell::new(false), poked: Cell::new(false) },
     ))
 }
 
@@ -157,7 +159,8 @@ impl Outlet {
     /// For another one who takes in what comes here, after this one.
     pub(crate) fn again(&self) -> Self {
         let hooked = self.hooked.clone();
-        Self { messages: self.messages.clone(), shared: Arc::clone(&self.shared), hooked }
+        let shared = Arc::clone(&self.shared);
+        Self { messages: self.messages.clone(), shared, hooked, poked: Cell::new(false) }
     }
 
     /// For the next that is asked here.
@@ -168,11 +171,12 @@ impl Outlet {
     }
 
     pub(crate) fn next(&self) -> Option<Message> {
-        self.messages.try_recv().ok()
+        // To look costs less than to try, and each landing looks.
+        if self.messages.is_empty() { None } else { self.messages.try_recv().ok() }
     }
 
     pub(crate) fn next_news(&self) -> Option<News> {
-        self.shared.news.pop()
+        if self.shared.news.is_empty() { None } else { self.shared.news.pop() }
     }
 
     pub(crate) fn stopped(&self) -> bool {
@@ -185,11 +189,14 @@ impl Outlet {
             self.parking().before_park();
         }
         self.shared.notify.notified().await;
+        self.poked.set(false);
     }
 
     /// For the I/O thread itself: another turn is wanted.
     pub(crate) fn poke(&self) {
-        self.shared.notify.notify_one();
+        if !self.poked.replace(true) {
+            self.shared.notify.notify_one();
+        }
     }
 
     /// The same for whoever does not hold it.

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -31,6 +32,8 @@ struct Window {
     began: Option<Instant>,
     /// The second, counted from `began`, that the newest bucket stands for.
     second: u64,
+    /// When that second is over.
+    until: Option<Instant>,
     exchanges: [u64; WINDOW],
     retries: [u64; WINDOW],
     hedges: [u64; WINDOW],
@@ -84,6 +87,9 @@ impl RetryBudget {
 impl Window {
     /// Forgets the seconds that have left the window; returns the bucket of this one.
     fn advance(&mut self, now: Instant) -> usize {
+        if self.until.is_some_and(|until| now < until) {
+            return (self.second % WINDOW as u64) as usize;
+        }
         let began = *self.began.get_or_insert(now);
         let second = now.saturating_duration_since(began).as_secs();
         let passed = second.saturating_sub(self.second).min(WINDOW as u64);
@@ -99,14 +105,13 @@ impl Window {
             self.hedges = [0; WINDOW];
         }
         self.second = self.second.max(second);
+        self.until = Some(began + Duration::from_secs(self.second + 1));
         (self.second % WINDOW as u64) as usize
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -136,7 +136,7 @@ impl Owed {
             may_hedge: false,
             random,
         };
-        match ask(means).await {
+        match ask(&means).await {
             Ok(its) => {
                 self.outcome = compared(&answer, &its);
                 self.shadow.heard(self.outcome, &answer, &its);

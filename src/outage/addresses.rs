@@ -53,7 +53,8 @@ pub(crate) struct Tried {
 
 /// Where one exchange may go. What became of it is to be told; dropped, it says nothing for or against an address.
 pub(crate) struct Choice {
-    known: Arc<[Arc<Known>]>,
+    /// None: nothing to choose from.
+    known: Option<Arc<[Arc<Known>]>>,
     /// Indices in `known`; `None`: anywhere.
     among: Option<Vec<usize>>,
     /// The only one of `among` is asked to find out.
@@ -120,13 +121,7 @@ impl Addresses {
             return None;
         }
         if !several {
-            return Some(Choice {
-                known: Arc::default(),
-                among: None,
-                probe: false,
-                counted: false,
-                turns: 1,
-            });
+            return Some(Choice { known: None, among: None, probe: false, counted: false, turns: 1 });
         }
         let known = self.known();
         let all_open = known.iter().all(|known| known.health.is_open());
@@ -148,7 +143,7 @@ impl Addresses {
         let due = || (0..known.len()).filter(untried).find(|&index| known[index].health.probe());
         if !all_open && let Some(due) = due() {
             let among = Some(vec![due]);
-            return Some(Choice { known, among, probe: true, counted: false, turns: turns + 1 });
+            return Some(Choice { known: Some(known), among, probe: true, counted: false, turns: turns + 1 });
         }
         if let Some(random) = balance {
             let busy = |index: usize| known[index].in_flight.load(Relaxed);
@@ -156,10 +151,11 @@ impl Addresses {
             let (one, other) = (fit[one], fit[other]);
             let picked = if busy(other) < busy(one) { other } else { one };
             known[picked].in_flight.fetch_add(1, Relaxed);
-            return Some(Choice { known, among: Some(vec![picked]), probe: false, counted: true, turns });
+            let among = Some(vec![picked]);
+            return Some(Choice { known: Some(known), among, probe: false, counted: true, turns });
         }
         let among = (fit.len() < known.len()).then_some(fit);
-        Some(Choice { known, among, probe: false, counted: false, turns })
+        Some(Choice { known: Some(known), among, probe: false, counted: false, turns })
     }
 
     /// No connection to it could be made, whoever asked for one.
@@ -192,7 +188,7 @@ impl Tried {
 impl Choice {
     /// `None`: any.
     pub(crate) fn addresses(&self) -> Option<Vec<IpAddr>> {
-        let address = |&index: &usize| self.known[index].address;
+        let address = |&index: &usize| self.known()[index].address;
         self.among.as_ref().map(|among| among.iter().map(address).collect())
     }
 
@@ -226,7 +222,7 @@ impl Choice {
             // Each was tried, and each attempt told on its own.
             (Some(among), _) => tried.these.extend(among),
             // The name was not known when this was chosen. By now there may be others.
-            (None, Some(at)) if self.known.is_empty() => tried.these.push(at),
+            (None, Some(at)) if self.known().is_empty() => tried.these.push(at),
             (None, _) => tried.all = true,
         }
     }
@@ -245,11 +241,15 @@ impl Choice {
         if self.probe {
             return self.only().map(Arc::clone);
         }
-        self.known.iter().find(|known| Some(known.address) == at).map(Arc::clone)
+        self.known().iter().find(|known| Some(known.address) == at).map(Arc::clone)
+    }
+
+    fn known(&self) -> &[Arc<Known>] {
+        self.known.as_deref().unwrap_or_default()
     }
 
     fn only(&self) -> Option<&Arc<Known>> {
-        self.among.as_deref()?.first().map(|&index| &self.known[index])
+        self.among.as_deref()?.first().map(|&index| &self.known()[index])
     }
 }
 

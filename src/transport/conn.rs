@@ -19,7 +19,8 @@ const FRESH: Duration = Duration::from_millis(1);
 
 pub(super) struct Conn {
     pub(super) speech: Speech,
-    pub(super) born: Instant,
+    /// When it is too old to be used again: the pool says.
+    pub(super) retires_at: Instant,
     /// Requests handed to it.
     pub(super) uses: u64,
     /// It has lain in the pool: its peer may have closed it meanwhile, used or not.
@@ -42,8 +43,10 @@ impl Conn {
         address: Option<IpAddr>,
         peer: String,
         tls: Option<String>,
+        max_age: Duration,
     ) -> Box<Self> {
-        Box::new(Self { speech, born: Instant::now(), uses: 0, rested: false, address, peer, tls })
+        let retires_at = Instant::now() + max_age;
+        Box::new(Self { speech, retires_at, uses: 0, rested: false, address, peer, tls })
     }
 
     /// Its end at no byte says nothing about what is asked now: the request may be made again.

@@ -64,7 +64,7 @@ pub(super) async fn establish(pool: &Rc<Pool>, link: Link, place: Place) -> Resu
         }
     });
     let speech = Speech::Hyper(Speaker { sender, wire });
-    Ok(Conn::new(speech, link.address, link.peer, link.tls))
+    Ok(Conn::new(speech, link.address, link.peer, link.tls, pool.limits.max_age))
 }
 
 pub(super) async fn exchange<T>(

@@ -270,7 +270,7 @@ impl Pool {
 
     fn is_good(&self, conn: &Conn) -> bool {
         conn.is_alive()
-            && clock::now().saturating_duration_since(conn.born) < self.limits.max_age
+            && clock::now() < conn.retires_at
             && conn.address.is_none_or(|address| self.dialer.is_current(self.endpoint, address))
     }
 
@@ -332,7 +332,7 @@ impl Pool {
             self.offer_seats();
         } else {
             let conn = if self.limits.wire {
-                wire::establish(link, place)
+                wire::establish(link, place, self.limits.max_age)
             } else {
                 h1::establish(&self.rc(), link, place).await?
             };

@@ -63,9 +63,9 @@ impl Default for Desk {
     }
 }
 
-pub(super) fn establish(link: Link, place: Place) -> Box<Conn> {
+pub(super) fn establish(link: Link, place: Place, max_age: Duration) -> Box<Conn> {
     let stream = Stream { io: link.io, _place: place.open() };
-    Conn::new(Speech::Wire(stream), link.address, link.peer, link.tls)
+    Conn::new(Speech::Wire(stream), link.address, link.peer, link.tls, max_age)
 }
 
 /// What waits on a connection that should be silent.

@@ -193,14 +193,11 @@ fn a_line_break_that_a_template_would_decode_is_refused() {
 
 #[test]
 fn both_ways_to_write_a_request_agree() {
-    let plan = Arc::new(RequestPlan::new(
+    let plan = RequestPlan::new(
         &url("/auth", Some("k=K")),
         &settings(&[("p", "{ip}")], &[("X-U", "{query.u}")], &[]),
-    ));
-    let outgoing = Outgoing {
-        plan: Arc::clone(&plan),
-        question: Rc::new(question(&Check { query: b"u=a%20&k=1", ..check() })),
-    };
+    );
+    let outgoing = Outgoing { plan: &plan, question: &question(&Check { query: b"u=a%20&k=1", ..check() }) };
     let mut built = b"GET ".to_vec();
     RequestHead::write_target(&outgoing, &mut built);
     built.extend_from_slice(b" HTTP/1.1\r\n");
@@ -209,7 +206,7 @@ fn both_ways_to_write_a_request_agree() {
     });
     built.extend_from_slice(b"\r\n");
     let mut written = Vec::new();
-    plan.write_http1(&outgoing.question, &mut written);
+    plan.write_http1(outgoing.question, &mut written);
     assert_eq!(written, built);
 }
 

@@ -12,7 +12,7 @@ use crate::outage::Tried;
 
 /// All together: the first that allows decides. Without one, a refusal decides when all have answered or the time is up
 /// (`any.deny = first`: at once); it may be kept only if all have answered.
-pub(super) async fn ask(means: Means<'_>) -> Result<Answer, Outage> {
+pub(super) async fn ask(means: &Means<'_>) -> Result<Answer, Outage> {
     let endpoints = 0..means.policy.plans.len();
     let mut asked: Vec<_> = endpoints
         .map(|endpoint| Some(Box::pin(ask_one(means, endpoint, means.deadline, Tried::default()))))

@@ -58,9 +58,10 @@ impl Asking {
         {
             *self.spare.get_mut() = Some(attempt.progress);
         }
-        let (mut attempts, spare) = (std::mem::take(attempts), self.spare.take());
         attempts.clear();
-        *self = Self { attempts: RefCell::new(attempts), spare: RefCell::new(spare), ..Self::default() };
+        let Self { attempts: _, past, spare: _, requests, beside, hedged, refused } = self;
+        (*past, *refused.get_mut()) = (None, None);
+        (*requests.get_mut(), *beside.get_mut(), *hedged.get_mut()) = (0, 0, false);
     }
 
     /// Every attempt of a traced asking.
@@ -102,7 +103,7 @@ impl Asking {
         // Mostly it stays the only one; by itself a list begins with four.
         attempts.reserve_exact(1);
         attempts.push(attempt);
-        UnderWay { asking: self, progress }
+        UnderWay { asking: self, progress, over: false }
     }
 
     /// Requests that a check has used up or that others of it may still make.
@@ -177,17 +178,21 @@ impl Asking {
 pub(super) struct UnderWay<'a> {
     asking: &'a Asking,
     pub(super) progress: Rc<Progress>,
+    over: bool,
 }
 
 impl UnderWay<'_> {
     /// `failure`: why there was no answer.
-    pub(super) fn ended(self, failure: String) {
+    pub(super) fn ended(mut self, failure: String) {
+        self.over = true;
         self.asking.end(&self.progress, failure);
     }
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.asking.end(&self.progress, String::new());
+        if !self.over {
+            self.asking.end(&self.progress, String::new());
+        }
     }
 }

@@ -17,12 +17,12 @@ use crate::transport::{Among, Progress, Stage};
 /// One endpoint, unless its breaker is open; its health learns what became of it. An outage moves on to the next address;
 /// each gets its part of the time. The endpoint is to blame when none of them works.
 pub(super) async fn ask_one(
-    means: Means<'_>,
+    means: &Means<'_>,
     endpoint: usize,
     deadline: Instant,
     mut tried: Tried,
 ) -> Result<Answer, Outage> {
-    let Means { policy, question, asking, .. } = means;
+    let Means { policy, question, asking, .. } = *means;
     let Some(permit) = policy.health[endpoint].admit() else { return Err(breaker_open(policy, endpoint)) };
     let current = RefCell::default();
     let mut leave = Leave { current: &current, permit: Some(permit), choice: None };

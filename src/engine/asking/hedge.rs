@@ -28,19 +28,19 @@ type Outcome = Result<Answer, Outage>;
 
 /// Asks `endpoint` until `share`, and perhaps one of `others`, in this order, as well: which one is returned, too.
 pub(super) async fn ask(
-    means: Means<'_>,
+    means: &Means<'_>,
     endpoint: usize,
     share: Instant,
     others: &[usize],
 ) -> (Outcome, Option<usize>) {
     let first = pin!(ask_one(means, endpoint, share, Tried::default()));
-    let Some(after) = patience(&means, endpoint) else { return (first.await, None) };
+    let Some(after) = patience(means, endpoint) else { return (first.await, None) };
     // In a box: few are hedged, and each check that waits would have to have room for it.
     Box::pin(with_company(means, first, endpoint, after, share, others)).await
 }
 
 async fn with_company(
-    means: Means<'_>,
+    means: &Means<'_>,
     mut first: Pin<&mut impl Future<Output = Outcome>>,
     endpoint: usize,
     after: Duration,
@@ -56,7 +56,7 @@ async fn with_company(
         let since = means.asking.alone_since();
         match since.map(|since| since + after) {
             Some(later) if later > clock::now() => due = later,
-            Some(_) => match company(&means, endpoint, others) {
+            Some(_) => match company(means, endpoint, others) {
                 Some(other) => break other,
                 None => return (first.await, None),
             },
@@ -98,7 +98,7 @@ fn company(means: &Means<'_>, endpoint: usize, others: &[usize]) -> Option<usize
 }
 
 async fn race(
-    means: Means<'_>,
+    means: &Means<'_>,
     mut first: Pin<&mut impl Future<Output = Outcome>>,
     endpoint: usize,
     other: usize,

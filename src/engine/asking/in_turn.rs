@@ -6,20 +6,23 @@ use crate::clock;
 use crate::decision::Cause;
 
 /// One after the other: an outage, never a refusal, moves on to the next. Each gets its part of the time that is left.
-pub(super) async fn ask(means: Means<'_>, order: &[usize]) -> Result<Answer, Outage> {
+pub(super) async fn ask(means: &Means<'_>, order: &[usize]) -> Result<Answer, Outage> {
     let mut outage = None;
     let mut hedged = None;
     for (tried, &endpoint) in order.iter().enumerate() {
         if tried > 0 && hedged == Some(endpoint) {
             continue;
         }
-        let later: Vec<_> =
-            order[tried + 1..].iter().copied().filter(|&later| hedged != Some(later)).collect();
-        let now = clock::now();
-        let left = means.deadline.saturating_duration_since(now);
-        let healthy = later.iter().filter(|&&later| !means.policy.health[later].is_open()).count();
-        let share = now + left / (healthy as u32 + 1);
-        let (outcome, beside) = hedge::ask(means, endpoint, share, &later).await;
+        let later = &order[tried + 1..];
+        let healthy = |&&later: &&usize| hedged != Some(later) && !means.policy.health[later].is_open();
+        let share = match later.iter().filter(healthy).count() {
+            0 => means.deadline,
+            healthy => {
+                let now = clock::now();
+                now + means.deadline.saturating_duration_since(now) / (healthy as u32 + 1)
+            }
+        };
+        let (outcome, beside) = hedge::ask(means, endpoint, share, later).await;
         hedged = hedged.or(beside);
         match outcome {
             Ok(answer) => return Ok(answer),

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, sleep, timeout_at};
@@ -20,7 +19,7 @@ use crate::transport::{Among, Body, BodyError, Progress, Reply, Stage};
 
 /// Asking one endpoint, at one of these addresses.
 pub(super) struct Inquiry<'a> {
-    pub(super) means: Means<'a>,
+    pub(super) means: &'a Means<'a>,
     pub(super) endpoint: usize,
     pub(super) among: Among,
     /// The longest that an address may keep the check.
@@ -47,8 +46,8 @@ impl Inquiry<'_> {
     }
 
     async fn exchange(&self) -> (Result<Answer, Outage>, UnderWay<'_>) {
-        let Means { transport, retries, alarms, policy, question, asking, .. } = self.means;
-        let head = Outgoing { plan: Arc::clone(&policy.plans[self.endpoint]), question: Rc::clone(question) };
+        let Means { transport, retries, alarms, policy, question, asking, .. } = *self.means;
+        let head = Outgoing { plan: &policy.plans[self.endpoint], question };
         let mut fresh = false;
         loop {
             let attempt = asking.begin(self.endpoint, self.among.clone());
@@ -64,7 +63,7 @@ impl Inquiry<'_> {
                 let mut exchange = pin!(transport.exchange(self.endpoint, &head, fresh, progress, &judge));
                 loop {
                     let outcome = match alarms {
-                        Some(alarms) => alarms.timeout_at(until, exchange.as_mut()).await,
+                        Some((alarms, bell)) => alarms.timeout_at(bell, until, exchange.as_mut()).await,
                         None => Box::pin(timeout_at(until, exchange.as_mut())).await.map_err(|_| Elapsed),
                     };
                     // No address is to blame for the time in line.

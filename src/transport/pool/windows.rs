@@ -82,7 +82,7 @@ impl Pool {
             },
         };
         load < window
-            && now.saturating_duration_since(pipe.born) < self.limits.max_age
+            && now < pipe.retires_at
             && pipe.address.is_none_or(|address| self.dialer.is_current(self.endpoint, address))
     }
 

@@ -45,7 +45,7 @@ const TENFOLD: u64 = 10;
 pub(in crate::transport) struct Pipe {
     pool: Rc<Pool>,
     pub(in crate::transport) address: Option<IpAddr>,
-    pub(in crate::transport) born: Instant,
+    pub(in crate::transport) retires_at: Instant,
     /// Its connection was made for its first exchange.
     new: bool,
     state: RefCell<State>,
@@ -138,8 +138,8 @@ pub(in crate::transport) async fn begin(mut lease: Lease, progress: &Progress) -
     }
     let pool = lease.pool().rc();
     let conn = lease.conn();
-    let (address, born, new) = (conn.address, conn.born, !conn.is_old());
-    let pipe = Rc::new(Pipe { pool, address, born, new, state: RefCell::default() });
+    let (address, retires_at, new) = (conn.address, conn.retires_at, !conn.is_old());
+    let pipe = Rc::new(Pipe { pool, address, retires_at, new, state: RefCell::default() });
     let seat = pipe.seat();
     pipe.pool.admit(&pipe);
     driver::start(Rc::clone(&pipe), lease);
