@@ -2,6 +2,7 @@
 
 mod body;
 mod encode;
+mod fields;
 mod lifetime;
 mod names;
 mod reply;

@@ -13,8 +13,6 @@
 mod path;
 mod scan;
 
-pub(crate) use scan::controls;
-
 use std::cell::Cell;
 use std::fmt;
 use std::time::Duration;

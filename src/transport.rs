@@ -41,6 +41,7 @@ pub(crate) use body::{Body, BodyError};
 pub(crate) use dial::Dial;
 #[cfg(test)]
 pub(crate) use dial::{Dialing, Io, Link, Look, Watch};
+pub(crate) use head::is_named;
 #[cfg(feature = "steps")]
 pub(crate) use wire::read_section;
 
@@ -54,22 +55,30 @@ pub(crate) trait RequestHead {
     fn write_target(&self, out: &mut Vec<u8>);
     /// Every header in wire order; `Host` is the first.
     fn each_header(&self, each: &mut dyn FnMut(&str, &[u8]));
-    /// Appends the whole HTTP/1.1 head, `GET` to the empty line. How many headers it has.
-    fn write_http1(&self, out: &mut Vec<u8>) -> usize {
+    /// Appends the whole HTTP/1.1 head, `GET` to the empty line.
+    fn write_http1(&self, out: &mut Vec<u8>) -> Written {
         out.extend_from_slice(b"GET ");
         self.write_target(out);
+        let (target_end, mut headers) = (out.len(), 0);
         out.extend_from_slice(b" HTTP/1.1\r\n");
-        let mut count = 0;
         self.each_header(&mut |name, value| {
-            count += 1;
+            headers += 1;
             out.extend_from_slice(name.as_bytes());
             out.extend_from_slice(b": ");
             out.extend_from_slice(value);
             out.extend_from_slice(b"\r\n");
         });
         out.extend_from_slice(b"\r\n");
-        count
+        Written { headers, target_end }
     }
+}
+
+/// What a head that was written should be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Written {
+    pub(crate) headers: usize,
+    /// Where its target ends in what it was appended to.
+    pub(crate) target_end: usize,
 }
 
 /// How far an exchange has come. Shared by the exchange, the connection it is on, and the engine, which

@@ -33,6 +33,10 @@ const fn plain(extra: &[u8], without: bool) -> Plain {
 /// Appends `bytes`; those that are not plain as `%XX`.
 pub(super) fn push_encoded(out: &mut Vec<u8>, bytes: &[u8], plain: &Plain) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    // Nearly always: found out without a branch for each byte.
+    if bytes.iter().fold(true, |all, &byte| all & plain[usize::from(byte)]) {
+        return out.extend_from_slice(bytes);
+    }
     let mut rest = bytes;
     while let Some(at) = rest.iter().position(|&byte| !plain[usize::from(byte)]) {
         let byte = usize::from(rest[at]);
@@ -87,6 +91,19 @@ mod tests {
                 let expected =
                     if stays { format!("a{}b", char::from(byte)) } else { format!("a%{byte:02X}b") };
                 assert_eq!(written, expected, "{byte:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_byte_that_is_not_plain_is_found_at_every_place_of_every_length() {
+        for len in 1..40 {
+            for at in 0..len {
+                let mut bytes = vec![b'a'; len];
+                bytes[at] = b'\\';
+                let expected: String =
+                    bytes.iter().map(|byte| if *byte == b'a' { "a" } else { "%5C" }).collect();
+                assert_eq!(encoded(&bytes, &TARGET), expected);
             }
         }
     }

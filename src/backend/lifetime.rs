@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::reply::ReplyHead;
+use super::fields::Fields;
 use crate::config::{TtlHeader, TtlRules};
 
 /// What the headers say. The configuration's bounds are not applied yet.
@@ -26,15 +26,15 @@ pub(super) struct Lifetime {
 
 impl Lifetime {
     /// `sent`: the names of the headers that requests carry.
-    pub(super) fn of(head: &ReplyHead<'_>, rules: &TtlRules, sent: &[Box<str>]) -> Self {
+    pub(super) fn of(fields: &Fields<'_>, rules: &TtlRules, sent: &[Box<str>]) -> Self {
         for header in &rules.headers {
             let found = match header {
                 TtlHeader::XAuthDuration => {
-                    let said = head.all("X-AuthDuration").map(seconds).min();
+                    let said = fields.all("X-AuthDuration").map(seconds).min();
                     said.map(|said| Self { said: Some(Duration::from_secs(said)), ..Self::default() })
                 }
-                TtlHeader::CacheControl => CacheControl::of(head).map(|control| {
-                    let varies = varies(head, sent);
+                TtlHeader::CacheControl => CacheControl::of(fields).map(|control| {
+                    let varies = varies(fields, sent);
                     Self {
                         said: Some(Duration::from_secs(control.seconds())),
                         must_revalidate: control.must_revalidate || control.no_cache,
@@ -65,9 +65,9 @@ struct CacheControl {
 }
 
 impl CacheControl {
-    fn of(head: &ReplyHead<'_>) -> Option<Self> {
+    fn of(fields: &Fields<'_>) -> Option<Self> {
         let mut control = None;
-        for line in head.all("Cache-Control") {
+        for line in fields.all("Cache-Control") {
             let control = control.get_or_insert_with(Self::default);
             for directive in (Directives { rest: line }) {
                 control.read(directive);
@@ -132,8 +132,9 @@ impl<'a> Iterator for Directives<'a> {
 }
 
 /// Whether the backend says that its answer depends on something that is not part of the question.
-fn varies(head: &ReplyHead<'_>, sent: &[Box<str>]) -> bool {
-    head.all("Vary")
+fn varies(fields: &Fields<'_>, sent: &[Box<str>]) -> bool {
+    fields
+        .all("Vary")
         .flat_map(|line| line.split(|&byte| byte == b','))
         .map(<[u8]>::trim_ascii)
         .filter(|name| !name.is_empty())
@@ -141,17 +142,16 @@ fn varies(head: &ReplyHead<'_>, sent: &[Box<str>]) -> bool {
 }
 
 /// Whether a cache answered in the backend's place. An `Age` that is no number is not 0.
-pub(super) fn from_cache(head: &ReplyHead<'_>) -> bool {
+pub(super) fn from_cache(fields: &Fields<'_>) -> bool {
     // What caches write where they did not ask the backend, or asked it only whether anything changed.
     const ANSWERED: [&[u8]; 4] = [b"hit", b"stale", b"updating", b"revalidated"];
-    head.all("Age").any(|age| digits(age) != Some(0))
-        || ["X-Cache", "X-Cache-Status", "Cache-Status"].into_iter().flat_map(|name| head.all(name)).any(
-            |state| {
-                ANSWERED
-                    .iter()
-                    .any(|word| state.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word)))
-            },
-        )
+    let answered = |state: &[u8]| {
+        ANSWERED.iter().any(|word| state.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word)))
+    };
+    fields.any("Age", |age| digits(age) != Some(0))
+        || fields.any("X-Cache", answered)
+        || fields.any("X-Cache-Status", answered)
+        || fields.any("Cache-Status", answered)
 }
 
 /// Seconds; what is no number is 0.
@@ -184,6 +184,7 @@ pub(crate) fn jittered(ttl: Duration, random: u64) -> Duration {
 mod tests {
     use super::*;
     use crate::backend::fixture::settings;
+    use crate::transport::ReplyHead;
 
     type Lines = [(&'static str, &'static str)];
 
@@ -191,7 +192,7 @@ mod tests {
         let headers: Vec<_> = lines.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
         let rules = TtlRules { headers: order.to_vec(), ..settings(&[], &[], &[]).ttl };
         let sent = ["Host", "X-Real-Ip", "X-Api-Key"].map(Into::into);
-        Lifetime::of(&ReplyHead { status: 200, headers: &headers }, &rules, &sent)
+        Lifetime::of(&Fields::of(&ReplyHead { status: 200, headers: &headers }), &rules, &sent)
     }
 
     const BOTH: [TtlHeader; 2] = [TtlHeader::XAuthDuration, TtlHeader::CacheControl];
@@ -330,7 +331,8 @@ mod tests {
             ("X-Cached", "HIT", false),
         ] {
             let headers = [(name.as_bytes(), value.as_bytes())];
-            assert_eq!(from_cache(&ReplyHead { status: 200, headers: &headers }), cached, "{name}: {value}");
+            let fields = Fields::of(&ReplyHead { status: 200, headers: &headers });
+            assert_eq!(from_cache(&fields), cached, "{name}: {value}");
         }
     }
 

@@ -9,6 +9,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::StatusSet;
+use super::fields::Fields;
 use super::lifetime::{Lifetime, digits, from_cache};
 use super::template::FIVE;
 use crate::backend::BodyRule;
@@ -116,17 +117,18 @@ pub(crate) fn judge(
     head: &ReplyHead<'_>,
     now: impl FnOnce() -> SystemTime,
 ) -> Judgement {
+    let fields = Fields::of(head);
     if rules.unavailable.contains(head.status) {
-        return Judgement::Unavailable { retry_after: retry_after(head, now()) };
+        return Judgement::Unavailable { retry_after: retry_after(&fields, now) };
     }
     let allows = rules.allow.contains(head.status);
-    let broken = broken(session_id, head);
+    let broken = broken(session_id, &fields);
     if allows && let Some(why) = broken {
         return Judgement::Malformed(why);
     }
 
-    let from_cache = from_cache(head);
-    let lifetime = Lifetime::of(head, &rules.ttl, &rules.sent);
+    let from_cache = from_cache(&fields);
+    let lifetime = Lifetime::of(&fields, &rules.ttl, &rules.sent);
     // An error is no decision to hold on to: a 404 or 429 with max-age would cut off a viewer.
     let unkept = if !allows && !matches!(head.status, 401 | 403) {
         Some("a refusing status other than 401 and 403 may be a passing error")
@@ -146,8 +148,8 @@ pub(crate) fn judge(
     let allow_ttl = ttl(rules.ttl.allow, rules.ttl.max);
     let deny_ttl = ttl(rules.ttl.deny, rules.ttl.max.min(rules.ttl.max_deny));
 
-    let user_id = Text::of(head.first("X-UserId"), fits_user_id);
-    let location = Text::of(head.first("X-Location").or_else(|| head.first("Location")), fits_location);
+    let user_id = Text::of(fields.first("X-UserId"), fits_user_id);
+    let location = Text::of(fields.first("X-Location").or_else(|| fields.first("Location")), fits_location);
     let answer = Answer {
         verdict: if allows { Verdict::Allow } else { Verdict::Deny },
         reason: if allows { "allowed by the backend" } else { REFUSING_STATUS },
@@ -158,11 +160,11 @@ pub(crate) fn judge(
         dropped_text: user_id.dropped || location.dropped,
         user_id: user_id.text,
         location: location.text,
-        max_sessions: head
+        max_sessions: fields
             .first("X-Max-Sessions")
             .and_then(digits)
             .map_or(0, |number| u32::try_from(number).unwrap_or(u32::MAX)),
-        unique: head
+        unique: fields
             .first("X-Unique")
             .is_some_and(|value| value == b"1" || value.eq_ignore_ascii_case(b"true")),
         from_cache,
@@ -187,27 +189,12 @@ pub(crate) fn judge_body(rules: &ReplyRules, undecided: Undecided, body: &[u8]) 
     }
 }
 
-impl<'a> ReplyHead<'a> {
-    /// Values without space at their ends, in order.
-    pub(super) fn all(&self, name: &'static str) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        let headers = self.headers;
-        headers
-            .iter()
-            .filter(move |(found, _)| found.eq_ignore_ascii_case(name.as_bytes()))
-            .map(|(_, value)| value.trim_ascii())
-    }
-
-    fn first(&self, name: &'static str) -> Option<&'a [u8]> {
-        self.all(name).next()
-    }
-}
-
 /// Why this header section cannot be trusted to be the answer to what was asked.
-fn broken(session_id: &[u8], head: &ReplyHead<'_>) -> Option<&'static str> {
-    if head.headers.len() > MAX_HEADERS {
+fn broken(session_id: &[u8], fields: &Fields<'_>) -> Option<&'static str> {
+    if fields.count() > MAX_HEADERS {
         return Some("more than 64 headers");
     }
-    let mut lengths = head.all("Content-Length");
+    let mut lengths = fields.all("Content-Length");
     if let Some(length) = lengths.next() {
         if digits(length).is_none_or(|length| length == u64::MAX) {
             return Some("a Content-Length that is not a number");
@@ -215,22 +202,22 @@ fn broken(session_id: &[u8], head: &ReplyHead<'_>) -> Option<&'static str> {
         if lengths.next().is_some() {
             return Some("Content-Length twice");
         }
-        if head.first("Transfer-Encoding").is_some() {
+        if fields.first("Transfer-Encoding").is_some() {
             return Some("both Content-Length and Transfer-Encoding");
         }
     }
-    head.all("X-Session-Id")
-        .any(|answered| answered != session_id)
+    fields
+        .any("X-Session-Id", |answered| answered != session_id)
         .then_some("an X-Session-Id that was not asked about")
 }
 
-fn retry_after(head: &ReplyHead<'_>, now: SystemTime) -> Option<Duration> {
-    let value = head.first("Retry-After")?;
+fn retry_after(fields: &Fields<'_>, now: impl FnOnce() -> SystemTime) -> Option<Duration> {
+    let value = fields.first("Retry-After")?;
     let wait = if let Some(seconds) = digits(value) {
         Duration::from_secs(seconds)
     } else {
         let date = httpdate::parse_http_date(std::str::from_utf8(value).ok()?).ok()?;
-        date.duration_since(now).unwrap_or_default()
+        date.duration_since(now()).unwrap_or_default()
     };
     Some(wait.min(MAX_RETRY_AFTER))
 }

@@ -14,7 +14,7 @@ use super::names::Protected;
 use super::template::{FIVE, HeaderField, Hole, ParamField, Part};
 use crate::check::{Field, Invalid, Question, Why, limits};
 use crate::config::{BackendUrl, Settings};
-use crate::transport::RequestHead;
+use crate::transport::{RequestHead, Written};
 
 /// Everything about requests to one endpoint that no check changes.
 pub(crate) struct RequestPlan {
@@ -26,8 +26,9 @@ pub(crate) struct RequestPlan {
     host: Box<[u8]>,
     headers: Box<[Header]>,
     uses_path: bool,
-    /// The head behind the target, taken apart.
+    /// The head behind the target, taken apart; and how it ends.
     lines: Box<[Line]>,
+    end: Box<[u8]>,
     /// Bytes of a head that no check changes.
     fixed_len: usize,
 }
@@ -42,10 +43,13 @@ enum Header {
     Filled(HeaderField),
 }
 
-/// A part of the head.
-enum Line {
-    /// What no check changes.
-    Text(Box<[u8]>),
+/// A part of the head: what no check changes, and the value behind it.
+struct Line {
+    text: Box<[u8]>,
+    value: Value,
+}
+
+enum Value {
     /// One of the five.
     Five(usize),
     Filled(HeaderField),
@@ -99,9 +103,10 @@ impl RequestPlan {
             uses_path: settings.params.iter().any(ParamField::uses_path)
                 || settings.headers.iter().any(HeaderField::uses_path),
             lines: Box::default(),
+            end: Box::default(),
             fixed_len: 0,
         };
-        plan.lines = plan.taken_apart();
+        (plan.lines, plan.end) = plan.taken_apart();
         plan.fixed_len = plan.measured();
         plan
     }
@@ -192,20 +197,23 @@ impl RequestPlan {
     }
 
     /// Appends the whole HTTP/1.1 head, `GET … HTTP/1.1` to the empty line.
-    pub(crate) fn write_http1(&self, question: &Question, out: &mut Vec<u8>) {
+    pub(crate) fn write_http1(&self, question: &Question, out: &mut Vec<u8>) -> Written {
         let five = five(question);
         out.reserve(
             self.fixed_len + question.query().len() + five.iter().map(|value| value.len()).sum::<usize>(),
         );
         out.extend_from_slice(METHOD);
         self.write_target(question, out);
-        for line in &self.lines {
-            match line {
-                Line::Text(text) => out.extend_from_slice(text),
-                Line::Five(one) => out.extend_from_slice(five[*one]),
-                Line::Filled(field) => field.push_value(question, out),
+        let target_end = out.len();
+        for Line { text, value } in &self.lines {
+            out.extend_from_slice(text);
+            match value {
+                Value::Five(one) => out.extend_from_slice(five[*one]),
+                Value::Filled(field) => field.push_value(question, out),
             }
         }
+        out.extend_from_slice(&self.end);
+        Written { headers: self.header_count(), target_end }
     }
 
     /// How many headers there are.
@@ -214,14 +222,14 @@ impl RequestPlan {
     }
 
     /// `Host`, the five, and the others, with everything between the values that no check changes in one piece.
-    fn taken_apart(&self) -> Box<[Line]> {
+    fn taken_apart(&self) -> (Box<[Line]>, Box<[u8]>) {
         let (mut lines, mut text) = (Vec::new(), [VERSION, b"Host: ", &self.host].concat());
-        let mut value = |text: &mut Vec<u8>, name: &str, value: Line| {
+        let mut value = |text: &mut Vec<u8>, name: &str, value: Value| {
             text.extend_from_slice(format!("\r\n{name}: ").as_bytes());
-            lines.extend([Line::Text(std::mem::take(text).into()), value]);
+            lines.push(Line { text: std::mem::take(text).into(), value });
         };
         for (index, name) in FIVE.into_iter().enumerate() {
-            value(&mut text, name, Line::Five(index));
+            value(&mut text, name, Value::Five(index));
         }
         for header in &self.headers {
             match header {
@@ -229,12 +237,11 @@ impl RequestPlan {
                     text.extend_from_slice(format!("\r\n{name}: ").as_bytes());
                     text.extend_from_slice(fixed);
                 }
-                Header::Filled(field) => value(&mut text, field.name(), Line::Filled(field.clone())),
+                Header::Filled(field) => value(&mut text, field.name(), Value::Filled(field.clone())),
             }
         }
         text.extend_from_slice(b"\r\n\r\n");
-        lines.push(Line::Text(text.into()));
-        lines.into()
+        (lines.into(), text.into())
     }
 
     /// The segments of the client's query that may go out.
@@ -304,9 +311,8 @@ impl RequestHead for Outgoing<'_> {
         self.plan.each_header(self.question, each);
     }
 
-    fn write_http1(&self, out: &mut Vec<u8>) -> usize {
-        self.plan.write_http1(self.question, out);
-        self.plan.header_count()
+    fn write_http1(&self, out: &mut Vec<u8>) -> Written {
+        self.plan.write_http1(self.question, out)
     }
 }
 

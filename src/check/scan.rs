@@ -30,25 +30,6 @@ pub(super) fn lacks(bytes: &[u8], one: u8, other: u8) -> bool {
     )
 }
 
-/// How many control bytes there are: below space, or DEL.
-pub(crate) fn controls(bytes: &[u8]) -> usize {
-    const LOW: u64 = each(0x7F);
-    // 1 in each byte that is one, without a carry into its neighbour.
-    let ones = |word: u64| {
-        let low = word & LOW;
-        let below = !((low + each(0x60)) | word);
-        let del = !((((word ^ each(0x7F)) & LOW) + LOW) | word);
-        ((below | del) & HIGH) >> 7
-    };
-    let (words, rest) = bytes.as_chunks::<8>();
-    // So many that no byte of the sum overflows.
-    let sums = words.chunks(255).map(|words| {
-        let sum = words.iter().fold(0, |sum, &word| sum + ones(u64::from_ne_bytes(word)));
-        sum.to_ne_bytes().into_iter().map(usize::from).sum::<usize>()
-    });
-    sums.sum::<usize>() + rest.iter().filter(|&&byte| byte < 0x20 || byte == 0x7F).count()
-}
-
 /// Whether `found` is 0 for all the bytes, taken as words, and `is` false for those of a text shorter than a word.
 fn none(bytes: &[u8], found: impl Fn(u64) -> u64, is: impl Fn(u8) -> bool) -> bool {
     let (words, rest) = bytes.as_chunks::<8>();
@@ -83,24 +64,6 @@ mod tests {
             }
         }
         assert!(is_plain(b"") && lacks(b"", 0, 1));
-    }
-
-    #[test]
-    fn control_bytes_are_counted_at_every_place_of_every_length() {
-        for len in 0..40_usize {
-            for at in 0..len {
-                for byte in 0..=255 {
-                    let mut bytes = vec![b'a'; len];
-                    bytes[at] = byte;
-                    bytes[len - 1] = b'\n';
-                    let count = bytes.iter().filter(|byte| byte.is_ascii_control()).count();
-                    assert_eq!(controls(&bytes), count, "{byte:#x} at {at} of {len}");
-                }
-            }
-        }
-        assert_eq!(controls(&[b'\r'; 5000]), 5000, "no sum overflows");
-        let all: Vec<u8> = (0..=255).collect();
-        assert_eq!(controls(&all), 33);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::Context;
 use std::time::Duration;
 
 use tokio::io::ReadBuf;
@@ -78,11 +78,10 @@ impl Conn {
     /// What waits to be read on a connection that should be silent, and was so `idle` ago. `Unknown`: when this thread's
     /// reactor has run, [`Conn::is_silent`] can tell.
     pub(super) fn glance(&mut self, idle: Duration) -> Look {
-        let noop = &mut Context::from_waker(Waker::noop());
         match &mut self.speech {
             Speech::Hyper(speaker) => speaker.wire.look(),
             // First what is in this process already: records of TLS that came together with the reply.
-            Speech::Wire(stream) => match probe(&mut *stream.io, noop) {
+            Speech::Wire(stream) => match probe(&mut *stream.io) {
                 Look::Nothing if idle < FRESH && self.tls.is_none() => Look::Nothing,
                 Look::Nothing => stream.io.look(),
                 known => known,
@@ -95,9 +94,7 @@ impl Conn {
         let unused = self.uses == 0;
         match &mut self.speech {
             Speech::Hyper(speaker) => speaker.is_alive(unused),
-            Speech::Wire(stream) => {
-                probe(&mut *stream.io, &mut Context::from_waker(Waker::noop())) == Look::Nothing
-            }
+            Speech::Wire(stream) => probe(&mut *stream.io) == Look::Nothing,
         }
     }
 
@@ -106,7 +103,10 @@ impl Conn {
         match &mut self.speech {
             // hyper's own task listens.
             Speech::Hyper(_) => true,
-            Speech::Wire(stream) => probe(&mut *stream.io, cx) == Look::Nothing,
+            Speech::Wire(stream) => {
+                let mut byte = [0];
+                Pin::new(&mut *stream.io).poll_read(cx, &mut ReadBuf::new(&mut byte)).is_pending()
+            }
         }
     }
 
@@ -135,13 +135,13 @@ impl Conn {
 }
 
 /// Reads a byte if one is there: nobody asked for it.
-fn probe(io: &mut dyn Io, cx: &mut Context<'_>) -> Look {
+fn probe(io: &mut dyn Io) -> Look {
     let mut byte = [0];
     let mut buf = ReadBuf::new(&mut byte);
-    match Pin::new(io).poll_read(cx, &mut buf) {
-        Poll::Pending => Look::Nothing,
-        Poll::Ready(Ok(())) if !buf.filled().is_empty() => Look::Surplus,
-        Poll::Ready(_) => Look::Closed,
+    match io.read_now(&mut buf) {
+        None => Look::Nothing,
+        Some(Ok(())) if !buf.filled().is_empty() => Look::Surplus,
+        Some(_) => Look::Closed,
     }
 }
 

@@ -4,11 +4,13 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Among, Failure, Progress, Stage, Trace};
 
@@ -44,6 +46,20 @@ pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + 'static {
     /// What waits to be read, without reading it and without blocking.
     fn look(&self) -> Look {
         Look::Unknown
+    }
+
+    /// Reads what is there as far as this process knows, as `poll_read` does, and asks for no wake-up. `None`: nothing.
+    fn read_now(&mut self, buf: &mut ReadBuf<'_>) -> Option<io::Result<()>> {
+        match Pin::new(self).poll_read(&mut Context::from_waker(Waker::noop()), buf) {
+            Poll::Pending => None,
+            Poll::Ready(read) => Some(read),
+        }
+    }
+
+    /// Writes what can be written as far as this process knows, and asks for no wake-up. `None`: that is for `poll_write`.
+    fn write_now(&mut self, bytes: &[u8]) -> Option<io::Result<usize>> {
+        let _ = bytes;
+        None
     }
 }
 

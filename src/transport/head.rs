@@ -184,8 +184,8 @@ fn field(line: &[u8]) -> Result<Field, &'static str> {
 /// For a field whose name and value are well formed.
 pub(super) fn kind(name: &[u8], value: &[u8]) -> Result<Field, &'static str> {
     match name.len() {
-        10 if name.eq_ignore_ascii_case(b"connection") => Ok(Field::Connection),
-        14 if name.eq_ignore_ascii_case(b"content-length") => {
+        10 if is_named(name, b"Connection") => Ok(Field::Connection),
+        14 if is_named(name, b"Content-Length") => {
             let value = value.trim_ascii();
             if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
                 return Err("has a malformed Content-Length");
@@ -193,7 +193,7 @@ pub(super) fn kind(name: &[u8], value: &[u8]) -> Result<Field, &'static str> {
             let length = value.iter().fold(0, |length, digit| length * 10 + u64::from(digit - b'0'));
             Ok(Field::ContentLength(length))
         }
-        17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+        17 if is_named(name, b"Transfer-Encoding") => {
             // No TE is ever sent, so nothing else may come.
             if !value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
                 return Err("has a Transfer-Encoding other than chunked");
@@ -202,6 +202,12 @@ pub(super) fn kind(name: &[u8], value: &[u8]) -> Result<Field, &'static str> {
         }
         _ => Ok(Field::Other),
     }
+}
+
+/// Whether a field's name is `known`, which most peers write as we do.
+#[inline]
+pub(crate) fn is_named(name: &[u8], known: &[u8]) -> bool {
+    name == known || name.eq_ignore_ascii_case(known)
 }
 
 pub(super) fn is_token(byte: u8) -> bool {

@@ -16,6 +16,7 @@
 //!
 //! [`Conn::glance`]: super::conn::Conn::glance
 
+mod fit;
 mod framing;
 pub(super) mod pipe;
 mod reply;
@@ -32,16 +33,16 @@ use tokio::io::ReadBuf;
 use tokio::task::{spawn_local, yield_now};
 use tokio::time::timeout;
 
+use fit::is_fit;
 use framing::{BadChunk, Framing};
 use reply::{Section, parse};
 
 use super::body::{Body, BodyError, DRAIN_BYTES, DRAIN_TIME};
 use super::conn::{Conn, Ending, Fault, Speech};
 use super::dial::{Io, Link, Look};
-use super::head::{Fed, HeadReader, MAX_HEAD, is_text};
+use super::head::{Fed, HeadReader, MAX_HEAD};
 use super::pool::{Lease, Place};
 use super::{Broken, Failure, Progress, Reply, ReplyHead, RequestHead, Stage};
-use crate::check::controls;
 use crate::decision::Cause;
 
 /// A connection of this lane: a socket, and its place in the pool.
@@ -119,12 +120,22 @@ pub(super) async fn exchange<T>(
     }
     let desk = Rc::clone(&lease.pool().desk);
     let most = lease.pool().limits.max_body;
-    let mut talk =
-        Talk { reused, sending: Sending::Begin, written: false, received: 0, early: false, reader: None };
+    let mut talk = Talk {
+        reused,
+        sending: Sending::Begin,
+        written: false,
+        received: 0,
+        early: false,
+        awaits: false,
+        reader: None,
+    };
     lease.ask();
     let outcome = poll_fn(|cx| {
         let stream = &mut *stream(&mut lease).io;
-        ready!(talk.send(cx, stream, &desk, head, progress))?;
+        talk.awaits = talk.is_sent();
+        if !talk.awaits {
+            ready!(talk.send(cx, stream, &desk, head, progress))?;
+        }
         talk.receive(cx, stream, &desk, progress, most, &read)
     });
     match outcome.await {
@@ -154,6 +165,8 @@ struct Talk {
     received: u64,
     /// Some of them came before the whole request was sent.
     early: bool,
+    /// This is a wake-up: what was waited for should be there.
+    awaits: bool,
     /// The header section, where it did not come as a whole.
     reader: Option<Box<HeadReader>>,
 }
@@ -186,6 +199,11 @@ struct Received<T> {
 type Understood<'a, T> = (Section, T, &'a [u8]);
 
 impl Talk {
+    /// Nothing more can be.
+    fn is_sent(&self) -> bool {
+        matches!(self.sending, Sending::Done | Sending::Refused(_))
+    }
+
     /// Ready as soon as a reply may come: something was sent.
     fn send(
         &mut self,
@@ -202,7 +220,10 @@ impl Talk {
                 Sending::Begin => {
                     let request = &mut *desk.request.borrow_mut();
                     write_request(head, request).map_err(Trouble::Unfit)?;
-                    let polled = Pin::new(&mut *io).poll_write(cx, request);
+                    let polled = match io.write_now(request) {
+                        Some(written) => Poll::Ready(written),
+                        None => Pin::new(&mut *io).poll_write(cx, request),
+                    };
                     let sent = if let Poll::Ready(Ok(sent)) = polled { sent } else { 0 };
                     if let Some(trace) = &progress.trace {
                         trace.borrow_mut().sent.extend_from_slice(request);
@@ -255,7 +276,12 @@ impl Talk {
         loop {
             let room = &mut *desk.reply.borrow_mut();
             let mut buf = ReadBuf::new(room);
-            let bytes = match ready!(Pin::new(&mut *io).poll_read(cx, &mut buf)) {
+            let at_once = if std::mem::take(&mut self.awaits) { io.read_now(&mut buf) } else { None };
+            let polled = match at_once {
+                Some(read) => read,
+                None => ready!(Pin::new(&mut *io).poll_read(cx, &mut buf)),
+            };
+            let bytes = match polled {
                 Ok(()) if buf.filled().is_empty() => {
                     return Poll::Ready(Err(Trouble::Ended(self.ending(None))));
                 }
@@ -327,21 +353,12 @@ impl Talk {
     }
 }
 
-/// The whole head, `GET` to the empty line, in the place of what was there. What the protocol gives is fit by
-/// construction; if it were not, a client would have forged a header.
+/// The whole head, `GET` to the empty line, in the place of what was there.
 fn write_request(head: &dyn RequestHead, out: &mut Vec<u8>) -> Result<(), Failure> {
     out.clear();
-    let headers = head.write_http1(out);
-    // The request line, each header and the empty line end with CR LF; no other byte may be a control byte.
-    let lines = headers + 2;
-    let ends = 2 * lines;
-    let only_ends = controls(out) == ends || out.iter().filter(|&&byte| !is_text(byte)).count() == ends;
-    let target = b"GET ".len();
-    let end =
-        out[target..].iter().position(|byte| !byte.is_ascii_graphic()).map_or(target, |len| target + len);
-    let fit = only_ends && out.ends_with(b"\r\n\r\n") && out[end..].starts_with(b" HTTP/1.1\r\n");
+    let written = head.write_http1(out);
     let unfit = || Failure::new(Cause::Internal, "the request has a byte that no request may have");
-    fit.then_some(()).ok_or_else(unfit)
+    is_fit(out, written).then_some(()).ok_or_else(unfit)
 }
 
 /// At most one byte more than `most`: that there is more has to be known.

@@ -6,7 +6,9 @@
 //!
 //! [`HeadReader`]: crate::transport::head::HeadReader
 
-use httparse::{EMPTY_HEADER, Response};
+use std::mem::MaybeUninit;
+
+use httparse::{ParserConfig, Response};
 
 use super::framing::Framing;
 use crate::transport::ReplyHead;
@@ -35,14 +37,15 @@ pub(super) fn parse<T>(bytes: &[u8], read: impl FnOnce(&ReplyHead<'_>) -> T) -> 
     if !bytes.starts_with(b"HTTP/1.") {
         return None;
     }
-    let mut few = [EMPTY_HEADER; FEW_FIELDS];
-    let mut response = Response::new(&mut few);
-    match response.parse(bytes) {
+    let parser = ParserConfig::default();
+    let (mut few, mut response) = ([const { MaybeUninit::uninit() }; FEW_FIELDS], Response::new(&mut []));
+    match parser.parse_response_with_uninit_headers(&mut response, bytes, &mut few) {
         Ok(httparse::Status::Complete(len)) => understand::<FEW_FIELDS, T>(&response, len, read),
         Err(httparse::Error::TooManyHeaders) => {
-            let mut fields = [EMPTY_HEADER; MAX_FIELDS];
-            let mut response = Response::new(&mut fields);
-            let Ok(httparse::Status::Complete(len)) = response.parse(bytes) else { return None };
+            let (mut all, mut response) =
+                ([const { MaybeUninit::uninit() }; MAX_FIELDS], Response::new(&mut []));
+            let parsed = parser.parse_response_with_uninit_headers(&mut response, bytes, &mut all);
+            let Ok(httparse::Status::Complete(len)) = parsed else { return None };
             understand::<MAX_FIELDS, T>(&response, len, read)
         }
         _ => None,
