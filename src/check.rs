@@ -10,6 +10,7 @@
 //! * A user agent is cut at its limit; every other field over its limit is refused.
 //! * A fragment in the query is dropped.
 
+mod layout;
 mod path;
 mod scan;
 
@@ -200,15 +201,15 @@ impl Draft<'_> {
         rules: Rules,
         then: impl FnOnce(Draft<'_>) -> T,
     ) -> Result<T, Invalid> {
-        let mut bytes = BUFFER.take();
-        bytes.clear();
-        let mut layout = Layout { bytes, field: 0 };
-        let result = layout.check(check, rules).map(|key_len| {
-            let bytes = layout.bytes.as_slice();
-            then(Question { bytes, key_len, timeout: check.timeout, fresh: check.fresh })
-        });
-        BUFFER.set(layout.bytes);
-        result
+        BUFFER.with(|buffer| {
+            let mut bytes = buffer.take();
+            let result = layout::write(&mut bytes, check, rules).map(|key_len| {
+                let bytes = bytes.as_slice();
+                then(Question { bytes, key_len, timeout: check.timeout, fresh: check.fresh })
+            });
+            buffer.set(bytes);
+            result
+        })
     }
 
     /// The same in memory of its own.
@@ -264,6 +265,12 @@ impl<B: AsRef<[u8]>> Question<B> {
         }
         texts[FIELDS - 1] = rest;
         texts
+    }
+
+    /// Its bytes, all fields together, and those of the query among them.
+    pub(crate) fn lengths(&self) -> (usize, usize) {
+        let bytes = self.bytes.as_ref();
+        (bytes.len(), len_at(bytes, 2))
     }
 
     pub(crate) fn session_id(&self) -> &[u8] {
@@ -342,139 +349,8 @@ fn len_at(bytes: &[u8], field: usize) -> usize {
     usize::from(u16::from_le_bytes([bytes[1 + 2 * field], bytes[2 + 2 * field]]))
 }
 
-/// The buffer of a question while it is written, field after field.
-struct Layout {
-    bytes: Vec<u8>,
-    field: usize,
-}
-
-impl Layout {
-    /// Writes every field; how much of it is the key.
-    fn check(&mut self, check: &Check<'_>, rules: Rules) -> Result<usize, Invalid> {
-        self.bytes.resize(HEADER, 0);
-        if self.value(Field::SessionId, check.session_id, limits::SHORT_FIELD)? == 0 {
-            return Err(Invalid::new(Field::SessionId, Why::Empty));
-        }
-        self.value(Field::Ip, check.ip, limits::SHORT_FIELD)?;
-        self.query(check.query)?;
-        self.value(Field::Origin, check.origin, limits::SHORT_FIELD)?;
-        self.user_agent(check.user_agent)?;
-        self.scope_and_path(check, rules)?;
-
-        // The path goes last and its length is known from the buffer's end: under a scope, neither is part of
-        // the key.
-        let path = if self.bytes[0] & KIND_WITH_PATH == 0 { self.len_of(FIELDS - 1) } else { 0 };
-        Ok(self.bytes.len() - path)
-    }
-
-    fn len_of(&self, field: usize) -> usize {
-        if field == FIELDS - 1 {
-            let before = (0..field).map(|field| len_at(&self.bytes, field)).sum::<usize>();
-            self.bytes.len() - HEADER - before
-        } else {
-            len_at(&self.bytes, field)
-        }
-    }
-
-    fn value(&mut self, field: Field, raw: &[u8], limit: usize) -> Result<usize, Invalid> {
-        within(field, raw, limit)?;
-        self.cleaned(field, trimmed(raw))
-    }
-
-    fn user_agent(&mut self, raw: &[u8]) -> Result<usize, Invalid> {
-        let raw = trimmed(raw);
-        if raw.len() <= limits::USER_AGENT {
-            return self.cleaned(Field::UserAgent, raw);
-        }
-        // What is cut off is looked at too.
-        unbroken(Field::UserAgent, raw)?;
-        self.cleaned(Field::UserAgent, trimmed(&raw[..limits::USER_AGENT]))
-    }
-
-    fn query(&mut self, raw: &[u8]) -> Result<usize, Invalid> {
-        within(Field::Query, raw, limits::QUERY)?;
-        if scan::lacks(raw, b'#', b'#') {
-            return self.cleaned(Field::Query, raw);
-        }
-        // What follows a fragment's sign is looked at too.
-        unbroken(Field::Query, raw)?;
-        let end = raw.iter().position(|&byte| byte == b'#');
-        self.cleaned(Field::Query, &raw[..end.unwrap_or(raw.len())])
-    }
-
-    fn scope_and_path(&mut self, check: &Check<'_>, rules: Rules) -> Result<(), Invalid> {
-        within(Field::Path, check.path, limits::PATH)?;
-        let path = trimmed(check.path);
-        if rules.path_check {
-            path::unambiguous(path).map_err(|what| Invalid::new(Field::Path, Why::Ambiguous(what)))?;
-        }
-        within(Field::Scope, check.scope, limits::SHORT_FIELD)?;
-        let named = trimmed(check.scope);
-        let (kind, scope) = if named.is_empty() {
-            match rules.scope {
-                ScopeRule::Path => (KIND_PATH | KIND_WITH_PATH, &[][..]),
-                ScopeRule::Directory => (KIND_DIRECTORY, directory(path)),
-                ScopeRule::Session => (KIND_SESSION, &[][..]),
-            }
-        } else {
-            (KIND_HOST, named)
-        };
-        self.bytes[0] = if rules.path_in_key { kind | KIND_WITH_PATH } else { kind };
-        self.cleaned(Field::Scope, scope)?;
-        self.cleaned(Field::Path, path)?;
-        Ok(())
-    }
-
-    /// Appends a field, its control bytes made spaces, and notes its length. Control bytes at an end are
-    /// space by then, and go as space does.
-    fn cleaned(&mut self, field: Field, raw: &[u8]) -> Result<usize, Invalid> {
-        if scan::is_plain(raw) {
-            self.bytes.extend_from_slice(raw);
-        } else {
-            unbroken(field, raw)?;
-            let is_control = |byte: u8| (byte < 0x20 && byte != b'\t') || byte == 0x7F;
-            self.bytes.extend(raw.iter().map(|&byte| if is_control(byte) { b' ' } else { byte }));
-        }
-        let len = raw.len();
-        // The path's length stays out of the header: under a scope it is no part of the key.
-        if self.field < FIELDS - 1 {
-            let noted = u16::try_from(len).expect("every limit is below 64 KiB");
-            self.bytes[1 + 2 * self.field..][..2].copy_from_slice(&noted.to_le_bytes());
-        }
-        self.field += 1;
-        Ok(len)
-    }
-}
-
-fn within(field: Field, raw: &[u8], limit: usize) -> Result<(), Invalid> {
-    if raw.len() > limit {
-        return Err(Invalid::new(field, Why::TooLong { len: raw.len(), limit }));
-    }
-    Ok(())
-}
-
-fn unbroken(field: Field, raw: &[u8]) -> Result<(), Invalid> {
-    if !scan::is_plain(raw) && raw.iter().any(|&byte| breaks_line(byte)) {
-        return Err(Invalid::new(field, Why::LineBreak));
-    }
-    Ok(())
-}
-
 fn breaks_line(byte: u8) -> bool {
     matches!(byte, b'\r' | b'\n' | 0)
-}
-
-/// Without the space, and the control bytes that will be space, at both ends. CR, LF and NUL stay, to be
-/// refused.
-fn trimmed(raw: &[u8]) -> &[u8] {
-    let blank = |&byte: &u8| (byte <= b' ' || byte == 0x7F) && !breaks_line(byte);
-    let start = raw.iter().position(|byte| !blank(byte)).unwrap_or(raw.len());
-    let end = raw.iter().rposition(|byte| !blank(byte)).map_or(start, |last| last + 1);
-    &raw[start..end]
-}
-
-fn directory(path: &[u8]) -> &[u8] {
-    path.iter().rposition(|&byte| byte == b'/').map_or(path, |last| &path[..=last])
 }
 
 #[cfg(test)]

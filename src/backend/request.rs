@@ -26,6 +26,8 @@ pub(crate) struct RequestPlan {
     host: Box<[u8]>,
     headers: Box<[Header]>,
     uses_path: bool,
+    /// There are templates: what a check puts into them may be longer than its fields together.
+    fills: bool,
     /// The head behind the target, taken apart; and how it ends.
     lines: Box<[Line]>,
     end: Box<[u8]>,
@@ -57,6 +59,8 @@ enum Value {
 
 const METHOD: &[u8] = b"GET ";
 const VERSION: &[u8] = b" HTTP/1.1\r\n";
+/// A byte of a target takes no more.
+const ENCODED: usize = b"%XX".len();
 
 impl RequestPlan {
     pub(crate) fn new(url: &BackendUrl, settings: &Settings) -> Self {
@@ -102,10 +106,13 @@ impl RequestPlan {
             headers,
             uses_path: settings.params.iter().any(ParamField::uses_path)
                 || settings.headers.iter().any(HeaderField::uses_path),
+            fills: false,
             lines: Box::default(),
             end: Box::default(),
             fixed_len: 0,
         };
+        plan.fills = plan.own.iter().any(|piece| matches!(piece, Piece::Hole(_)))
+            || plan.headers.iter().any(|header| matches!(header, Header::Filled(_)));
         (plan.lines, plan.end) = plan.taken_apart();
         plan.fixed_len = plan.measured();
         plan
@@ -119,9 +126,12 @@ impl RequestPlan {
     /// At submit: whether the whole request keeps its bounds (256 parameters, 32 KiB, header values). Cheap
     /// for ordinary checks: decided by an upper bound, without building anything.
     pub(crate) fn admit(&self, question: &Question) -> Result<(), Invalid> {
+        if self.surely_admits(question) {
+            return Ok(());
+        }
         let invalid = |why| Err(Invalid::new(Field::Request, why));
         let query = question.query();
-        if self.own_parameters + query.len() / 2 + 1 > limits::PARAMETERS
+        if self.own_parameters + most_parameters(query.len()) > limits::PARAMETERS
             && self.own_parameters + parameters(query) > limits::PARAMETERS
         {
             let count = self.own_parameters + self.kept(query).map(parameters).sum::<usize>();
@@ -144,6 +154,14 @@ impl RequestPlan {
             }
         }
         Ok(())
+    }
+
+    /// Ordinary checks are so short that it needs no closer look, unless a template makes something else of them.
+    fn surely_admits(&self, question: &Question) -> bool {
+        let (all, query) = question.lengths();
+        !self.fills
+            && self.fixed_len + ENCODED * all <= limits::REQUEST
+            && self.own_parameters + most_parameters(query) <= limits::PARAMETERS
     }
 
     /// Appends the request target: path, `?`, merged query.
@@ -272,7 +290,6 @@ impl RequestPlan {
 
     /// At least the length of the head.
     fn bound(&self, question: &Question) -> usize {
-        const ENCODED: usize = b"%XX".len();
         let own = self.own.iter().map(|piece| match piece {
             Piece::Text(_) => 0,
             Piece::Hole(hole) => ENCODED * hole.bound(question),
@@ -362,6 +379,11 @@ fn five(question: &Question) -> [&[u8]; 5] {
 
 fn name_of(pair: &[u8]) -> &[u8] {
     pair.split(|&byte| byte == b'=').next().unwrap_or_default()
+}
+
+/// A bound of [`parameters`] for any query of this length.
+fn most_parameters(len: usize) -> usize {
+    len / 2 + 1
 }
 
 /// As many as the most generous parser finds.

@@ -8,14 +8,18 @@ use super::scan;
 /// How often a path is percent-decoded in search of a hidden spelling: hosts decode once, proxies twice.
 const DECODINGS: usize = 2;
 
+/// Whether a path needs [`unambiguous`]: one of these signs, or a segment that begins with a dot; most have neither.
+/// `padded`: some byte, the path, and [`scan::WIDTH`] bytes more. What is around a path can make it suspicious, never
+/// the other way round.
+pub(super) fn is_suspicious(padded: &[u8]) -> bool {
+    let sign = |byte: u8| (byte ^ b'%').min(byte ^ b'?').min(byte ^ b'#').min(byte ^ b'\\');
+    let dotted = |before: u8, byte: u8| (before ^ b'/') | (byte ^ b'.');
+    padded.get(1) == Some(&b'.')
+        || scan::least_of_pairs(padded, |before, byte| sign(byte).min(dotted(before, byte))) == 0
+}
+
 /// `Err` names what makes the path ambiguous.
 pub(super) fn unambiguous(path: &[u8]) -> Result<(), &'static str> {
-    // Most paths need no second look: none of these signs, and no segment that begins with a dot.
-    let signs = !scan::lacks(path, b'%', b'?') || !scan::lacks(path, b'#', b'\\');
-    let dotted = path.windows(2).any(|pair| pair == b"/.");
-    if !signs && !dotted && path.first() != Some(&b'.') {
-        return Ok(());
-    }
     literal(path)?;
     if !path.contains(&b'%') {
         return Ok(());

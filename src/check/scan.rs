@@ -1,81 +1,83 @@
-//! Looking for single bytes, eight at a time: each check is looked through, and most hold nothing to find.
+//! Looking for single bytes: each check is looked through, and most hold nothing to find.
+//!
+//! These loops have no way out before their end, so that the compiler makes vector instructions of them (of SSE2, which every
+//! x86-64 has); a text is padded, so that nothing is left over for a loop byte by byte.
 
-/// Eight bytes, each with the same value.
-const fn each(byte: u8) -> u64 {
-    u64::from_ne_bytes([byte; 8])
-}
+/// What is looked at together: so many bytes follow a text that is padded.
+pub(super) const WIDTH: usize = 16;
 
-const HIGH: u64 = each(0x80);
-
-/// The high bit of each byte that is 0, and of some above it; no bit where none is 0.
-fn zeros(word: u64) -> u64 {
-    word.wrapping_sub(each(1)) & !word & HIGH
+/// Below space, or DEL.
+fn is_control(byte: u8) -> bool {
+    byte < 0x20 || byte == 0x7F
 }
 
 /// No control byte: nothing below space and no DEL.
 pub(super) fn is_plain(bytes: &[u8]) -> bool {
-    none(
-        bytes,
-        |word| (word.wrapping_sub(each(0x20)) & !word & HIGH) | zeros(word ^ each(0x7F)),
-        |byte| byte < 0x20 || byte == 0x7F,
-    )
+    !bytes.iter().fold(false, |found, &byte| found | is_control(byte))
 }
 
-/// Neither of two bytes.
-pub(super) fn lacks(bytes: &[u8], one: u8, other: u8) -> bool {
-    none(
-        bytes,
-        |word| zeros(word ^ each(one)) | zeros(word ^ each(other)),
-        |byte| byte == one || byte == other,
-    )
+/// The same, with nothing beyond ASCII either. Sees the text and some of what it is padded with.
+pub(super) fn is_plain_ascii(padded: &[u8]) -> bool {
+    // DEL is 0 then, what is beyond it follows, then what is below space, then the rest.
+    const SPACE: u8 = b' '.wrapping_sub(0x7F);
+    least(padded, |byte| byte.wrapping_sub(0x7F)) >= SPACE
 }
 
-/// Whether `found` is 0 for all the bytes, taken as words, and `is` false for those of a text shorter than a word.
-fn none(bytes: &[u8], found: impl Fn(u64) -> u64, is: impl Fn(u8) -> bool) -> bool {
-    let (words, rest) = bytes.as_chunks::<8>();
-    if words.is_empty() {
-        return !rest.iter().any(|&byte| is(byte));
-    }
-    let all = words.iter().fold(0, |all, &word| all | found(u64::from_ne_bytes(word)));
-    // The last word again, with the rest: looking twice is cheaper than byte by byte.
-    let last = bytes.last_chunk::<8>().expect("there is a whole word");
-    all | found(u64::from_ne_bytes(*last)) == 0
+/// No such byte. Sees the text and some of what it is padded with.
+pub(super) fn lacks(padded: &[u8], byte: u8) -> bool {
+    least(padded, |found| found ^ byte) > 0
+}
+
+fn least(padded: &[u8], of: impl Fn(u8) -> u8) -> u8 {
+    let whole = padded.as_chunks::<WIDTH>().0.as_flattened();
+    whole.iter().fold(u8::MAX, |least, &byte| least.min(of(byte)))
+}
+
+/// The least that `of` makes of a byte of a text and the one before it. `padded`: one byte, the text, and [`WIDTH`] more.
+pub(super) fn least_of_pairs(padded: &[u8], of: impl Fn(u8, u8) -> u8) -> u8 {
+    let text = padded.get(1..).unwrap_or_default();
+    let [before, whole] = [padded, text].map(|bytes| bytes.as_chunks::<WIDTH>().0.as_flattened());
+    before.iter().zip(whole).fold(u8::MAX, |least, (&before, &byte)| least.min(of(before, byte)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// With what it must be padded with.
+    fn padded(text: &[u8]) -> Vec<u8> {
+        [text, &[b' '; WIDTH]].concat()
+    }
+
     #[test]
     fn every_byte_is_found_at_every_place_of_every_length() {
-        for len in 1..40 {
+        for len in 1..70 {
             for at in 0..len {
                 for byte in 0..=255 {
                     let mut bytes = vec![b'a'; len];
                     bytes[at] = byte;
                     let plain = byte >= 0x20 && byte != 0x7F;
                     assert_eq!(is_plain(&bytes), plain, "{byte:#x} at {at} of {len}");
-                    assert_eq!(
-                        lacks(&bytes, b'#', 0xFF),
-                        byte != b'#' && byte != 0xFF,
-                        "{byte:#x} at {at} of {len}"
-                    );
+                    let plain = plain && byte.is_ascii();
+                    assert_eq!(is_plain_ascii(&padded(&bytes)), plain, "{byte:#x} at {at} of {len}");
+                    assert_eq!(lacks(&padded(&bytes), b'#'), byte != b'#', "{byte:#x} at {at} of {len}");
                 }
             }
         }
-        assert!(is_plain(b"") && lacks(b"", 0, 1));
+        assert!(is_plain(b"") && is_plain_ascii(b"") && lacks(b"", b'#'));
     }
 
     #[test]
-    fn bytes_next_to_each_other_hide_nothing() {
-        for first in 0..=255u8 {
-            for second in 0..=255u8 {
-                let bytes = [b'a', b'a', first, second, b'a', b'a', b'a', b'a', first];
-                let plain = |byte: u8| byte >= 0x20 && byte != 0x7F;
-                assert_eq!(is_plain(&bytes), plain(first) && plain(second), "{first:#x} {second:#x}");
-                let is = |byte: u8| byte == b'%' || byte == b'?';
-                assert_eq!(lacks(&bytes, b'%', b'?'), !is(first) && !is(second), "{first:#x} {second:#x}");
+    fn every_pair_is_found_at_every_place_of_every_length() {
+        for len in 1..70 {
+            for at in 0..len {
+                let mut bytes = vec![b'/'; 1 + len];
+                bytes[at..][..2].copy_from_slice(b"ab");
+                let is = |one, other| move |before, byte| (before ^ one) | (byte ^ other);
+                assert_eq!(least_of_pairs(&padded(&bytes), is(b'a', b'b')), 0, "at {at} of {len}");
+                assert_ne!(least_of_pairs(&padded(&bytes), is(b'b', b'a')), 0, "at {at} of {len}");
             }
         }
+        assert_eq!(least_of_pairs(b"", |_, _| 0), u8::MAX);
     }
 }
