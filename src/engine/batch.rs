@@ -12,6 +12,7 @@ use super::core::Core;
 use super::inbox::{Message, News};
 use super::ledger::{Room, Ticket};
 use super::outbox::Outbox;
+use super::policy::Policy;
 use crate::check::Check;
 use crate::decision::{Cause, Decision};
 
@@ -19,6 +20,8 @@ use crate::decision::{Cause, Decision};
 /// thread concerned once.
 pub(crate) struct Batch<'a> {
     core: &'a Arc<Core>,
+    /// All of them are judged by the same.
+    policy: Arc<Policy>,
     now: Instant,
     /// One bit an I/O thread; the configuration allows 64.
     concerned: u64,
@@ -30,7 +33,14 @@ pub(crate) struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     pub(crate) fn new(core: &'a Arc<Core>) -> Self {
-        Self { core, now: Instant::now(), concerned: 0, decided: Outbox::default(), handing_over: false }
+        Self {
+            core,
+            policy: core.policy(),
+            now: Instant::now(),
+            concerned: 0,
+            decided: Outbox::default(),
+            handing_over: false,
+        }
     }
 
     /// `announce` gets the ticket before the check can be decided.
@@ -44,7 +54,7 @@ impl<'a> Batch<'a> {
         if self.core.is_closed() {
             return Err(SubmitError::Closed);
         }
-        let policy = self.core.policy();
+        let policy = Arc::clone(&self.policy);
         let submitted = policy.draft(check, |draft| {
             let core = self.core;
             let mark = core.revocations.mark(core.session(draft.session_id()));
@@ -88,7 +98,7 @@ impl<'a> Batch<'a> {
             return Err(SubmitError::Closed);
         }
         let core = self.core;
-        let policy = core.policy();
+        let policy = Arc::clone(&self.policy);
         let watched = policy.draft(check, |draft| {
             let mark = core.revocations.mark(core.session(draft.session_id()));
             let (asked, thread) = core.addressed(Arc::clone(&policy), &draft, mark)?;

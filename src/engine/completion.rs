@@ -61,34 +61,39 @@ pub(crate) struct Tag {
 pub struct Completed(Kind);
 
 enum Kind {
-    Check {
-        core: Arc<Core>,
-        ticket: Ticket,
-        tag: Tag,
-        decision: Decision,
-    },
-    /// `None`: taken.
-    Watch(Option<Arc<Watch>>),
+    Check { held: Held, tag: Tag, decision: Decision },
+    Watch(News),
 }
+
+/// A slot of the ledger.
+struct Held {
+    core: Arc<Core>,
+    ticket: Ticket,
+}
+
+/// Of a watch. `None`: taken.
+struct News(Option<Arc<Watch>>);
+
+const NOT_TAKEN: &str = "there until it is taken";
 
 impl Completed {
     pub(super) fn of_watch(watch: &Arc<Watch>) -> Self {
-        Self(Kind::Watch(Some(Arc::clone(watch))))
+        Self(Kind::Watch(News(Some(Arc::clone(watch)))))
     }
 
     /// What the host passed with the check.
     pub fn user_data(&self) -> usize {
         match &self.0 {
             Kind::Check { tag, .. } => tag.user_data,
-            Kind::Watch(watch) => watch.as_ref().expect("there until it is taken").tag.user_data,
+            Kind::Watch(News(watch)) => watch.as_ref().expect(NOT_TAKEN).tag.user_data,
         }
     }
 
     /// It is kept until somebody fetches it; [`crate::Engine::drain`] does not wait for that. Otherwise drain
     /// waits until it was taken and dropped.
     pub fn shelve(&self) {
-        if let Kind::Check { core, ticket, .. } = &self.0 {
-            core.ledger.shelve(*ticket);
+        if let Kind::Check { held, .. } = &self.0 {
+            held.core.ledger.shelve(held.ticket);
         }
     }
 
@@ -98,24 +103,27 @@ impl Completed {
     }
 
     /// As [`Completed::take`]; the check has ended, for [`crate::Engine::drain`], when `receive` has returned.
-    pub fn hand_over<T>(mut self, receive: impl FnOnce(usize, Decision) -> T) -> Option<T> {
-        match &mut self.0 {
-            Kind::Check { core, ticket, tag, decision } => {
-                let nothing = Decision::new(decision.verdict, decision.origin, decision.cause, "");
-                let decision = std::mem::replace(decision, nothing);
-                core.ledger.claim(*ticket, &decision).then(|| receive(tag.user_data, decision))
+    pub fn hand_over<T>(self, receive: impl FnOnce(usize, Decision) -> T) -> Option<T> {
+        match self.0 {
+            // The slot is given back when `receive` has returned, or panicked.
+            Kind::Check { held, tag, decision } => {
+                held.core.ledger.claim(held.ticket, &decision).then(|| receive(tag.user_data, decision))
             }
-            Kind::Watch(watch) => watch.take().expect("there until it is taken").hand_over(receive),
+            Kind::Watch(mut news) => news.0.take().expect(NOT_TAKEN).hand_over(receive),
         }
     }
 }
 
-impl Drop for Completed {
+impl Drop for Held {
     fn drop(&mut self) {
-        match &self.0 {
-            Kind::Check { core, ticket, .. } => core.ledger.release(*ticket),
-            Kind::Watch(Some(watch)) => watch.discard(),
-            Kind::Watch(None) => {}
+        self.core.ledger.release(self.ticket);
+    }
+}
+
+impl Drop for News {
+    fn drop(&mut self) {
+        if let Some(watch) = &self.0 {
+            watch.discard();
         }
     }
 }
@@ -191,8 +199,11 @@ impl Owed {
         decision.coalesced = joined;
         decision.latency = clock::now().saturating_duration_since(submitted);
         let wanted = self.core.ledger.decide(self.ticket);
-        let completed =
-            Completed(Kind::Check { core: self.core, ticket: self.ticket, tag: self.tag, decision });
+        let completed = Completed(Kind::Check {
+            held: Held { core: self.core, ticket: self.ticket },
+            tag: self.tag,
+            decision,
+        });
         // A cancelled one is dropped here, which gives its slot back.
         wanted.then_some((self.receiver, completed))
     }

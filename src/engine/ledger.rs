@@ -97,12 +97,15 @@ impl Ticket {
     pub(crate) fn slot(self) -> u32 {
         (self.0 & (MAX_SLOTS as u64 - 1)) as u32
     }
+    fn generation(self) -> u64 {
+        self.0 >> SLOT_BITS
+    }
     fn word(self, state: u64) -> u64 {
-        (self.0 >> SLOT_BITS) << STATE_BITS | state
+        self.generation() << STATE_BITS | state
     }
     fn next_free_word(self) -> u64 {
         // Never 0, so that no ticket is.
-        let next = (((self.0 >> SLOT_BITS) + 1) & GENERATION).max(1);
+        let next = ((self.generation() + 1) & GENERATION).max(1);
         next << STATE_BITS | FREE
     }
 }
@@ -292,10 +295,18 @@ impl Ledger {
         let slot = self.slots.get(ticket.slot() as usize)?;
         let thread = slot.thread.load(Ordering::Relaxed);
         let room = self.room(ticket);
-        let cancelled =
-            [PENDING, READY, DUE].into_iter().any(|state| self.exchange(ticket, state, CANCELLED));
-        if !cancelled {
-            return None;
+        // Read first: what comes from `release` has ended already as a rule, and a swap that must fail is dear.
+        let mut word = slot.word.load(Ordering::Relaxed);
+        loop {
+            let live = matches!(word & STATE, PENDING | READY | DUE);
+            if !live || word >> STATE_BITS != ticket.generation() {
+                return None;
+            }
+            let end = ticket.word(CANCELLED);
+            match slot.word.compare_exchange(word, end, Ordering::SeqCst, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(now) => word = now,
+            }
         }
         self.not_pending(room);
         self.counters.cancelled.fetch_add(1, Ordering::Release);

@@ -33,6 +33,10 @@ impl Core {
         now: Instant,
         watched: bool,
     ) -> Option<Recalled> {
+        // Before any arithmetic: where nothing is remembered, each check comes this far.
+        if policy.memory.is_empty() {
+            return None;
+        }
         let settings = &policy.settings;
         let instant = now;
         let now = self.milliseconds_up(now);
