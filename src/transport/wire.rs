@@ -18,6 +18,7 @@
 
 mod fit;
 mod framing;
+mod held;
 pub(super) mod pipe;
 mod reply;
 
@@ -35,6 +36,7 @@ use tokio::time::timeout;
 
 use fit::is_fit;
 use framing::{BadChunk, Framing};
+use held::Spares;
 use reply::{Section, parse};
 
 use super::body::{Body, BodyError, DRAIN_BYTES, DRAIN_TIME};
@@ -56,11 +58,14 @@ pub(super) struct Stream {
 pub(super) struct Desk {
     request: RefCell<Vec<u8>>,
     reply: RefCell<Box<[u8]>>,
+    /// For what waits on pipes.
+    spares: Spares,
 }
 
 impl Default for Desk {
     fn default() -> Self {
-        Self { request: RefCell::default(), reply: RefCell::new(vec![0; 2 * MAX_HEAD].into()) }
+        let reply = RefCell::new(vec![0; 2 * MAX_HEAD].into());
+        Self { request: RefCell::default(), reply, spares: Spares::default() }
     }
 }
 

@@ -30,7 +30,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::reply::parse;
+use super::held::Held;
 use super::{first_look, write_request};
 use crate::decision::Cause;
 use crate::transport::body::{Body, BodyError};
@@ -75,7 +75,8 @@ struct State {
 /// One request, and what is known of its reply.
 struct Slot {
     progress: Rc<Progress>,
-    request: Vec<u8>,
+    /// Until it is sent.
+    request: RefCell<Vec<u8>>,
     /// Where its bytes begin and end among all that this pipe sends.
     begins: Cell<u64>,
     ends: Cell<u64>,
@@ -92,7 +93,7 @@ struct Slot {
     /// Its final status line. Its exchange is shown that when those before it have been judged.
     status: Cell<Option<u16>>,
     /// The header section, or why there is none; until the exchange takes it.
-    outcome: RefCell<Option<Result<Vec<u8>, Broken>>>,
+    outcome: RefCell<Option<Result<Held, Broken>>>,
     taken: Cell<bool>,
     body: Cell<End>,
     kept: RefCell<Vec<u8>>,
@@ -154,11 +155,10 @@ pub(in crate::transport) async fn exchange<T>(
     read: impl Fn(&ReplyHead<'_>) -> T,
 ) -> Result<Reply<T>, Broken> {
     let mut tail = seat.join(head, progress)?;
-    let section = poll_fn(|cx| tail.poll_head(cx)).await?;
-    match parse(&section, read) {
-        Some((_, made)) => Ok(Reply { head: made, body: Body::Piped(tail) }),
-        None => Err(Failure::new(Cause::Internal, "a header section was read once and not twice").into()),
-    }
+    let held = poll_fn(|cx| tail.poll_head(cx)).await?;
+    let made = held.read(read);
+    tail.pipe.pool.desk.spares.put(held.into_buffer());
+    Ok(Reply { head: made, body: Body::Piped(tail) })
 }
 
 impl Pipe {
@@ -428,11 +428,11 @@ impl Seat {
     }
 
     fn join(self, head: &dyn RequestHead, progress: &Rc<Progress>) -> Result<Tail, Broken> {
-        let mut request = Vec::new();
+        let mut request = self.pipe.pool.desk.spares.take();
         write_request(head, &mut request)?;
         let slot = Rc::new(Slot {
             progress: Rc::clone(progress),
-            request,
+            request: RefCell::new(request),
             begins: Cell::default(),
             ends: Cell::default(),
             reused: Cell::default(),
@@ -469,7 +469,7 @@ impl Drop for Seat {
 }
 
 impl Tail {
-    fn poll_head(&mut self, cx: &Context<'_>) -> Poll<Result<Vec<u8>, Broken>> {
+    fn poll_head(&mut self, cx: &Context<'_>) -> Poll<Result<Held, Broken>> {
         let ready = match &*self.slot.outcome.borrow() {
             Some(Ok(_)) => self.pipe.is_next(&self.slot),
             Some(Err(_)) => true,

@@ -15,7 +15,7 @@ use crate::transport::ReplyHead;
 use crate::transport::head::{Field, MAX_FIELDS, MAX_HEAD, kind};
 
 /// Of most replies: a small array is quicker made.
-const FEW_FIELDS: usize = 16;
+pub(super) const FEW_FIELDS: usize = 16;
 
 /// What the lane needs to know of a header section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::super::framing::Framing;
+use super::super::held::Held;
 use super::super::reply::{Section, parse};
 use super::super::{keep, stream};
 use super::{Doubt, End, Pipe, Slot};
@@ -235,11 +236,10 @@ impl Driver {
 
     fn head(&mut self, slot: &Rc<Slot>, bytes: &mut &[u8]) {
         if self.reader.is_none()
-            && let Some((section, ())) = parse(bytes, |_| ())
+            && let Some((section, held)) = self.understand(bytes)
         {
-            let (head, rest) = bytes.split_at(section.len);
-            *bytes = rest;
-            return self.begin(slot, section, head.to_vec());
+            *bytes = &bytes[section.len..];
+            return self.begin(slot, section, held);
         }
         let mut reader = self.reader.take().unwrap_or_default();
         let fed = reader.feed(bytes);
@@ -253,8 +253,8 @@ impl Driver {
             Fed::Complete(status) => {
                 self.says(slot, Some(status));
                 *bytes = &bytes[bytes.len() - reader.rest()..];
-                match parse(reader.section(), |_| ()) {
-                    Some((section, ())) => return self.begin(slot, section, reader.section().to_vec()),
+                match self.understand(reader.section()) {
+                    Some((section, held)) => return self.begin(slot, section, held),
                     None => "cannot be read",
                 }
             }
@@ -265,6 +265,10 @@ impl Driver {
         };
         *bytes = &[];
         self.end(Some(Fault::Rule(rule)), Doubt::None);
+    }
+
+    fn understand(&self, bytes: &[u8]) -> Option<(Section, Held)> {
+        parse(bytes, |head| Held::of(head, self.pipe.pool.desk.spares.take()))
     }
 
     fn says(&self, slot: &Rc<Slot>, status: Option<u16>) {
@@ -281,12 +285,12 @@ impl Driver {
     }
 
     /// A header section is complete.
-    fn begin(&mut self, slot: &Rc<Slot>, section: Section, head: Vec<u8>) {
+    fn begin(&mut self, slot: &Rc<Slot>, section: Section, held: Held) {
         self.says(slot, Some(section.status));
         if slot.early.get() {
             return self.end(Some(Fault::EARLY), Doubt::None);
         }
-        slot.outcome.replace(Some(Ok(head)));
+        slot.outcome.replace(Some(Ok(held)));
         slot.wake();
         self.persistent &= section.persistent;
         if !(section.certain && self.persistent) {
@@ -384,16 +388,19 @@ impl Driver {
         }
         let begin = state.written;
         self.sound = begin;
+        self.batch.reserve(state.waiting.iter().map(|slot| slot.request.borrow().len()).sum());
         while let Some(slot) = state.waiting.pop_front() {
             lease.conn().describe(&slot.progress);
             slot.reused.set(lease.conn().is_old());
             lease.ask();
+            let request = slot.request.take();
             slot.begins.set(begin + self.batch.len() as u64);
-            self.batch.extend_from_slice(&slot.request);
+            self.batch.extend_from_slice(&request);
             slot.ends.set(begin + self.batch.len() as u64);
             if let Some(trace) = &slot.progress.trace {
-                trace.borrow_mut().sent.extend_from_slice(&slot.request);
+                trace.borrow_mut().sent.extend_from_slice(&request);
             }
+            self.pipe.pool.desk.spares.put(request);
             if state.sent.len() > state.answered {
                 slot.behind.set(true);
                 slot.shared.set(true);
