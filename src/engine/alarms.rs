@@ -210,7 +210,9 @@ mod tests {
                 late.abort();
                 assert!(late.await.unwrap_err().is_cancelled());
                 assert_eq!(alarms.next(), None, "who leaves takes its alarm along");
-                bells.iter().for_each(|bell| alarms.vacate(bell));
+                for bell in &bells {
+                    alarms.vacate(bell);
+                }
                 assert_eq!(alarms.set.borrow().vacant.len(), 2);
             })
             .await;

@@ -19,9 +19,14 @@ use crate::decision::{Cause, Decision};
 /// Checks submitted together. Dropped, it delivers what needed not be asked, each receiver called once, and wakes each I/O
 /// thread concerned once.
 pub(crate) struct Batch<'a> {
-    core: &'a Arc<Core>,
-    /// All of them are judged by the same.
+    /// All are judged by what was valid when the call began.
     policy: Arc<Policy>,
+    way: Way<'a>,
+}
+
+/// What becomes of them.
+struct Way<'a> {
+    core: &'a Arc<Core>,
     now: Instant,
     /// One bit an I/O thread; the configuration allows 64.
     concerned: u64,
@@ -33,14 +38,8 @@ pub(crate) struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     pub(crate) fn new(core: &'a Arc<Core>) -> Self {
-        Self {
-            core,
-            policy: core.policy(),
-            now: Instant::now(),
-            concerned: 0,
-            decided: Outbox::default(),
-            handing_over: false,
-        }
+        let (now, decided) = (Instant::now(), Outbox::default());
+        Self { policy: core.policy(), way: Way { core, now, concerned: 0, decided, handing_over: false } }
     }
 
     /// `announce` gets the ticket before the check can be decided.
@@ -51,35 +50,35 @@ impl<'a> Batch<'a> {
         tag: Tag,
         announce: impl FnOnce(u64),
     ) -> Result<u64, SubmitError> {
-        if self.core.is_closed() {
+        let Self { policy, way } = self;
+        let core = way.core;
+        if core.is_closed() {
             return Err(SubmitError::Closed);
         }
-        let policy = Arc::clone(&self.policy);
         let submitted = policy.draft(check, |draft| {
-            let core = self.core;
             let mark = core.revocations.mark(core.session(draft.session_id()));
             let remembered =
-                if draft.fresh { None } else { core.recall(&policy, &draft, mark.session, self.now, false) };
+                if draft.fresh { None } else { core.recall(policy, &draft, mark.session, way.now, false) };
             let Some(remembered) = remembered else {
-                let (asked, thread) = core.addressed(Arc::clone(&policy), &draft, mark)?;
-                let completion = match self.reserve(Room::Usual, thread, receiver, tag) {
+                let (asked, thread) = core.addressed(Arc::clone(policy), &draft, mark)?;
+                let completion = match way.reserve(Room::Usual, thread, receiver, tag) {
                     Err(SubmitError::Full) => {
                         let why = "inbox.capacity checks are pending";
                         let decision = policy.without_answer(Cause::Overload, why);
-                        let decision = core.unless_revoked(&policy, mark.session, decision);
-                        return self.decide(Room::Spare, decision, thread, receiver, tag, announce);
+                        let decision = core.unless_revoked(policy, mark.session, decision);
+                        return way.decide(Room::Spare, decision, thread, receiver, tag, announce);
                     }
                     reserved => reserved?,
                 };
                 let ticket = completion.ticket();
                 announce(ticket.number());
-                return self.send(Message::Ask(asked, completion), thread).map(|()| ticket);
+                return way.send(Message::Ask(asked, completion), thread).map(|()| ticket);
             };
             if remembered.refresh {
-                core.refresh(Arc::clone(&policy), &draft, mark);
+                core.refresh(Arc::clone(policy), &draft, mark);
             }
             let thread = core.thread_of(mark.session);
-            self.decide(Room::Usual, remembered.decision, thread, receiver, tag, announce)
+            way.decide(Room::Usual, remembered.decision, thread, receiver, tag, announce)
         });
         Ok(submitted.map_err(SubmitError::Invalid)??.number())
     }
@@ -93,16 +92,16 @@ impl<'a> Batch<'a> {
         tag: Tag,
         announce: impl FnOnce(u64),
     ) -> Result<u64, SubmitError> {
+        let Self { policy, way } = self;
         // The end ends every watch that began before it.
-        if !self.may_hand_over() {
+        if !way.may_hand_over() {
             return Err(SubmitError::Closed);
         }
-        let core = self.core;
-        let policy = Arc::clone(&self.policy);
+        let core = way.core;
         let watched = policy.draft(check, |draft| {
             let mark = core.revocations.mark(core.session(draft.session_id()));
-            let (asked, thread) = core.addressed(Arc::clone(&policy), &draft, mark)?;
-            let watch = core.watches.open(policy.settings.watch.max, mark.session, receiver, tag, self.now);
+            let (asked, thread) = core.addressed(Arc::clone(policy), &draft, mark)?;
+            let watch = core.watches.open(policy.settings.watch.max, mark.session, receiver, tag, way.now);
             let watch = watch.ok_or(SubmitError::Full)?;
             let ticket = watch.ticket;
             announce(ticket);
@@ -111,7 +110,9 @@ impl<'a> Batch<'a> {
         });
         watched.map_err(SubmitError::Invalid)?
     }
+}
 
+impl Way<'_> {
     fn reserve(
         &self,
         room: Room,
@@ -183,7 +184,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-impl Drop for Batch<'_> {
+impl Drop for Way<'_> {
     fn drop(&mut self) {
         self.decided.take().deliver(&self.core.log);
         if self.handing_over {

@@ -97,15 +97,12 @@ impl Ticket {
     pub(crate) fn slot(self) -> u32 {
         (self.0 & (MAX_SLOTS as u64 - 1)) as u32
     }
-    fn generation(self) -> u64 {
-        self.0 >> SLOT_BITS
-    }
     fn word(self, state: u64) -> u64 {
-        self.generation() << STATE_BITS | state
+        (self.0 >> SLOT_BITS) << STATE_BITS | state
     }
     fn next_free_word(self) -> u64 {
         // Never 0, so that no ticket is.
-        let next = ((self.generation() + 1) & GENERATION).max(1);
+        let next = (((self.0 >> SLOT_BITS) + 1) & GENERATION).max(1);
         next << STATE_BITS | FREE
     }
 }
@@ -113,16 +110,18 @@ impl Ticket {
 #[derive(Default)]
 struct Counters {
     submitted: AtomicU64,
-    completed: AtomicU64,
+    /// Those that have completed, by what decided them: all that is told of them is a sum of these.
+    outcomes: [[[AtomicU64; CAUSES]; ORIGINS]; VERDICTS],
     cancelled: AtomicU64,
     refused: AtomicU64,
-    verdicts: [AtomicU64; 2],
-    origins: [AtomicU64; 4],
-    causes: [AtomicU64; Cause::ALL.len()],
     coalesced: AtomicU64,
     /// No other thread's step depends on it.
     latencies: Histogram,
 }
+
+const VERDICTS: usize = 2;
+const ORIGINS: usize = 4;
+const CAUSES: usize = Cause::ALL.len();
 
 /// What the counters said at one instant.
 pub(crate) struct Counts {
@@ -132,8 +131,8 @@ pub(crate) struct Counts {
     pub(crate) refused: u64,
     pub(crate) allowed: u64,
     pub(crate) denied: u64,
-    pub(crate) origins: [u64; 4],
-    pub(crate) causes: [u64; Cause::ALL.len()],
+    pub(crate) origins: [u64; ORIGINS],
+    pub(crate) causes: [u64; CAUSES],
     pub(crate) coalesced: u64,
     pub(crate) latencies: Durations,
 }
@@ -273,20 +272,18 @@ impl Ledger {
 
     /// The receiver takes the decision: the delivery. False: it was cancelled.
     pub(crate) fn claim(&self, ticket: Ticket, decision: &Decision) -> bool {
-        if !self.exchange(ticket, READY, CALLING) && !self.exchange(ticket, DUE, CALLING) {
+        if !self.leaves(ticket, &[READY, DUE], CALLING) {
             return false;
         }
         let counters = &self.counters;
-        counters.verdicts[decision.verdict as usize].fetch_add(1, Ordering::Relaxed);
-        counters.origins[decision.origin as usize].fetch_add(1, Ordering::Relaxed);
-        counters.causes[decision.cause as usize].fetch_add(1, Ordering::Relaxed);
         counters.latencies.count(decision.latency);
         if decision.coalesced {
             counters.coalesced.fetch_add(1, Ordering::Relaxed);
         }
         self.not_pending(self.room(ticket));
-        // Last, with Release: who reads `completed` sees what it is the sum of.
-        counters.completed.fetch_add(1, Ordering::Release);
+        let Decision { verdict, origin, cause, .. } = *decision;
+        // With Release: who sees that it has completed sees that it was submitted.
+        counters.outcomes[verdict as usize][origin as usize][cause as usize].fetch_add(1, Ordering::Release);
         true
     }
 
@@ -295,18 +292,8 @@ impl Ledger {
         let slot = self.slots.get(ticket.slot() as usize)?;
         let thread = slot.thread.load(Ordering::Relaxed);
         let room = self.room(ticket);
-        // Read first: what comes from `release` has ended already as a rule, and a swap that must fail is dear.
-        let mut word = slot.word.load(Ordering::Relaxed);
-        loop {
-            let live = matches!(word & STATE, PENDING | READY | DUE);
-            if !live || word >> STATE_BITS != ticket.generation() {
-                return None;
-            }
-            let end = ticket.word(CANCELLED);
-            match slot.word.compare_exchange(word, end, Ordering::SeqCst, Ordering::Relaxed) {
-                Ok(_) => break,
-                Err(now) => word = now,
-            }
+        if !self.leaves(ticket, &[PENDING, READY, DUE], CANCELLED) {
+            return None;
         }
         self.not_pending(room);
         self.counters.cancelled.fetch_add(1, Ordering::Release);
@@ -375,20 +362,44 @@ impl Ledger {
     pub(crate) fn counts(&self) -> Counts {
         let counters = &self.counters;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let completed = counters.completed.load(Ordering::Acquire);
+        let (mut verdicts, mut origins, mut causes) = ([0; VERDICTS], [0; ORIGINS], [0; CAUSES]);
+        for (verdict, outcomes) in counters.outcomes.iter().enumerate() {
+            for (origin, outcomes) in outcomes.iter().enumerate() {
+                for (cause, outcome) in outcomes.iter().enumerate() {
+                    let count = outcome.load(Ordering::Acquire);
+                    verdicts[verdict] += count;
+                    origins[origin] += count;
+                    causes[cause] += count;
+                }
+            }
+        }
         let cancelled = counters.cancelled.load(Ordering::Acquire);
+        let (denied, allowed) = (verdicts[Verdict::Deny as usize], verdicts[Verdict::Allow as usize]);
         Counts {
-            completed,
+            completed: denied + allowed,
             cancelled,
             submitted: read(&counters.submitted),
             refused: read(&counters.refused),
-            denied: read(&counters.verdicts[Verdict::Deny as usize]),
-            allowed: read(&counters.verdicts[Verdict::Allow as usize]),
-            origins: std::array::from_fn(|index| read(&counters.origins[index])),
-            causes: std::array::from_fn(|index| read(&counters.causes[index])),
+            denied,
+            allowed,
+            origins,
+            causes,
             coalesced: read(&counters.coalesced),
             latencies: counters.latencies.read(),
         }
+    }
+
+    /// From whichever of these states it is in. To look first costs less than to try in vain.
+    fn leaves(&self, ticket: Ticket, from: &[u64], to: u64) -> bool {
+        let word = &self.slots[ticket.slot() as usize].word;
+        let mut now = word.load(Ordering::Relaxed);
+        while from.iter().any(|&state| now == ticket.word(state)) {
+            match word.compare_exchange(now, ticket.word(to), Ordering::SeqCst, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(other) => now = other,
+            }
+        }
+        false
     }
 
     fn exchange(&self, ticket: Ticket, from: u64, to: u64) -> bool {
