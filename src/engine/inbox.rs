@@ -23,6 +23,7 @@ use super::policy::Policy;
 use super::revocations::Mark;
 use super::watch::Watch;
 use crate::check::Question;
+use crate::clock;
 use crate::decision::Decision;
 use crate::sys::room_for;
 
@@ -230,6 +231,7 @@ impl Parking {
     }
 
     fn after_park(&self) {
+        clock::turned();
         self.shared.parked.after_park();
     }
 }

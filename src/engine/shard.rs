@@ -266,6 +266,7 @@ impl Shard {
     fn deliver(&self) {
         let mut batches = self.outbox.borrow_mut().take();
         batches.deliver(&self.core.log);
+        clock::forget();
         self.outbox.borrow_mut().reuse(batches);
     }
 
