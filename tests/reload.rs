@@ -60,6 +60,24 @@ fn a_check_after_a_reload_joins_no_exchange_begun_before_and_those_in_flight_end
 }
 
 #[test]
+fn a_check_after_a_reload_in_the_middle_of_a_batch_is_judged_by_the_new_configuration() {
+    let backend = Scripted::always(Reply::allow());
+    let engine = engine(&backend.url(), &[("path.check", "on")]);
+    let dotted = Check { path: b"/a/../b", ..good() };
+    let checks = (0..2).map(|index| {
+        if index == 1 {
+            reload(&engine, &backend.url(), &[("path.check", "off")]);
+        }
+        (dotted, index)
+    });
+    let (collect, mut outcomes) = (Collect::new(), Vec::new());
+    engine.submit_batch(checks, &collect.receiver(), |outcome| outcomes.push(outcome.is_ok()));
+    assert_eq!(outcomes, [false, true]);
+    assert!(engine.drain(support::PATIENCE));
+    assert_eq!(backend.request_count(), 1);
+}
+
+#[test]
 fn the_same_configuration_again_is_another_one() {
     let gate = Gate::default();
     let backend = Scripted::always(Reply::allow().when(&gate));

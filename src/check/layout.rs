@@ -16,52 +16,58 @@ pub(super) fn write(bytes: &mut Vec<u8>, check: &Check<'_>, rules: Rules) -> Res
 
 /// `None`: look closer. That costs time, so it may also be said of what turns out to be in order.
 fn at_once(bytes: &mut Vec<u8>, check: &Check<'_>, rules: Rules) -> Option<usize> {
-    let (kind, scope) = kind_and_scope(check.scope, check.path, rules);
-    let texts: [(&[u8], usize); FIELDS] = [
-        (check.session_id, limits::SHORT_FIELD),
-        (check.ip, limits::SHORT_FIELD),
-        (check.query, limits::QUERY),
-        (check.origin, limits::SHORT_FIELD),
-        (check.user_agent, limits::USER_AGENT),
-        (scope, limits::PATH),
-        (check.path, limits::PATH),
+    const LIMITS: [usize; FIELDS] = [
+        limits::SHORT_FIELD,
+        limits::SHORT_FIELD,
+        limits::QUERY,
+        limits::SHORT_FIELD,
+        limits::USER_AGENT,
+        // A directory is as long as a path.
+        limits::PATH,
+        limits::PATH,
     ];
-    let trimmed = [check.session_id, check.ip, check.origin, check.user_agent, check.scope, check.path];
-    if check.session_id.is_empty()
-        || check.scope.len() > limits::SHORT_FIELD
-        || texts.iter().any(|(text, limit)| text.len() > *limit)
-        || trimmed.iter().any(|text| text.first() == Some(&b' ') || text.last() == Some(&b' '))
-    {
-        return None;
+    let (kind, scope) = kind_and_scope(check.scope, check.path, rules);
+    let Check { session_id, ip, path, query, origin, user_agent, .. } = *check;
+    let texts = [session_id, ip, query, origin, user_agent, scope, path];
+
+    let mut in_order = !session_id.is_empty() && check.scope.len() <= limits::SHORT_FIELD;
+    for text in [session_id, ip, origin, user_agent, check.scope, path] {
+        in_order &= text.first() != Some(&b' ') && text.last() != Some(&b' ');
     }
-    let mut header = [0; HEADER];
-    header[0] = kind;
-    let mut len = HEADER;
-    let (lengths, _) = header[1..].as_chunks_mut::<2>();
-    for (noted, (text, _)) in lengths.iter_mut().zip(&texts) {
-        *noted = (text.len() as u16).to_le_bytes();
-        len += text.len();
+    let (mut len, mut lengths) = (HEADER, [[0; 2]; FIELDS]);
+    for field in 0..FIELDS {
+        let text = texts[field].len();
+        in_order &= text <= LIMITS[field];
+        lengths[field] = (text as u16).to_le_bytes();
+        len += text;
+    }
+    if !in_order {
+        return None;
     }
     // The path's length is no part of the key, see `Layout::cleaned`.
     lengths[FIELDS - 1] = [0; 2];
 
-    bytes.clear();
-    bytes.reserve(len + scan::WIDTH);
-    bytes.extend_from_slice(&header);
-    for (text, _) in texts {
-        bytes.extend_from_slice(text);
+    // What was there before is written over; a buffer that is long enough needs no more.
+    bytes.resize(len + scan::WIDTH, b' ');
+    let (header, mut rest) = bytes.split_at_mut(HEADER);
+    header[0] = kind;
+    header[1..].copy_from_slice(lengths.as_flattened());
+    for text in texts {
+        let (place, after) = rest.split_at_mut(text.len());
+        place.copy_from_slice(text);
+        rest = after;
     }
-    bytes.extend_from_slice(&[b' '; scan::WIDTH]);
-    let texts_in = &bytes[HEADER..];
-    let query = &texts_in[check.session_id.len() + check.ip.len()..][..check.query.len() + scan::WIDTH];
-    let path = len - check.path.len();
-    let is_in_order = (scan::is_plain_ascii(texts_in) || scan::is_plain(texts_in))
-        && scan::lacks(query, b'#')
+    rest.fill(b' ');
+
+    let all = &bytes[HEADER..];
+    let before_path = len - path.len();
+    // The sign of a fragment matters in a query only; that it is elsewhere too is rare.
+    let in_order = (scan::is_plain_ascii_without(all, b'#') || scan::is_plain_without(all, b'#'))
         && (!rules.path_check
-            || !path::is_suspicious(&bytes[path - 1..])
-            || path::unambiguous(check.path).is_ok());
+            || !path::is_suspicious(&bytes[before_path - 1..])
+            || path::unambiguous(path).is_ok());
     bytes.truncate(len);
-    is_in_order.then_some(if kind & KIND_WITH_PATH == 0 { path } else { len })
+    in_order.then_some(if kind & KIND_WITH_PATH == 0 { before_path } else { len })
 }
 
 /// The kind of a key, and the scope that is part of it, from what the host named and the path, both without the space around

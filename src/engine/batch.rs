@@ -19,8 +19,9 @@ use crate::decision::{Cause, Decision};
 /// Checks submitted together. Dropped, it delivers what needed not be asked, each receiver called once, and wakes each I/O
 /// thread concerned once.
 pub(crate) struct Batch<'a> {
-    /// All are judged by what was valid when the call began.
+    /// What they are judged by, and what [`Core::turns`] said before it was taken: a host may reload between two checks.
     policy: Arc<Policy>,
+    turns: u64,
     way: Way<'a>,
 }
 
@@ -38,8 +39,12 @@ struct Way<'a> {
 
 impl<'a> Batch<'a> {
     pub(crate) fn new(core: &'a Arc<Core>) -> Self {
-        let (now, decided) = (Instant::now(), Outbox::default());
-        Self { policy: core.policy(), way: Way { core, now, concerned: 0, decided, handing_over: false } }
+        let (now, decided, turns) = (Instant::now(), Outbox::default(), core.turns());
+        Self {
+            policy: core.policy(),
+            turns,
+            way: Way { core, now, concerned: 0, decided, handing_over: false },
+        }
     }
 
     /// `announce` gets the ticket before the check can be decided.
@@ -50,7 +55,8 @@ impl<'a> Batch<'a> {
         tag: Tag,
         announce: impl FnOnce(u64),
     ) -> Result<u64, SubmitError> {
-        let Self { policy, way } = self;
+        self.turn();
+        let Self { policy, way, .. } = self;
         let core = way.core;
         if core.is_closed() {
             return Err(SubmitError::Closed);
@@ -92,7 +98,8 @@ impl<'a> Batch<'a> {
         tag: Tag,
         announce: impl FnOnce(u64),
     ) -> Result<u64, SubmitError> {
-        let Self { policy, way } = self;
+        self.turn();
+        let Self { policy, way, .. } = self;
         // The end ends every watch that began before it.
         if !way.may_hand_over() {
             return Err(SubmitError::Closed);
@@ -109,6 +116,14 @@ impl<'a> Batch<'a> {
             Ok(ticket)
         });
         watched.map_err(SubmitError::Invalid)?
+    }
+
+    /// To the newest policy.
+    fn turn(&mut self) {
+        let turns = self.way.core.turns();
+        if turns != self.turns {
+            (self.turns, self.policy) = (turns, self.way.core.policy());
+        }
     }
 }
 

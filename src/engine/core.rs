@@ -31,6 +31,8 @@ pub(crate) struct Core {
     pub(crate) ledger: Ledger,
     pub(crate) log: Arc<Logger>,
     policy: RwLock<Arc<Policy>>,
+    /// How often it was replaced.
+    turns: AtomicU64,
     /// Of every policy there was; the newest last. Behind a lock that only a reload and a reading take.
     gauges: Mutex<Gauges>,
     pub(crate) revocations: Revocations,
@@ -110,6 +112,7 @@ impl Core {
             ledger: Ledger::new(capacity, spare, number(16)).ok_or_else(no_memory)?,
             log,
             policy: RwLock::new(Arc::new(policy)),
+            turns: AtomicU64::new(0),
             gauges: Mutex::new(gauges),
             revocations: Revocations::new(ENTRIES).ok_or_else(no_memory)?,
             limits: Limits::default(),
@@ -136,10 +139,16 @@ impl Core {
         Arc::clone(&self.policy.read())
     }
 
+    /// For those who keep a policy: theirs is not the newest any more if this has changed since before they took it.
+    pub(crate) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Acquire)
+    }
+
     /// Checks that are submitted after this are judged by `policy`. Those accepted before keep theirs.
     pub(crate) fn set_policy(&self, policy: Policy) {
         self.gauges.lock().add(&policy.gauges);
         *self.policy.write() = Arc::new(policy);
+        self.turns.fetch_add(1, Ordering::Release);
         for inbox in &self.inboxes {
             inbox.turn();
         }

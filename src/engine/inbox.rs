@@ -120,6 +120,7 @@ pub(crate) fn inbox(capacity: usize) -> io::Result<(Inbox, Outlet)> {
 
 impl Inbox {
     /// Without a wake-up: call [`Inbox::wake`] once after a batch.
+    #[inline]
     pub(crate) fn send(&self, message: Message) -> Result<(), TrySendError<Message>> {
         self.messages.try_send(message)
     }

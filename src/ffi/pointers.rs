@@ -220,7 +220,9 @@ pub(super) unsafe fn write_struct<T>(out: *mut T, size: usize, value: T) {
     // there are `size` bytes.
     unsafe {
         out.write(value);
-        std::ptr::write_bytes(out.cast::<u8>().add(known), 0, size - known);
+        if size > known {
+            std::ptr::write_bytes(out.cast::<u8>().add(known), 0, size - known);
+        }
     }
 }
 
