@@ -58,7 +58,7 @@ bench-abi: ## what the C ABI costs over the Rust API
 bench-recovery: toolchain ## an outage of 60 s under full load, and how the backend is found again; ALTA_AUTH_OUTAGE=seconds
 	$(CARGO) bench --locked --bench recovery
 
-# install, uninstall, deb
+# install, uninstall, optimised, deb
 include packaging/install.mk
 # bench, bench-quick
 include benches/bench.mk

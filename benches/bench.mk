@@ -1,10 +1,12 @@
 # make bench, bench-quick, bench-instructions: docs/performance.md says what is measured and how.
 #
+# What is measured is the library of `make optimised`, with that of `cargo build --release` in one row; BENCH_BUILD=plain: only that.
 # BENCH_FLAGS goes to the harness: --lane hyper|wire, --rounds N, --seconds S. BENCH_OUT gets the JSON file and the picture.
 
 BENCH = target/bench
 BENCH_OUT ?= $(BENCH)
 BENCH_FLAGS ?=
+BENCH_BUILD ?= optimised
 BENCH_CC = $(CC) -std=gnu11 -O2 -Wall -Wextra -Werror
 ENGINE_PROGRAMS = exchange remembered crowd
 
@@ -22,6 +24,14 @@ bench-build:
 	cd benches && CARGO_TARGET_DIR=$(CURDIR)/target $(CARGO) build --release --locked --workspace --exclude bench-steps
 	@mkdir -p $(BENCH)/bin
 	$(MAKE) --no-print-directory bench-engine
+	@rm -rf $(BENCH)/bin/plain
+ifneq ($(BENCH_BUILD),plain)
+	packaging/optimised
+	@mkdir -p $(BENCH)/bin/plain
+	@cp $(BENCH)/bin/exchange $(BENCH)/bin/plain/
+	@ln -sfn ../../../release/libalta_auth.so $(BENCH)/bin/plain/libalta_auth.so.0
+	@ln -sfn ../../optimised/libalta_auth.so $(BENCH)/bin/libalta_auth.so.0
+endif
 	$(BENCH_CC) -o $(BENCH)/bin/libcurl benches/peers/libcurl.c -lcurl
 	@cp target/release/harness target/release/hyper_util benches/peers/wrk.lua $(BENCH)/bin/
 

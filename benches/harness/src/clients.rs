@@ -1,6 +1,6 @@
 //! The clients that take turns, and how each is started.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -78,9 +78,23 @@ pub fn for_small(options: &Options, lanes: &[&str], server: &Small) -> Vec<Clien
         });
         clients.extend(pipelined(options, lane, &url));
     }
+    if let (Some(lane), Some(bin)) = (lanes.last(), plain(options)) {
+        clients.push(Client {
+            id: format!("{lane}-plain-queue"),
+            label: format!("alta-auth {lane}, queue, cargo build"),
+            program: program(&bin, "exchange"),
+            ..engine(options, lane, "queue", &url)
+        });
+    }
     clients.push(libcurl(options, &url));
     clients.push(hyper_util(options, &url));
     clients
+}
+
+/// Where a program stands beside what `cargo build --release` makes of the library, if that is not the one that is measured.
+pub fn plain(options: &Options) -> Option<PathBuf> {
+    let bin = options.bin.join("plain");
+    bin.join("exchange").exists().then_some(bin)
 }
 
 pub fn for_nginx(options: &Options, lanes: &[&str], server: &Nginx) -> Vec<Client> {

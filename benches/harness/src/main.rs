@@ -81,7 +81,8 @@ fn run(options: &Options) -> Fallible<bool> {
         Some(lane) => return Err(format!("this library has no http.lane = {lane}").into()),
         None => (*lanes.last().ok_or("this library has no lane")?).to_owned(),
     };
-    println!("lanes of this library: {}; beside the targets stands {lane}\n", lanes.join(", "));
+    let build = if clients::plain(options).is_some() { "make optimised" } else { "cargo build --release" };
+    println!("the library of {build}, lanes {}; beside the targets stands {lane}\n", lanes.join(", "));
 
     let small = {
         let mut server = servers::Small::start(options, "plain")?;
@@ -104,7 +105,7 @@ fn run(options: &Options) -> Fallible<bool> {
     let groups: Vec<rounds::Group> = std::iter::once(small).chain(nginx).collect();
     let rows = rows::of(&lane, &groups, &counted, &singles);
     let result =
-        report::Report { machine, quick: options.quick, seconds: options.seconds, lane, groups, rows };
+        report::Report { machine, build, quick: options.quick, seconds: options.seconds, lane, groups, rows };
     result.print();
     std::fs::create_dir_all(&options.out)?;
     std::fs::write(options.out.join("performance.json"), serde_json::to_string_pretty(&result)? + "\n")?;

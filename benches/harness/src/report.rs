@@ -47,6 +47,8 @@ impl fmt::Display for Machine {
 #[derive(Serialize)]
 pub struct Report {
     pub machine: Machine,
+    /// What made the library.
+    pub build: &'static str,
     pub quick: bool,
     /// Of each client in each round.
     pub seconds: f64,
