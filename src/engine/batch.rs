@@ -1,12 +1,13 @@
 //! Checks that a host hands over together: validated, looked up in memory, reserved, and sent on their way.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crossbeam_channel::TrySendError;
 use tokio::time::Instant;
 
 use super::SubmitError;
+use super::channel::Unsent;
 use super::completion::{Completion, Receiver, Tag};
 use super::core::Core;
 use super::inbox::{Message, News};
@@ -25,12 +26,29 @@ pub(crate) struct Batch<'a> {
     way: Way<'a>,
 }
 
+/// Checks that are sent together: to hold more of them back would keep an idle I/O thread waiting.
+const TOGETHER: usize = 16;
+
+/// What a thread that submits uses again.
+#[derive(Default)]
+struct Drawer {
+    /// To be sent to each I/O thread; empty between batches.
+    letters: Vec<Vec<Message>>,
+    /// Memory for questions.
+    spares: Vec<Vec<u8>>,
+}
+
+thread_local! {
+    static DRAWER: Cell<Drawer> = const { Cell::new(Drawer { letters: Vec::new(), spares: Vec::new() }) };
+}
+
 /// What becomes of them.
 struct Way<'a> {
     core: &'a Arc<Core>,
     now: Instant,
     /// One bit an I/O thread; the configuration allows 64.
     concerned: u64,
+    drawer: Drawer,
     /// What was decided without being asked.
     decided: Outbox,
     /// Counted among those that the engine's end waits for.
@@ -43,7 +61,7 @@ impl<'a> Batch<'a> {
         Self {
             policy: core.policy(),
             turns,
-            way: Way { core, now, concerned: 0, decided, handing_over: false },
+            way: Way { core, now, concerned: 0, drawer: DRAWER.take(), decided, handing_over: false },
         }
     }
 
@@ -66,7 +84,8 @@ impl<'a> Batch<'a> {
             let remembered =
                 if draft.fresh { None } else { core.recall(policy, &draft, mark.session, way.now, false) };
             let Some(remembered) = remembered else {
-                let (asked, thread) = core.addressed(Arc::clone(policy), &draft, mark)?;
+                let memory = way.drawer.spares.pop().unwrap_or_default();
+                let (asked, thread) = core.addressed(Arc::clone(policy), &draft, mark, memory)?;
                 let completion = match way.reserve(Room::Usual, thread, receiver, tag) {
                     Err(SubmitError::Full) => {
                         let why = "inbox.capacity checks are pending";
@@ -78,7 +97,8 @@ impl<'a> Batch<'a> {
                 };
                 let ticket = completion.ticket();
                 announce(ticket.number());
-                return way.send(Message::Ask(asked, completion), thread).map(|()| ticket);
+                way.send(Message::Ask(asked, completion), thread);
+                return Ok(ticket);
             };
             if remembered.refresh {
                 core.refresh(Arc::clone(policy), &draft, mark);
@@ -107,7 +127,7 @@ impl<'a> Batch<'a> {
         let core = way.core;
         let watched = policy.draft(check, |draft| {
             let mark = core.revocations.mark(core.session(draft.session_id()));
-            let (asked, thread) = core.addressed(Arc::clone(policy), &draft, mark)?;
+            let (asked, thread) = core.addressed(Arc::clone(policy), &draft, mark, Vec::new())?;
             let watch = core.watches.open(policy.settings.watch.max, mark.session, receiver, tag, way.now);
             let watch = watch.ok_or(SubmitError::Full)?;
             let ticket = watch.ticket;
@@ -163,7 +183,8 @@ impl Way<'_> {
         let ticket = completion.ticket();
         announce(ticket.number());
         if !completion.can_be_put_aside() {
-            return self.send(Message::Decided(completion, Box::new(decision)), thread).map(|()| ticket);
+            self.send(Message::Decided(completion, Box::new(decision)), thread);
+            return Ok(ticket);
         }
         if !self.may_hand_over() {
             completion.withdraw();
@@ -173,21 +194,43 @@ impl Way<'_> {
         Ok(ticket)
     }
 
-    fn send(&mut self, message: Message, thread: usize) -> Result<(), SubmitError> {
-        let (message, error) = match self.core.inboxes[thread].send(message) {
-            Ok(()) => {
-                self.concerned |= 1 << thread;
-                return Ok(());
-            }
-            Err(TrySendError::Full(message)) => {
-                self.core.ledger.refused();
-                (message, SubmitError::Full)
-            }
-            Err(TrySendError::Disconnected(message)) => (message, SubmitError::Closed),
+    fn send(&mut self, message: Message, thread: usize) {
+        let letters = &mut self.drawer.letters;
+        if letters.len() <= thread {
+            letters.resize_with(thread + 1, Vec::new);
+        }
+        let letters = &mut letters[thread];
+        letters.push(message);
+        if letters.len() >= TOGETHER {
+            self.send_off(thread);
+        }
+    }
+
+    fn send_off(&mut self, thread: usize) {
+        let Drawer { letters, spares } = &mut self.drawer;
+        let letters = &mut letters[thread];
+        if letters.is_empty() {
+            return;
+        }
+        let Err(unsent) = self.core.inboxes[thread].send(letters, spares) else {
+            self.concerned |= 1 << thread;
+            return;
         };
-        let (Message::Ask(_, completion) | Message::Decided(completion, _)) = message;
-        completion.withdraw();
-        Err(error)
+        // Accepted all the same: each gets a decision.
+        let (cause, why) = match unsent {
+            Unsent::Closed => (Cause::Shutdown, "the engine was shut down"),
+            Unsent::NoMemory => (Cause::Overload, "the system has no memory for more checks"),
+        };
+        for message in letters.drain(..) {
+            match message {
+                Message::Ask(asked, completion) => {
+                    let decision = asked.policy.without_answer(cause, why);
+                    let decision = self.core.unless_revoked(&asked.policy, asked.mark.session, decision);
+                    self.decided.decide(completion, decision);
+                }
+                Message::Decided(completion, decision) => self.decided.decide(completion, *decision),
+            }
+        }
     }
 
     /// From here on the engine's end waits for this batch.
@@ -201,6 +244,10 @@ impl Way<'_> {
 
 impl Drop for Way<'_> {
     fn drop(&mut self) {
+        for thread in 0..self.drawer.letters.len() {
+            self.send_off(thread);
+        }
+        DRAWER.set(std::mem::take(&mut self.drawer));
         self.decided.take().deliver(&self.core.log);
         if self.handing_over {
             self.core.handing_over.fetch_sub(1, Ordering::SeqCst);

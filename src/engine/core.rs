@@ -154,23 +154,23 @@ impl Core {
         }
     }
 
-    /// One question, about to be asked, and the thread that does it.
+    /// One question, about to be asked, and the thread that does it. `memory` for it.
     pub(super) fn addressed(
         &self,
         policy: Arc<Policy>,
         draft: &Draft<'_>,
         mark: Mark,
+        memory: Vec<u8>,
     ) -> Result<(Asked, usize), SubmitError> {
         let hash = self.hash_of_key(draft.key());
         let thread = self.thread_of(hash);
-        let memory = self.inboxes[thread].spare();
         let question = policy.admit_in(memory, draft).map_err(SubmitError::Invalid)?;
         Ok((Asked { policy, question, hash, mark }, thread))
     }
 
     /// A decision nears its end: asks again though nobody waits.
     pub(super) fn refresh(&self, policy: Arc<Policy>, draft: &Draft<'_>, mark: Mark) {
-        if let Ok((asked, thread)) = self.addressed(policy, draft, mark) {
+        if let Ok((asked, thread)) = self.addressed(policy, draft, mark, Vec::new()) {
             self.inboxes[thread].tell(News::Refresh(asked));
         }
     }

@@ -1,21 +1,20 @@
-//! The way into an I/O thread: a bounded channel for checks, a list for everything else, and one wake-up.
+//! The way into an I/O thread: a channel for checks, a list for everything else, and one wake-up.
 //!
-//! The channel has room for as many messages as checks may be pending: a send never waits. It can be full only of checks that
-//! were cancelled before their thread saw them. What else there is to say travels apart and is bounded by what it is
+//! A message holds a slot of the ledger, so there are never more than slots: twice as many as checks may be pending, those
+//! included that were cancelled before their thread saw them. What else there is to say travels apart and is bounded by what it is
 //! about: a cancel a slot, a refresh a remembered decision; of watches there are never more than twice `watch.max`, those that
 //! this thread has not let go of yet included.
 //!
 //! Wake-ups are saved where they can be: see `parked.rs`.
 
 use std::cell::Cell;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use crossbeam_queue::{ArrayQueue, SegQueue};
+use crossbeam_queue::SegQueue;
 use tokio::sync::Notify;
 
+use super::channel::{Receiver, Sender, Unsent, Watcher, channel};
 use super::completion::Completion;
 use super::ledger::Ticket;
 use super::parked::Parked;
@@ -25,7 +24,6 @@ use super::watch::Watch;
 use crate::check::Question;
 use crate::clock;
 use crate::decision::Decision;
-use crate::sys::room_for;
 
 /// An accepted check on its way to its I/O thread.
 pub(crate) enum Message {
@@ -75,13 +73,13 @@ pub(crate) struct Asked {
 
 /// The side of the submitting threads.
 pub(crate) struct Inbox {
-    messages: Sender<Message>,
+    messages: Sender<Message, Vec<u8>>,
     shared: Arc<Shared>,
 }
 
 /// The side of the I/O thread.
 pub(crate) struct Outlet {
-    messages: Receiver<Message>,
+    messages: Receiver<Message, Vec<u8>>,
     shared: Arc<Shared>,
     /// The runtime says when it parks; otherwise waiting here counts as that.
     hooked: Cell<bool>,
@@ -89,45 +87,35 @@ pub(crate) struct Outlet {
     poked: Cell<bool>,
 }
 
-/// Questions that were answered leave their memory for others: so many at most, and none that is longer than this.
-const SPARES: usize = 256;
+/// Questions that were answered leave their memory for others: none that is longer than this.
 const SPARE_BYTES: usize = 1024;
 
 struct Shared {
-    spares: ArrayQueue<Vec<u8>>,
     news: SegQueue<News>,
     parked: Parked,
     stop: AtomicBool,
     notify: Notify,
 }
 
-pub(crate) fn inbox(capacity: usize) -> io::Result<(Inbox, Outlet)> {
-    // A place of the channel is a message and its stamp.
-    room_for(capacity * size_of::<(usize, Message)>())?;
-    let (sender, receiver) = bounded(capacity);
+pub(crate) fn inbox() -> (Inbox, Outlet) {
+    let (sender, receiver) = channel();
     let shared = Arc::new(Shared {
-        spares: ArrayQueue::new(SPARES),
         news: SegQueue::new(),
         parked: Parked::new(),
         stop: AtomicBool::new(false),
         notify: Notify::new(),
     });
-    Ok((
+    (
         Inbox { messages: sender, shared: Arc::clone(&shared) },
         Outlet { messages: receiver, shared, hooked: Cell::new(false), poked: Cell::new(false) },
-    ))
+    )
 }
 
 impl Inbox {
-    /// Without a wake-up: call [`Inbox::wake`] once after a batch.
-    #[inline]
-    pub(crate) fn send(&self, message: Message) -> Result<(), TrySendError<Message>> {
-        self.messages.try_send(message)
-    }
-
-    /// Memory for a question.
-    pub(crate) fn spare(&self) -> Vec<u8> {
-        self.shared.spares.pop().unwrap_or_default()
+    /// Without a wake-up: call [`Inbox::wake`] once after a batch. What cannot be sent stays in `messages`; `spares` gets memory
+    /// for the next questions.
+    pub(super) fn send(&self, messages: &mut Vec<Message>, spares: &mut Vec<Vec<u8>>) -> Result<(), Unsent> {
+        self.messages.send(messages, spares)
     }
 
     /// With a wake-up.
@@ -162,19 +150,18 @@ impl Outlet {
     pub(crate) fn again(&self) -> Self {
         let hooked = self.hooked.clone();
         let shared = Arc::clone(&self.shared);
-        Self { messages: self.messages.clone(), shared, hooked, poked: Cell::new(false) }
+        Self { messages: self.messages.again(), shared, hooked, poked: Cell::new(false) }
     }
 
     /// For the next that is asked here.
     pub(crate) fn spare(&self, bytes: Vec<u8>) {
         if bytes.capacity() <= SPARE_BYTES {
-            let _ = self.shared.spares.push(bytes);
+            self.messages.give_back(bytes);
         }
     }
 
     pub(crate) fn next(&self) -> Option<Message> {
-        // To look costs less than to try, and each landing looks.
-        if self.messages.is_empty() { None } else { self.messages.try_recv().ok() }
+        self.messages.next()
     }
 
     pub(crate) fn next_news(&self) -> Option<News> {
@@ -215,13 +202,13 @@ impl Outlet {
     }
 
     fn parking(&self) -> Parking {
-        Parking { messages: self.messages.clone(), shared: Arc::clone(&self.shared) }
+        Parking { messages: self.messages.watcher(), shared: Arc::clone(&self.shared) }
     }
 }
 
 /// What must be done around parking.
 struct Parking {
-    messages: Receiver<Message>,
+    messages: Watcher<Message, Vec<u8>>,
     shared: Arc<Shared>,
 }
 
