@@ -18,6 +18,9 @@ pub(super) trait Signal {
     fn clear(&self);
 }
 
+/// Memory for more than so many is not kept while it is empty.
+const KEPT: usize = 4096;
+
 pub(super) struct Shelf<T, S>(Mutex<State<T, S>>);
 
 struct State<T, S> {
@@ -50,12 +53,23 @@ impl<T, S: Signal> Shelf<T, S> {
 
     /// Hands over, oldest first, until `each` has said true `max` times. Returns how often it did.
     pub(super) fn take(&self, max: usize, mut each: impl FnMut(T) -> bool) -> usize {
-        if let Some(signal) = &self.0.lock().signal {
-            signal.clear();
+        // No lock is held while `each` runs, which is the host's code.
+        let mut hand = Hand { shelf: self, things: VecDeque::new() };
+        {
+            let mut state = self.0.lock();
+            if let Some(signal) = &state.signal {
+                signal.clear();
+            }
+            if state.ready.len() <= max {
+                std::mem::swap(&mut hand.things, &mut state.ready);
+            }
         }
         let mut taken = 0;
+        while let Some(thing) = hand.things.pop_front() {
+            taken += usize::from(each(thing));
+        }
+        drop(hand);
         while taken < max {
-            // One at a time: `each` is the host's code, and no lock is held while it runs.
             let Some(thing) = self.0.lock().ready.pop_front() else { return taken };
             taken += usize::from(each(thing));
         }
@@ -68,9 +82,42 @@ impl<T, S: Signal> Shelf<T, S> {
         taken
     }
 
+    /// What could not be handed over, and the memory it lay in.
+    fn put_back(&self, mut things: VecDeque<T>) {
+        let mut state = self.0.lock();
+        if state.signal.is_none() {
+            // Dropped after the lock is.
+            drop(state);
+            return;
+        }
+        if !things.is_empty()
+            && let Some(signal) = &state.signal
+        {
+            signal.signal();
+        }
+        if !things.is_empty() || (state.ready.capacity() <= KEPT && things.capacity() <= KEPT) {
+            things.append(&mut state.ready);
+            state.ready = things;
+        }
+    }
+
     /// The end: everything that waits, and the signal.
     pub(super) fn close(&self) -> (VecDeque<T>, Option<S>) {
         let mut state = self.0.lock();
         (std::mem::take(&mut state.ready), state.signal.take())
+    }
+}
+
+/// What was taken off the shelf together. Should the host's code panic, the rest goes back.
+struct Hand<'a, T, S: Signal> {
+    shelf: &'a Shelf<T, S>,
+    things: VecDeque<T>,
+}
+
+impl<T, S: Signal> Drop for Hand<'_, T, S> {
+    fn drop(&mut self) {
+        if self.things.capacity() > 0 {
+            self.shelf.put_back(std::mem::take(&mut self.things));
+        }
     }
 }
