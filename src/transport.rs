@@ -14,6 +14,7 @@ mod dial;
 mod frames;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod gauges;
 mod h1;
 mod h2;
 mod head;
@@ -33,7 +34,6 @@ use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::time::Instant;
 
@@ -41,6 +41,7 @@ pub(crate) use body::{Body, BodyError};
 pub(crate) use dial::Dial;
 #[cfg(test)]
 pub(crate) use dial::{Dialing, Io, Link, Look, Watch};
+pub(crate) use gauges::{Gauge, PoolGauges, gauges, of_endpoint};
 pub(crate) use head::is_named;
 #[cfg(feature = "steps")]
 pub(crate) use wire::read_section;
@@ -161,31 +162,6 @@ pub(crate) struct Reply<T> {
     pub(crate) body: Body,
 }
 
-/// The pool's state, per endpoint, summed over the I/O threads.
-#[derive(Debug, Default)]
-pub(crate) struct PoolGauges {
-    /// Connections established since the engine began.
-    pub(crate) opened: AtomicU64,
-    pub(crate) open: AtomicU64,
-    pub(crate) idle: AtomicU64,
-    /// Exchanges waiting for a connection.
-    pub(crate) waiting: AtomicU64,
-    /// Connections that exchanges share, and exchanges on them.
-    pub(crate) pipes: AtomicU64,
-    pub(crate) piped: AtomicU64,
-    /// Exchanges begun: requests handed to a connection.
-    pub(crate) exchanges: AtomicU64,
-}
-
-impl PoolGauges {
-    /// Exchanges that have a connection or wait for one.
-    pub(crate) fn in_use(&self) -> u64 {
-        let read = |gauge: &AtomicU64| gauge.load(Ordering::Relaxed);
-        let alone = read(&self.open).saturating_sub(read(&self.idle)).saturating_sub(read(&self.pipes));
-        alone + read(&self.piped) + read(&self.waiting)
-    }
-}
-
 /// What all I/O threads of an engine share: TLS configuration and its session cache, resolved names.
 pub(crate) struct Shared {
     settings: Arc<Settings>,
@@ -275,7 +251,7 @@ impl Endpoint {
 }
 
 impl Transport {
-    /// `share` of `of` I/O threads; `gauges` one per endpoint.
+    /// `share` of `of` I/O threads; `gauges` as [`gauges()`] makes them.
     pub(crate) fn new(shared: Arc<Shared>, gauges: Arc<[PoolGauges]>, share: usize, of: usize) -> Rc<Self> {
         let settings = Arc::clone(&shared.settings);
         Self::with_dialer(settings, gauges, share, of, Rc::new(connect::Connector::new(shared)))
@@ -303,13 +279,14 @@ impl Transport {
             max_body: settings.verdict_body.as_ref().map_or(0, |_| settings.verdict_max_body),
         };
         let desk = Rc::<wire::Desk>::default();
+        let endpoints = settings.backends.len();
         let (pools, origins) = settings
             .backends
             .iter()
             .enumerate()
             .map(move |(index, url)| {
                 let Endpoint { label, lane, origin } = Endpoint::new(url, version);
-                let gauges = Arc::clone(&gauges);
+                let gauges = gauges::Row { all: Arc::clone(&gauges), index: share * endpoints + index };
                 (
                     pool::Pool::new(index, label, limits, lane, Rc::clone(&dialer), Rc::clone(&desk), gauges),
                     origin,

@@ -25,7 +25,7 @@ use crate::decision::{Cause, Decision, Origin, Verdict};
 use crate::observe::{AddressStats, EndpointStats, LogLevel, Logger, Outcomes, Stats};
 use crate::outage::Known;
 use crate::sys::{ForkMark, room_for};
-use crate::transport::PoolGauges;
+use crate::transport::{Gauge, PoolGauges, of_endpoint};
 
 pub(crate) struct Core {
     pub(crate) ledger: Ledger,
@@ -74,21 +74,19 @@ struct Gauges {
 
 impl Gauges {
     fn add(&mut self, gauges: &Arc<[PoolGauges]>) {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         self.live.retain(|gauges| {
             let in_use = Arc::strong_count(gauges) > 1;
             if !in_use {
-                self.exchanges += gauges.iter().map(|endpoint| read(&endpoint.exchanges)).sum::<u64>();
-                self.opened += gauges.iter().map(|endpoint| read(&endpoint.opened)).sum::<u64>();
+                self.exchanges += gauges.iter().map(|pool| pool.exchanges.get()).sum::<u64>();
+                self.opened += gauges.iter().map(|pool| pool.opened.get()).sum::<u64>();
             }
             in_use
         });
         self.live.push(Arc::clone(gauges));
     }
 
-    fn sum(&self, figure: fn(&PoolGauges) -> &AtomicU64) -> u64 {
-        let endpoints = self.live.iter().flat_map(|gauges| gauges.iter());
-        endpoints.map(|gauges| figure(gauges).load(Ordering::Relaxed)).sum()
+    fn sum(&self, figure: fn(&PoolGauges) -> &Gauge) -> u64 {
+        self.live.iter().flat_map(|gauges| gauges.iter()).map(|pool| figure(pool).get()).sum()
     }
 }
 
@@ -389,17 +387,20 @@ fn endpoints(policy: &Policy) -> Vec<EndpointStats> {
         breaker_opened: known.health.opened(),
         exchanges: known.exchanges.load(Ordering::Relaxed),
     };
-    let each = policy.health.iter().zip(policy.gauges.iter()).zip(policy.addresses.iter());
-    each.zip(&policy.settings.backends)
-        .map(|(((health, gauges), addresses), url)| EndpointStats {
-            endpoint: url.label(),
-            breaker_open: health.is_open(),
-            breaker_opened: health.opened(),
-            exchanges: gauges.exchanges.load(Ordering::Relaxed),
-            connections_open: gauges.open.load(Ordering::Relaxed),
-            addresses: addresses.several().iter().flat_map(|known| known.iter()).map(address).collect(),
-        })
-        .collect()
+    let backends = &policy.settings.backends;
+    let sum = |endpoint, figure: fn(&PoolGauges) -> &Gauge| {
+        of_endpoint(&policy.gauges, endpoint, backends.len()).map(|pool| figure(pool).get()).sum()
+    };
+    let each = policy.health.iter().zip(policy.addresses.iter()).zip(backends).enumerate();
+    each.map(|(endpoint, ((health, addresses), url))| EndpointStats {
+        endpoint: url.label(),
+        breaker_open: health.is_open(),
+        breaker_opened: health.opened(),
+        exchanges: sum(endpoint, |pool| &pool.exchanges),
+        connections_open: sum(endpoint, |pool| &pool.open),
+        addresses: addresses.several().iter().flat_map(|known| known.iter()).map(address).collect(),
+    })
+    .collect()
 }
 
 /// What is hashed.

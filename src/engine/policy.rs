@@ -11,7 +11,7 @@ use crate::decision::{Cause, Decision, Origin, Verdict};
 use crate::memory::Memory;
 use crate::observe::Logger;
 use crate::outage::{Addresses, Health, Latency, PerClient, two_of};
-use crate::transport::{PoolGauges, Shared, Unshared};
+use crate::transport::{PoolGauges, Shared, Unshared, gauges, of_endpoint};
 
 pub(crate) struct Policy {
     pub(crate) settings: Arc<Settings>,
@@ -108,7 +108,7 @@ impl Policy {
                 },
             )?,
             addresses,
-            gauges: settings.backends.iter().map(|_| PoolGauges::default()).collect(),
+            gauges: gauges(settings.threads_io, settings.backends.len()),
             plans,
             rules,
             settings,
@@ -151,7 +151,8 @@ impl Policy {
             let (one, other) = two_of(seats.len(), random);
             // For each address.
             let busy = |endpoint: usize| {
-                let in_use = self.gauges[endpoint].in_use();
+                let rows = of_endpoint(&self.gauges, endpoint, self.plans.len());
+                let in_use: u64 = rows.map(PoolGauges::in_use).sum();
                 (self.health[endpoint].is_open(), in_use * SHARES / widths[endpoint] as u64)
             };
             let (one, other) = (seats[one], seats[other]);

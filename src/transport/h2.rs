@@ -12,7 +12,6 @@ use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -113,10 +112,10 @@ impl Conn {
         let Some(pool) = self.pool.upgrade() else { return };
         match (self.idle.replace(since), since) {
             (None, Some(_)) => {
-                pool.gauges().idle.fetch_add(1, Relaxed);
+                pool.gauges().idle.add(1);
             }
             (Some(_), None) => {
-                pool.gauges().idle.fetch_sub(1, Relaxed);
+                pool.gauges().idle.sub(1);
             }
             _ => {}
         }
@@ -254,7 +253,7 @@ pub(super) async fn exchange<T>(
     if let Some(trace) = &progress.trace {
         Link::describe(&conn.peer, conn.tls.as_deref(), true, reused, &mut trace.borrow_mut());
     }
-    pool.gauges().exchanges.fetch_add(1, Relaxed);
+    pool.gauges().exchanges.add(1);
     // From here on it may be on the wire at any time; hyper does not say.
     progress.enter(Stage::Written);
     let answer = conn.sender.borrow_mut().try_send_request(request);

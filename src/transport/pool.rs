@@ -20,8 +20,6 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -36,6 +34,7 @@ use windows::Windows;
 
 use super::conn::Conn;
 use super::dial::{Dial, Look, Watch};
+use super::gauges::Row;
 use super::{Among, Failure, PoolGauges, Progress, Stage, h1, h2, wire};
 use crate::clock;
 use crate::decision::Cause;
@@ -75,7 +74,7 @@ pub(super) struct Pool {
     pub(super) limits: Limits,
     dialer: Rc<dyn Dial>,
     pub(super) desk: Rc<wire::Desk>,
-    gauges: Arc<[PoolGauges]>,
+    gauges: Row,
     state: RefCell<State>,
     windows: RefCell<Windows>,
     /// Wakes the reaper: something became idle, or the pool is gone.
@@ -120,7 +119,7 @@ impl Pool {
         lane: Lane,
         dialer: Rc<dyn Dial>,
         desk: Rc<wire::Desk>,
-        gauges: Arc<[PoolGauges]>,
+        gauges: Row,
     ) -> Rc<Self> {
         let state = State {
             lane,
@@ -153,7 +152,7 @@ impl Pool {
     }
 
     pub(super) fn gauges(&self) -> &PoolGauges {
-        &self.gauges[self.endpoint]
+        &self.gauges
     }
 
     pub(super) fn rc(&self) -> Rc<Self> {
@@ -240,7 +239,7 @@ impl Pool {
                 let index = idle.iter().rposition(|idle| among.takes(idle.conn.address))?;
                 idle.remove(index)?
             };
-            self.gauges().idle.fetch_sub(1, Relaxed);
+            self.gauges().idle.sub(1);
             let (since, mut conn) = (clock::now().saturating_duration_since(idle.since), idle.conn);
             if since >= self.limits.idle_timeout || !self.is_good(&conn) {
                 conn.hang_up();
@@ -300,7 +299,7 @@ impl Pool {
             match idle {
                 // Gives up its place, which brings us here again.
                 Some(idle) => {
-                    self.gauges().idle.fetch_sub(1, Relaxed);
+                    self.gauges().idle.sub(1);
                     idle.conn.hang_up();
                 }
                 None => waiter.give(Grant::Place(Place::new(self), Attempt::new(self))),
@@ -401,7 +400,7 @@ impl Pool {
             state.reaps_at = Some(since + REST);
         }
         drop(state);
-        self.gauges().idle.fetch_add(1, Relaxed);
+        self.gauges().idle.add(1);
         if too_late {
             self.idled.notify_one();
         }
@@ -436,7 +435,7 @@ impl Pool {
             let gone = state.idle.remove(index);
             drop(state);
             drop(gone);
-            self.gauges().idle.fetch_sub(1, Relaxed);
+            self.gauges().idle.sub(1);
         }
     }
 
@@ -451,7 +450,7 @@ impl Pool {
             state.closed = true;
             (std::mem::take(&mut state.idle), state.shared.clone())
         };
-        self.gauges().idle.fetch_sub(idle.len() as u64, Relaxed);
+        self.gauges().idle.sub(idle.len() as u64);
         for idle in idle {
             idle.conn.hang_up();
         }
@@ -501,7 +500,7 @@ impl Pool {
             let gone = state.idle.remove(index);
             drop(state);
             if let Some(gone) = gone {
-                self.gauges().idle.fetch_sub(1, Relaxed);
+                self.gauges().idle.sub(1);
                 gone.conn.hang_up();
             }
         }
@@ -523,7 +522,7 @@ impl Pool {
             let expired = state.idle.pop_front();
             drop(state);
             if let Some(expired) = expired {
-                self.gauges().idle.fetch_sub(1, Relaxed);
+                self.gauges().idle.sub(1);
                 expired.conn.hang_up();
             }
         }
@@ -574,7 +573,7 @@ impl Drop for Crash<'_> {
 impl Drop for Pool {
     fn drop(&mut self) {
         let idle = self.state.get_mut().idle.len();
-        self.gauges().idle.fetch_sub(idle as u64, Relaxed);
+        self.gauges().idle.sub(idle as u64);
         self.idled.notify_one();
     }
 }

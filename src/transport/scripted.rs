@@ -10,8 +10,6 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -172,7 +170,7 @@ impl World {
     /// opened, open, idle, waiting
     pub(super) fn gauges(&self) -> (u64, u64, u64, u64) {
         let gauges = &self.gauges[0];
-        let read = |gauge: &AtomicU64| gauge.load(Relaxed);
+        let read = |gauge: &super::Gauge| gauge.get();
         (read(&gauges.opened), read(&gauges.open), read(&gauges.idle), read(&gauges.waiting))
     }
 }

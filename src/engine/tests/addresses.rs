@@ -331,7 +331,7 @@ async fn a_url_with_three_addresses_is_picked_like_three() {
         assert!((2_550..2_780).contains(&share()), "two of three: {}", share());
         // As busy for each address, it is as busy.
         let busy = |endpoint: usize, by| {
-            policy.gauges[endpoint].open.store(by, std::sync::atomic::Ordering::Relaxed);
+            policy.gauges[endpoint].open.set(by);
         };
         busy(0, 5);
         busy(1, 2);

@@ -1,11 +1,8 @@
 //! What is held of a pool: a place, and a connection that is lent.
 
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
-use super::Pool;
-use crate::transport::PoolGauges;
+use super::{Pool, Row};
 use crate::transport::conn::Conn;
 
 /// An attempt at a connection, until that is ready to be lent or has failed.
@@ -30,22 +27,21 @@ impl Drop for Attempt {
 /// One of the pool's places: held by an attempt at a connection, then by the connection, until its socket is closed.
 pub(in crate::transport) struct Place {
     pool: Weak<Pool>,
-    gauges: Arc<[PoolGauges]>,
-    endpoint: usize,
+    gauges: Row,
     open: bool,
 }
 
 impl Place {
     /// For a place that was just counted in.
     pub(super) fn new(pool: &Pool) -> Self {
-        Self { pool: pool.me.clone(), gauges: Arc::clone(&pool.gauges), endpoint: pool.endpoint, open: false }
+        Self { pool: pool.me.clone(), gauges: pool.gauges.clone(), open: false }
     }
 
     /// The connection is there.
     pub(in crate::transport) fn open(mut self) -> Self {
         self.open = true;
-        self.gauges[self.endpoint].opened.fetch_add(1, Relaxed);
-        self.gauges[self.endpoint].open.fetch_add(1, Relaxed);
+        self.gauges.opened.add(1);
+        self.gauges.open.add(1);
         self
     }
 }
@@ -53,7 +49,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if self.open {
-            self.gauges[self.endpoint].open.fetch_sub(1, Relaxed);
+            self.gauges.open.sub(1);
         }
         if let Some(pool) = self.pool.upgrade() {
             pool.state.borrow_mut().places -= 1;
@@ -82,7 +78,7 @@ impl Lease {
     /// The connection, to hand a request to.
     pub(in crate::transport) fn ask(&mut self) -> &mut Conn {
         self.asked = true;
-        self.pool.gauges().exchanges.fetch_add(1, Relaxed);
+        self.pool.gauges().exchanges.add(1);
         let conn = self.conn.as_mut().expect("taken only by drop");
         conn.uses += 1;
         conn

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Poll, Waker};
 
 use super::{Attempt, Lent, Place, Pool};
@@ -151,7 +150,7 @@ impl<'a> Queued<'a> {
     pub(super) fn join(pool: &'a Pool, fresh: bool, progress: &Progress) -> Self {
         let shares = !fresh && !progress.apart;
         let waiter = pool.state.borrow_mut().line.join(fresh, shares, progress.among.clone());
-        waiting(pool).fetch_add(1, Relaxed);
+        waiting(pool).add(1);
         Self { pool, waiter }
     }
 
@@ -169,14 +168,14 @@ impl<'a> Queued<'a> {
 
 impl Drop for Queued<'_> {
     fn drop(&mut self) {
-        waiting(self.pool).fetch_sub(1, Relaxed);
+        waiting(self.pool).sub(1);
         let _ = self.pool.state.borrow_mut().line.take(&self.waiter);
         let unused = self.waiter.inbox.take();
         drop(unused);
     }
 }
 
-fn waiting(pool: &Pool) -> &AtomicU64 {
+fn waiting(pool: &Pool) -> &crate::transport::Gauge {
     &pool.gauges().waiting
 }
 

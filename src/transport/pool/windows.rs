@@ -6,7 +6,6 @@
 //! a server that cannot do it (`php -S` answers nothing at all) costs two checks a second request each, once in a while.
 
 use std::rc::{Rc, Weak};
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -96,13 +95,13 @@ impl Pool {
 
     /// A connection has become a pipe.
     pub(in crate::transport) fn admit(&self, pipe: &Rc<Pipe>) {
-        self.gauges().pipes.fetch_add(1, Relaxed);
+        self.gauges().pipes.add(1);
         self.windows.borrow_mut().pipes.push(Rc::clone(pipe));
     }
 
     /// And is none any more.
     pub(in crate::transport) fn forget_pipe(&self, pipe: &Rc<Pipe>) {
-        self.gauges().pipes.fetch_sub(1, Relaxed);
+        self.gauges().pipes.sub(1);
         let windows = &mut *self.windows.borrow_mut();
         if let Some(index) = windows.pipes.iter().position(|other| Rc::ptr_eq(other, pipe)) {
             windows.pipes.swap_remove(index);

@@ -101,7 +101,7 @@ async fn surplus_and_end_are_seen_before_a_connection_is_lent() {
             let limit = Duration::from_secs(10);
             let (reply, _second) = tokio::time::timeout(limit, both).await.expect("a second connection");
             assert_eq!(reply.unwrap().status, 403);
-            assert_eq!(gauges[0].opened.load(Relaxed), 2);
+            assert_eq!(gauges[0].opened.get(), 2);
         }
     })
     .await;

@@ -180,7 +180,7 @@ async fn no_window_is_exceeded_and_it_is_refilled_by_halves_in_one_write() {
         for (index, asking) in asking.into_iter().enumerate() {
             is_its_own(asking, index).await;
         }
-        assert_eq!(pipe.world.gauges[0].exchanges.load(Relaxed), 22);
+        assert_eq!(pipe.world.gauges[0].exchanges.get(), 22);
     })
     .await;
 }
@@ -1198,7 +1198,7 @@ async fn dropping_everything_closes_pipes_too() {
         drop(pipe.world);
         pipe.peer.closed().await;
         settle().await;
-        let read = |gauge: &AtomicU64| gauge.load(Relaxed);
+        let read = |gauge: &Gauge| gauge.get();
         let gauges = &gauges[0];
         assert_eq!([&gauges.open, &gauges.idle, &gauges.pipes, &gauges.piped].map(read), [0; 4]);
     })

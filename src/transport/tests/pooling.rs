@@ -47,7 +47,7 @@ async fn connections_are_shared_out_among_threads() {
     let settings = Arc::new(config.settings().unwrap());
     let shares: Vec<usize> = (0..3)
         .map(|share| {
-            let gauges: Arc<[PoolGauges]> = Arc::new([PoolGauges::default()]);
+            let gauges = gauges(3, 1);
             let dialer = Rc::clone(&World::new(&[]).dialer) as Rc<dyn Dial>;
             Transport::with_dialer(Arc::clone(&settings), gauges, share, 3, dialer).pools[0]
                 .limits
@@ -329,8 +329,8 @@ async fn dropping_everything_closes_everything() {
         let gauges = Arc::clone(&world.gauges);
         drop(world);
         peer.closed().await;
-        assert_eq!(gauges[0].idle.load(Relaxed), 0);
-        assert_eq!(gauges[0].open.load(Relaxed), 0);
+        assert_eq!(gauges[0].idle.get(), 0);
+        assert_eq!(gauges[0].open.get(), 0);
     })
     .await;
 }

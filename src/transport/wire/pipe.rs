@@ -24,7 +24,6 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -165,7 +164,7 @@ impl Pipe {
     /// The caller has seen that there is room.
     pub(in crate::transport) fn seat(self: &Rc<Self>) -> Seat {
         self.state.borrow_mut().seats += 1;
-        self.pool.gauges().piped.fetch_add(1, Relaxed);
+        self.pool.gauges().piped.add(1);
         Seat { pipe: Rc::clone(self) }
     }
 
@@ -454,7 +453,7 @@ impl Seat {
         }
         state.waiting.push_back(Rc::clone(&slot));
         drop(state);
-        self.pipe.pool.gauges().piped.fetch_add(1, Relaxed);
+        self.pipe.pool.gauges().piped.add(1);
         Ok(Tail { pipe: Rc::clone(&self.pipe), slot })
     }
 }
@@ -462,7 +461,7 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.pipe.state.borrow_mut().seats -= 1;
-        self.pipe.pool.gauges().piped.fetch_sub(1, Relaxed);
+        self.pipe.pool.gauges().piped.sub(1);
         // For a request, or to see that nobody is left.
         self.pipe.wake_driver();
     }
@@ -531,6 +530,6 @@ impl Drop for Tail {
         if !self.slot.judged.get() {
             self.pipe.leave(&self.slot);
         }
-        self.pipe.pool.gauges().piped.fetch_sub(1, Relaxed);
+        self.pipe.pool.gauges().piped.sub(1);
     }
 }
