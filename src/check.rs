@@ -180,9 +180,35 @@ const HEADER: usize = 1 + 2 * FIELDS;
 /// In one allocation of its own, or, as a [`Draft`], in a buffer that its thread uses again and again.
 pub(crate) struct Question<B = Vec<u8>> {
     bytes: B,
-    key_len: usize,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) fresh: bool,
+    key_len: u32,
+    wishes: Wishes,
+}
+
+/// Whether a check is to be asked anew, and its own timeout in microseconds, 35 minutes at most, which is longer than any
+/// configuration allows; 0: none. Small, as a question is moved a dozen times.
+#[derive(Clone, Copy)]
+struct Wishes(u32);
+
+impl Wishes {
+    const FRESH: u32 = 1 << 31;
+    const LONGEST: u32 = Self::FRESH - 1;
+
+    fn of(check: &Check<'_>) -> Self {
+        let microseconds = |timeout: Duration| {
+            u32::try_from(timeout.as_micros()).unwrap_or(Self::LONGEST).clamp(1, Self::LONGEST)
+        };
+        let fresh = if check.fresh { Self::FRESH } else { 0 };
+        Self(fresh | check.timeout.map_or(0, microseconds))
+    }
+
+    fn fresh(self) -> bool {
+        self.0 & Self::FRESH != 0
+    }
+
+    fn timeout(self) -> Option<Duration> {
+        let microseconds = self.0 & Self::LONGEST;
+        (microseconds > 0).then(|| Duration::from_micros(microseconds.into()))
+    }
 }
 
 /// A question that may be answered at once and then needs no allocation.
@@ -205,7 +231,7 @@ impl Draft<'_> {
             let mut bytes = buffer.take();
             let result = layout::write(&mut bytes, check, rules).map(|key_len| {
                 let bytes = bytes.as_slice();
-                then(Question { bytes, key_len, timeout: check.timeout, fresh: check.fresh })
+                then(Question { bytes, key_len: key_len as u32, wishes: Wishes::of(check) })
             });
             buffer.set(bytes);
             result
@@ -223,7 +249,7 @@ impl Draft<'_> {
         bytes.clear();
         bytes.reserve_exact(self.bytes.len());
         bytes.extend_from_slice(self.bytes);
-        Question { bytes, key_len: self.key_len, timeout: self.timeout, fresh: self.fresh }
+        Question { bytes, key_len: self.key_len, wishes: self.wishes }
     }
 }
 
@@ -243,9 +269,19 @@ impl Question {
 }
 
 impl<B: AsRef<[u8]>> Question<B> {
+    /// The check's own, if it has one.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        self.wishes.timeout()
+    }
+
+    /// Not from memory.
+    pub(crate) fn fresh(&self) -> bool {
+        self.wishes.fresh()
+    }
+
     /// What makes two checks the same question. Compared in full, always.
     pub(crate) fn key(&self) -> &[u8] {
-        &self.bytes.as_ref()[..self.key_len]
+        &self.bytes.as_ref()[..self.key_len as usize]
     }
 
     fn field(&self, index: usize) -> &[u8] {
@@ -299,8 +335,8 @@ impl<B: AsRef<[u8]>> Question<B> {
             origin: self.origin(),
             user_agent: self.user_agent(),
             scope: if named { self.field(5) } else { b"" },
-            timeout: self.timeout,
-            fresh: self.fresh,
+            timeout: self.timeout(),
+            fresh: self.fresh(),
         }
     }
 

@@ -89,7 +89,7 @@ pub fn probe(config: &Config, check: &Check<'_>) -> Result<Result<ProbeReport, S
     let began = Instant::now();
     let result = local.block_on(&runtime, async {
         let transport = Transport::new(Arc::clone(&policy.shared), Arc::clone(&policy.gauges), 0, 1);
-        let timeout = question.timeout.map_or(settings.timeout, |wanted| wanted.min(settings.timeout));
+        let timeout = question.timeout().map_or(settings.timeout, |wanted| wanted.min(settings.timeout));
         let result = ask(&Means {
             transport: &transport,
             retries: &RetryBudget::default(),

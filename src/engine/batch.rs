@@ -82,7 +82,7 @@ impl<'a> Batch<'a> {
         let submitted = policy.draft(check, |draft| {
             let mark = core.revocations.mark(core.session(draft.session_id()));
             let remembered =
-                if draft.fresh { None } else { core.recall(policy, &draft, mark.session, way.now, false) };
+                if draft.fresh() { None } else { core.recall(policy, &draft, mark.session, way.now, false) };
             let Some(remembered) = remembered else {
                 let memory = way.drawer.spares.pop().unwrap_or_default();
                 let (asked, thread) = core.addressed(Arc::clone(policy), &draft, mark, memory)?;

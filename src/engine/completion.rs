@@ -61,9 +61,12 @@ pub(crate) struct Tag {
 pub struct Completed(Kind);
 
 enum Kind {
-    Check { held: Held, tag: Tag, decision: Decision },
+    Check { held: Held, user_data: usize, decision: Decision },
     Watch(News),
 }
+
+/// As a message is.
+const _: () = assert!(size_of::<Completed>() <= 128);
 
 /// A slot of the ledger.
 struct Held {
@@ -84,7 +87,7 @@ impl Completed {
     /// What the host passed with the check.
     pub fn user_data(&self) -> usize {
         match &self.0 {
-            Kind::Check { tag, .. } => tag.user_data,
+            Kind::Check { user_data, .. } => *user_data,
             Kind::Watch(News(watch)) => watch.as_ref().expect(NOT_TAKEN).tag.user_data,
         }
     }
@@ -106,8 +109,8 @@ impl Completed {
     pub fn hand_over<T>(self, receive: impl FnOnce(usize, Decision) -> T) -> Option<T> {
         match self.0 {
             // The slot is given back when `receive` has returned, or panicked.
-            Kind::Check { held, tag, decision } => {
-                held.core.ledger.claim(held.ticket, &decision).then(|| receive(tag.user_data, decision))
+            Kind::Check { held, user_data, decision } => {
+                held.core.ledger.claim(held.ticket, &decision).then(|| receive(user_data, decision))
             }
             Kind::Watch(mut news) => news.0.take().expect(NOT_TAKEN).hand_over(receive),
         }
@@ -143,7 +146,7 @@ struct Owed {
     core: Arc<Core>,
     ticket: Ticket,
     receiver: Arc<dyn Receiver>,
-    tag: Tag,
+    user_data: usize,
 }
 
 const STILL_OWED: &str = "only methods that consume the completion take this";
@@ -157,7 +160,8 @@ impl Completion {
         tag: Tag,
         submitted: Instant,
     ) -> Self {
-        let owed = Owed { core: Arc::clone(core), ticket, receiver: Arc::clone(receiver), tag };
+        let owed =
+            Owed { core: Arc::clone(core), ticket, receiver: Arc::clone(receiver), user_data: tag.user_data };
         Self { owed: Some(owed), submitted, joined: false, graced: false }
     }
 
@@ -201,7 +205,7 @@ impl Owed {
         let wanted = self.core.ledger.decide(self.ticket);
         let completed = Completed(Kind::Check {
             held: Held { core: self.core, ticket: self.ticket },
-            tag: self.tag,
+            user_data: self.user_data,
             decision,
         });
         // A cancelled one is dropped here, which gives its slot back.

@@ -33,6 +33,9 @@ pub(crate) enum Message {
     Decided(Completion, Box<Decision>),
 }
 
+/// Moved a dozen times; what is larger is moved by a call each time.
+const _: () = assert!(size_of::<Message>() <= 128);
+
 /// What else a host's thread has to tell.
 pub(crate) enum News {
     /// The check is cancelled: let go of it.

@@ -33,7 +33,7 @@ impl Shard {
         if watch.has_ended() {
             return;
         }
-        let (ticket, mark, fresh) = (watch.ticket, asked.mark, asked.question.fresh);
+        let (ticket, mark, fresh) = (watch.ticket, asked.mark, asked.question.fresh());
         self.watches.borrow_mut().add(watch, asked, user);
         // A revocation may have come here first, and found nothing to end.
         if !self.holds_for(mark, user) {

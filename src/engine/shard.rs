@@ -193,7 +193,7 @@ impl Shard {
             Message::Ask(asked, completion) => (asked, completion),
         };
         let timeout = asked.policy.settings.timeout;
-        let timeout = asked.question.timeout.map_or(timeout, |wanted| wanted.min(timeout));
+        let timeout = asked.question.timeout().map_or(timeout, |wanted| wanted.min(timeout));
         let deadline = completion.submitted + timeout;
         if deadline <= clock::now() {
             // It waited in the inbox for all of its time: that is our load, not the backend's silence.
