@@ -5,10 +5,11 @@
 //! stand with nothing to take, but is never silent with something: safe with level- and with edge-triggered
 //! polling, with any number of threads on either side.
 //!
-//! The signal is given under the lock, so that it is gone for good once [`Shelf::close`] has returned it: a
-//! descriptor that was closed is never written to.
+//! The signal is given when the lock is free again: where both sides share a core, whoever waits for it runs at once, and
+//! would run into the lock. Who gives it holds it for as long, so that a descriptor that was closed is never written to.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::sync::Mutex;
 
@@ -26,12 +27,12 @@ pub(super) struct Shelf<T, S>(Mutex<State<T, S>>);
 struct State<T, S> {
     ready: VecDeque<T>,
     /// `None`: the shelf is closed.
-    signal: Option<S>,
+    signal: Option<Arc<S>>,
 }
 
 impl<T, S: Signal> Shelf<T, S> {
     pub(super) fn new(signal: S) -> Self {
-        Self(Mutex::new(State { ready: VecDeque::new(), signal: Some(signal) }))
+        Self(Mutex::new(State { ready: VecDeque::new(), signal: Some(Arc::new(signal)) }))
     }
 
     /// `batch` is advanced under the lock. Once the shelf is closed, what comes is dropped.
@@ -45,10 +46,11 @@ impl<T, S: Signal> Shelf<T, S> {
         } else {
             orphans.extend(batch);
         }
-        if was_empty && let Some(signal) = &state.signal {
+        let signal = if was_empty { state.signal.clone() } else { None };
+        drop(state);
+        if let Some(signal) = signal {
             signal.signal();
         }
-        drop(state);
     }
 
     /// Hands over, oldest first, until `each` has said true `max` times. Returns how often it did.
@@ -74,9 +76,9 @@ impl<T, S: Signal> Shelf<T, S> {
             taken += usize::from(each(thing));
         }
         let state = self.0.lock();
-        if !state.ready.is_empty()
-            && let Some(signal) = &state.signal
-        {
+        let signal = if state.ready.is_empty() { None } else { state.signal.clone() };
+        drop(state);
+        if let Some(signal) = signal {
             signal.signal();
         }
         taken
@@ -90,19 +92,19 @@ impl<T, S: Signal> Shelf<T, S> {
             drop(state);
             return;
         }
-        if !things.is_empty()
-            && let Some(signal) = &state.signal
-        {
-            signal.signal();
-        }
+        let signal = if things.is_empty() { None } else { state.signal.clone() };
         if !things.is_empty() || (state.ready.capacity() <= KEPT && things.capacity() <= KEPT) {
             things.append(&mut state.ready);
             state.ready = things;
         }
+        drop(state);
+        if let Some(signal) = signal {
+            signal.signal();
+        }
     }
 
     /// The end: everything that waits, and the signal.
-    pub(super) fn close(&self) -> (VecDeque<T>, Option<S>) {
+    pub(super) fn close(&self) -> (VecDeque<T>, Option<Arc<S>>) {
         let mut state = self.0.lock();
         (std::mem::take(&mut state.ready), state.signal.take())
     }
