@@ -26,13 +26,19 @@ pub(super) struct Shelf<T, S>(Mutex<State<T, S>>);
 
 struct State<T, S> {
     ready: VecDeque<T>,
+    /// Empty; takes the place of `ready` when that is taken as a whole.
+    spare: VecDeque<T>,
     /// `None`: the shelf is closed.
     signal: Option<Arc<S>>,
 }
 
 impl<T, S: Signal> Shelf<T, S> {
     pub(super) fn new(signal: S) -> Self {
-        Self(Mutex::new(State { ready: VecDeque::new(), signal: Some(Arc::new(signal)) }))
+        Self(Mutex::new(State {
+            ready: VecDeque::new(),
+            spare: VecDeque::new(),
+            signal: Some(Arc::new(signal)),
+        }))
     }
 
     /// `batch` is advanced under the lock. Once the shelf is closed, what comes is dropped.
@@ -63,7 +69,8 @@ impl<T, S: Signal> Shelf<T, S> {
                 signal.clear();
             }
             if state.ready.len() <= max {
-                std::mem::swap(&mut hand.things, &mut state.ready);
+                let spare = std::mem::take(&mut state.spare);
+                hand.things = std::mem::replace(&mut state.ready, spare);
             }
         }
         let mut taken = 0;
@@ -93,9 +100,11 @@ impl<T, S: Signal> Shelf<T, S> {
             return;
         }
         let signal = if things.is_empty() { None } else { state.signal.clone() };
-        if !things.is_empty() || (state.ready.capacity() <= KEPT && things.capacity() <= KEPT) {
+        if !things.is_empty() {
             things.append(&mut state.ready);
             state.ready = things;
+        } else if things.capacity() <= KEPT {
+            state.spare = things;
         }
         drop(state);
         if let Some(signal) = signal {
