@@ -60,18 +60,26 @@ impl Pool {
             let now = clock::now();
             let windows = &mut *self.windows.borrow_mut();
             let count = windows.pipes.len();
-            let first = windows.next;
+            let first = windows.next % count.max(1);
             windows.next = (first + 1) % count.max(1);
-            let looked_at = (0..count.min(LOOKED_AT)).map(|step| &windows.pipes[(first + step) % count]);
-            let fit =
-                looked_at.filter(|pipe| among.takes(pipe.address) && self.has_window(windows, pipe, now));
-            Rc::clone(fit.min_by_key(|pipe| pipe.load())?)
+            let (behind, from) = windows.pipes.split_at(first);
+            let mut best = None;
+            for pipe in from.iter().chain(behind).take(LOOKED_AT) {
+                let Some(load) = pipe.load() else { continue };
+                if best.is_none_or(|(least, _)| load < least)
+                    && among.takes(pipe.address)
+                    && self.has_window(windows, pipe, load, now)
+                {
+                    best = Some((load, pipe));
+                }
+            }
+            Rc::clone(best?.1)
         };
         Some(self.seat_on(&pipe))
     }
 
-    fn has_window(&self, windows: &Windows, pipe: &Rc<Pipe>, now: Instant) -> bool {
-        let Some(load) = pipe.load() else { return false };
+    /// `load`: of this pipe.
+    fn has_window(&self, windows: &Windows, pipe: &Rc<Pipe>, load: usize, now: Instant) -> bool {
         let window = match windows.trust {
             Trust::Proven => self.limits.pipeline,
             Trust::BrokenUntil(then) if now < then => 0,
@@ -115,8 +123,12 @@ impl Pool {
 
     /// A pipe may have room for those in line.
     pub(in crate::transport) fn offer_window(&self, pipe: &Rc<Pipe>) {
-        let (mut offered, now) = (false, clock::now());
-        while !self.state.borrow().line.is_empty() && self.has_window(&self.windows.borrow(), pipe, now) {
+        let mut offered = false;
+        while !self.state.borrow().line.is_empty()
+            && pipe
+                .load()
+                .is_some_and(|load| self.has_window(&self.windows.borrow(), pipe, load, clock::now()))
+        {
             let Some(waiter) = self.state.borrow_mut().line.take_sharer(pipe.address) else { break };
             waiter.give(Grant::Lent(Lent::Piped(self.seat_on(pipe))));
             offered = true;

@@ -222,6 +222,48 @@ async fn a_backend_is_tried_with_two_before_windows_are_filled() {
 
 /// As `php -S`: no byte, and a close. Both may be asked again; and for a while nobody is asked like that.
 #[tokio::test(start_paused = true)]
+async fn the_least_busy_of_the_windows_with_room_is_joined() {
+    local(async {
+        let mut world = untried("4", &[("pool.max_connections", "2")]);
+        let mut all = Vec::new();
+        for index in 0..2 {
+            all.push(asking(&world, index));
+            settle().await;
+        }
+        let mut one = world.peer().await;
+        assert_eq!(one.targets().await, TARGETS[..2]);
+        one.reply(&replies(0..2)).await;
+        settle().await;
+        for index in 2..7 {
+            all.push(asking(&world, index));
+            settle().await;
+        }
+        let mut other = world.peer().await;
+        assert_eq!(one.targets().await, TARGETS[2..5], "then less than half of it is free");
+        assert_eq!(other.targets().await, TARGETS[6..7]);
+        one.reply(&replies(2..3)).await;
+        assert_eq!(one.targets().await, TARGETS[5..6]);
+        // Three and one.
+        for index in 7..9 {
+            all.push(asking(&world, index));
+            assert_eq!(other.targets().await, TARGETS[index..=index]);
+        }
+        one.reply(&replies(3..5)).await;
+        // One and three.
+        for index in 9..11 {
+            all.push(asking(&world, index));
+            assert_eq!(one.targets().await, TARGETS[index..=index]);
+        }
+        one.reply(&[replies(5..6), replies(9..11)].concat()).await;
+        other.reply(&replies(6..9)).await;
+        for (index, asking) in all.into_iter().enumerate() {
+            is_its_own(asking, index).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_backend_that_answers_nothing_if_pipelined_is_left_alone_with_it_for_a_while() {
     local(async {
         let mut world = untried("8", &[]);

@@ -297,8 +297,8 @@ impl Pipe {
         }
     }
 
-    /// Lets go of those that are answered and judged; tells the next that it is.
-    fn settle(self: &Rc<Self>) {
+    /// Lets go of those that are answered and judged; tells the next that it is. True: nobody waits for anything on it.
+    fn settle(self: &Rc<Self>) -> bool {
         let mut state = self.state.borrow_mut();
         let mut left = false;
         while state.answered > 0 && state.sent.front().is_some_and(|slot| slot.judged.get()) {
@@ -307,6 +307,7 @@ impl Pipe {
             left = true;
         }
         let next = state.sent.iter().find(|slot| !slot.judged.get()).cloned();
+        let quiet = next.is_none() && state.waiting.is_empty();
         drop(state);
         if let Some(next) = next {
             next.progress.status_line.set(next.status.get());
@@ -317,6 +318,7 @@ impl Pipe {
         if left {
             self.pool.offer_window(self);
         }
+        quiet
     }
 
     fn wake_driver(&self) {
@@ -330,22 +332,21 @@ impl Pipe {
     fn leave(self: &Rc<Self>, slot: &Rc<Slot>) {
         slot.judged.set(true);
         let mut state = self.state.borrow_mut();
-        if let Some(index) = state.waiting.iter().position(|other| Rc::ptr_eq(other, slot)) {
-            state.waiting.remove(index);
-        }
         let front = state.sent.get(state.answered).is_some_and(|front| Rc::ptr_eq(front, slot));
-        // Nobody is sent after a request that was given up.
-        let given_up = !slot.taken.get()
-            && slot.body.get() == End::Coming
-            && state.sent.iter().any(|other| Rc::ptr_eq(other, slot));
+        let mut given_up = false;
+        if !slot.taken.get() {
+            if let Some(index) = state.waiting.iter().position(|other| Rc::ptr_eq(other, slot)) {
+                state.waiting.remove(index);
+            }
+            // Nobody is sent after a request that was given up.
+            given_up =
+                slot.body.get() == End::Coming && state.sent.iter().any(|other| Rc::ptr_eq(other, slot));
+        }
         drop(state);
         if given_up {
             self.turn_away();
         }
-        let state = self.state.borrow();
-        let quiet = state.waiting.is_empty() && state.sent.iter().all(|slot| slot.judged.get());
-        drop(state);
-        self.settle();
+        let quiet = self.settle();
         if front || quiet {
             self.wake_driver();
         }

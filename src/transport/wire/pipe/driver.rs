@@ -90,7 +90,7 @@ impl Driver {
                 has_read = true;
                 continue;
             }
-            if has_read {
+            if has_read && !self.pipe.state.borrow().waiting.is_empty() {
                 // First those who were answered make room for others, so that these are in the next batch.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -333,7 +333,10 @@ impl Driver {
         let proof = slot.behind.get() && !state.closing;
         drop(state);
         slot.wake();
-        self.pipe.settle();
+        // Otherwise it is its exchange that does, when it leaves.
+        if slot.judged.get() {
+            self.pipe.settle();
+        }
         if proof {
             self.pipe.pool.window_holds();
         }
@@ -401,13 +404,12 @@ impl Driver {
                 trace.borrow_mut().sent.extend_from_slice(&request);
             }
             self.pipe.pool.desk.spares.put(request);
-            if state.sent.len() > state.answered {
-                slot.behind.set(true);
-                slot.shared.set(true);
-                let answered = state.answered;
-                state.sent.iter().skip(answered).for_each(|slot| slot.shared.set(true));
-            }
+            slot.behind.set(state.sent.len() > state.answered);
             state.sent.push_back(slot);
+        }
+        let unanswered = state.sent.len() - state.answered;
+        if unanswered > 1 && !self.batch.is_empty() {
+            state.sent.iter().rev().take(unanswered).for_each(|slot| slot.shared.set(true));
         }
         !self.batch.is_empty()
     }
