@@ -37,11 +37,11 @@ ifeq ($(ALTA_LIB_DIR),)
 install: alta-build
 endif
 
-optimised: ## the C library, optimised by what it does most, in target/optimised: two builds and a minute
-	$(ALTA_TREE)/packaging/optimised
-
 alta-build:
 	cd $(ALTA_TREE) && $(CARGO) build --release --lib
+
+optimised: ## the C library, optimised by what it does most, in target/optimised: two builds and a minute
+	$(ALTA_TREE)/packaging/optimised
 
 install: ## install the C library (PREFIX= DESTDIR= LIBDIR=)
 	test -n '$(ALTA_VERSION)'

@@ -421,9 +421,11 @@ impl Drop for Engine {
 }
 
 fn core(settings: Arc<Settings>, log: Arc<Logger>) -> Result<(Arc<Core>, Vec<Outlet>), StartError> {
-    let threads = settings.threads_io;
+    let (threads, capacity) = (settings.threads_io, settings.inbox_capacity);
+    let spare = if settings.overload_default { capacity } else { 0 };
     let policy = Policy::new(settings, None, &log)?;
-    let (inboxes, outlets): (Vec<_>, Vec<_>) = (0..threads).map(|_| inbox()).unzip();
+    let inboxes: io::Result<Vec<_>> = (0..threads).map(|_| inbox(capacity + spare)).collect();
+    let (inboxes, outlets): (Vec<_>, Vec<_>) = inboxes.map_err(StartError::System)?.into_iter().unzip();
     let core = Core::new(policy, log, inboxes.into_boxed_slice()).map_err(StartError::System)?;
     Ok((Arc::new(core), outlets))
 }

@@ -87,23 +87,26 @@ fn a_reap_in_pieces_leaves_the_descriptor_readable_until_nothing_waits() {
 
 #[test]
 fn a_panic_of_who_reaps_loses_what_it_was_given_and_nothing_else() {
-    let gate = Gate::default();
-    let backend = Scripted::always(Reply::allow().when(&gate));
-    let engine = engine(&backend.url(), &[]);
-    let queue = engine.queue().unwrap();
-    filled(&queue, &backend, &gate, 5);
-    let mut first = Vec::new();
-    let reap = AssertUnwindSafe(|| {
-        queue.reap(10, |user_data, _| {
-            assert!(user_data < 2, "the host's defect");
-            first.push(user_data);
-        })
-    });
-    assert!(catch_unwind(reap).is_err());
-    assert_eq!(first, [0, 1]);
-    assert!(is_readable(queue.fd()), "there is something to fetch");
-    assert_eq!(reaped(&queue, 10), [3, 4]);
-    assert!(!is_readable(queue.fd()));
+    // All that waits, and a part of it.
+    for max in [10, 4] {
+        let gate = Gate::default();
+        let backend = Scripted::always(Reply::allow().when(&gate));
+        let engine = engine(&backend.url(), &[]);
+        let queue = engine.queue().unwrap();
+        filled(&queue, &backend, &gate, 5);
+        let mut first = Vec::new();
+        let reap = AssertUnwindSafe(|| {
+            queue.reap(max, |user_data, _| {
+                assert!(user_data < 2, "the host's defect");
+                first.push(user_data);
+            })
+        });
+        assert!(catch_unwind(reap).is_err());
+        assert_eq!(first, [0, 1]);
+        assert!(is_readable(queue.fd()), "there is something to fetch");
+        assert_eq!(reaped(&queue, 10), [3, 4]);
+        assert!(!is_readable(queue.fd()));
+    }
 }
 
 #[test]

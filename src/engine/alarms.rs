@@ -69,8 +69,6 @@ impl Alarms {
                 place.waker.clone()
             };
             if let Some(waker) = waker {
-                // Who is woken because it is time must not look at a clock that was read before.
-                clock::forget();
                 waker.wake();
             }
         }
@@ -249,21 +247,6 @@ mod tests {
         alarms.vacate(&bell);
         assert_eq!((alarms.set.borrow().vacant.len(), bell.0.get()), (2, None));
         assert!(alarms.set.borrow().places.iter().all(|place| place.waker.is_none()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn whoever_is_woken_at_its_time_sees_that_it_is_up_whatever_reading_is_shared() {
-        let (alarms, _) = alarms();
-        let bell = Bell::default();
-        clock::turned();
-        let at = clock::step(clock::now) + SECOND;
-        let mut nothing = pin!(pending::<()>());
-        let mut waiting = pin!(alarms.timeout_at(&bell, at, nothing.as_mut()));
-        let mut poll = async || poll_fn(|cx| Poll::Ready(clock::step(|| waiting.as_mut().poll(cx)))).await;
-        assert_eq!(poll().await, Poll::Pending);
-        tokio::time::advance(SECOND).await;
-        alarms.ring(Instant::now());
-        assert_eq!(poll().await, Poll::Ready(Err(Elapsed)), "it will not be rung again");
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
 use super::SubmitError;
-use super::channel::Unsent;
+use super::channel::Closed;
 use super::completion::{Completion, Receiver, Tag};
 use super::core::Core;
 use super::inbox::{Message, News};
@@ -212,24 +212,10 @@ impl Way<'_> {
         if letters.is_empty() {
             return;
         }
-        let Err(unsent) = self.core.inboxes[thread].send(letters, spares) else {
-            self.concerned |= 1 << thread;
-            return;
-        };
-        // Accepted all the same: each gets a decision.
-        let (cause, why) = match unsent {
-            Unsent::Closed => (Cause::Shutdown, "the engine was shut down"),
-            Unsent::NoMemory => (Cause::Overload, "the system has no memory for more checks"),
-        };
-        for message in letters.drain(..) {
-            match message {
-                Message::Ask(asked, completion) => {
-                    let decision = asked.policy.without_answer(cause, why);
-                    let decision = self.core.unless_revoked(&asked.policy, asked.mark.session, decision);
-                    self.decided.decide(completion, decision);
-                }
-                Message::Decided(completion, decision) => self.decided.decide(completion, *decision),
-            }
+        match self.core.inboxes[thread].send(letters, spares) {
+            Ok(()) => self.concerned |= 1 << thread,
+            // The thread is gone for good, by a defect. Each check ends as what is lost does.
+            Err(Closed) => letters.clear(),
         }
     }
 
@@ -248,14 +234,14 @@ impl Drop for Way<'_> {
             self.send_off(thread);
         }
         DRAWER.set(std::mem::take(&mut self.drawer));
-        self.decided.take().deliver(&self.core.log);
-        if self.handing_over {
-            self.core.handing_over.fetch_sub(1, Ordering::SeqCst);
-        }
         let mut concerned = self.concerned;
         while concerned != 0 {
             self.core.inboxes[concerned.trailing_zeros() as usize].wake();
             concerned &= concerned - 1;
+        }
+        self.decided.take().deliver(&self.core.log);
+        if self.handing_over {
+            self.core.handing_over.fetch_sub(1, Ordering::SeqCst);
         }
     }
 }

@@ -8,13 +8,14 @@
 //! Wake-ups are saved where they can be: see `parked.rs`.
 
 use std::cell::Cell;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_queue::SegQueue;
 use tokio::sync::Notify;
 
-use super::channel::{Receiver, Sender, Unsent, Watcher, channel};
+use super::channel::{Closed, Receiver, Sender, Watcher, channel};
 use super::completion::Completion;
 use super::ledger::Ticket;
 use super::parked::Parked;
@@ -22,8 +23,8 @@ use super::policy::Policy;
 use super::revocations::Mark;
 use super::watch::Watch;
 use crate::check::Question;
-use crate::clock;
 use crate::decision::Decision;
+use crate::sys::room_for;
 
 /// An accepted check on its way to its I/O thread.
 pub(crate) enum Message {
@@ -100,24 +101,26 @@ struct Shared {
     notify: Notify,
 }
 
-pub(crate) fn inbox() -> (Inbox, Outlet) {
-    let (sender, receiver) = channel();
+/// For so many checks at once; more only of those that were cancelled on their way.
+pub(crate) fn inbox(capacity: usize) -> io::Result<(Inbox, Outlet)> {
+    room_for(2 * capacity * size_of::<Message>())?;
+    let (sender, receiver) = channel(capacity).ok_or(io::ErrorKind::OutOfMemory)?;
     let shared = Arc::new(Shared {
         news: SegQueue::new(),
         parked: Parked::new(),
         stop: AtomicBool::new(false),
         notify: Notify::new(),
     });
-    (
+    Ok((
         Inbox { messages: sender, shared: Arc::clone(&shared) },
         Outlet { messages: receiver, shared, hooked: Cell::new(false), poked: Cell::new(false) },
-    )
+    ))
 }
 
 impl Inbox {
     /// Without a wake-up: call [`Inbox::wake`] once after a batch. What cannot be sent stays in `messages`; `spares` gets memory
     /// for the next questions.
-    pub(super) fn send(&self, messages: &mut Vec<Message>, spares: &mut Vec<Vec<u8>>) -> Result<(), Unsent> {
+    pub(super) fn send(&self, messages: &mut Vec<Message>, spares: &mut Vec<Vec<u8>>) -> Result<(), Closed> {
         self.messages.send(messages, spares)
     }
 
@@ -222,7 +225,6 @@ impl Parking {
     }
 
     fn after_park(&self) {
-        clock::turned();
         self.shared.parked.after_park();
     }
 }

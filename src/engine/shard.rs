@@ -36,6 +36,8 @@ use crate::decision::{Cause, Decision};
 
 /// When no waiter has a deadline.
 const FAR: Duration = Duration::from_hours(1);
+/// Checks that are taken in by one reading of the clock.
+const AT_ONCE: usize = 16;
 /// Between two looks at the inbox while a submit that the end has overtaken finishes.
 const END_PAUSE: Duration = Duration::from_micros(100);
 
@@ -130,8 +132,12 @@ impl Shard {
 
     pub(super) fn take_in(self: &Rc<Self>) {
         while let Some(message) = self.outlet.next() {
-            // Each by a time of its own: there may be very many.
-            clock::step(|| self.board(message));
+            // Some by one time, not all: there may be very many.
+            clock::step(|| {
+                self.board(message);
+                let more = std::iter::from_fn(|| self.outlet.next());
+                more.take(AT_ONCE - 1).for_each(|message| self.board(message));
+            });
         }
         while let Some(news) = self.outlet.next_news() {
             match news {
@@ -266,7 +272,6 @@ impl Shard {
     fn deliver(&self) {
         let mut batches = self.outbox.borrow_mut().take();
         batches.deliver(&self.core.log);
-        clock::forget();
         self.outbox.borrow_mut().reuse(batches);
     }
 
@@ -308,8 +313,8 @@ impl Shard {
         self.end_watches(Cause::Shutdown, "the engine was shut down");
         self.turn_down();
         self.deliver();
-        // A thread that submits may be between its look whether we are closed and its message: without a bound, as it is
-        // there for some instructions only; a host that kills it there waits for ever.
+        // A thread that submits may be between its look whether we are closed and its message, which goes out with some
+        // others of its call: without a bound, as it does not wait in between; a host that kills it there waits for ever.
         while self.core.ledger.expects(self.index as u16) {
             // Not a yield: it may run at a lower priority.
             std::thread::sleep(END_PAUSE);

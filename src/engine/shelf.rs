@@ -2,14 +2,16 @@
 //!
 //! It is signalled once when the shelf goes from empty to not empty, and [`Shelf::take`] clears it before it
 //! takes anything. What came in between the clearing and the taking is taken with the rest, so a signal can
-//! stand with nothing to take, but is never silent with something: safe with level- and with edge-triggered
-//! polling, with any number of threads on either side.
+//! stand with nothing to take, but is not silent with something for longer than whoever put it there needs to give it: safe
+//! with level- and with edge-triggered polling, with any number of threads on either side.
 //!
 //! The signal is given when the lock is free again: where both sides share a core, whoever waits for it runs at once, and
-//! would run into the lock. Who gives it holds it for as long, so that a descriptor that was closed is never written to.
+//! would run into the lock. [`Shelf::close`] waits for who is giving it, so that a descriptor that was closed is never
+//! written to.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::sync::Mutex;
 
@@ -21,6 +23,9 @@ pub(super) trait Signal {
 
 /// Memory for more than so many is not kept while it is empty.
 const KEPT: usize = 4096;
+
+/// Between two looks whether the signal is still being given.
+const CLOSING_PAUSE: Duration = Duration::from_micros(20);
 
 pub(super) struct Shelf<T, S>(Mutex<State<T, S>>);
 
@@ -61,7 +66,6 @@ impl<T, S: Signal> Shelf<T, S> {
 
     /// Hands over, oldest first, until `each` has said true `max` times. Returns how often it did.
     pub(super) fn take(&self, max: usize, mut each: impl FnMut(T) -> bool) -> usize {
-        // No lock is held while `each` runs, which is the host's code.
         let mut hand = Hand { shelf: self, things: VecDeque::new() };
         {
             let mut state = self.0.lock();
@@ -74,24 +78,16 @@ impl<T, S: Signal> Shelf<T, S> {
             }
         }
         let mut taken = 0;
-        while let Some(thing) = hand.things.pop_front() {
-            taken += usize::from(each(thing));
-        }
-        drop(hand);
         while taken < max {
-            let Some(thing) = self.0.lock().ready.pop_front() else { return taken };
+            // No lock is held while `each` runs, which is the host's code.
+            let next = hand.things.pop_front().or_else(|| self.0.lock().ready.pop_front());
+            let Some(thing) = next else { break };
             taken += usize::from(each(thing));
-        }
-        let state = self.0.lock();
-        let signal = if state.ready.is_empty() { None } else { state.signal.clone() };
-        drop(state);
-        if let Some(signal) = signal {
-            signal.signal();
         }
         taken
     }
 
-    /// What could not be handed over, and the memory it lay in.
+    /// What was not handed over, and the memory it lay in. What remains is signalled.
     fn put_back(&self, mut things: VecDeque<T>) {
         let mut state = self.0.lock();
         if state.signal.is_none() {
@@ -99,27 +95,41 @@ impl<T, S: Signal> Shelf<T, S> {
             drop(state);
             return;
         }
-        let signal = if things.is_empty() { None } else { state.signal.clone() };
         if !things.is_empty() {
             things.append(&mut state.ready);
             state.ready = things;
-        } else if things.capacity() <= KEPT {
+        } else if (1..=KEPT).contains(&things.capacity()) {
             state.spare = things;
         }
+        let signal = if state.ready.is_empty() { None } else { state.signal.clone() };
         drop(state);
         if let Some(signal) = signal {
             signal.signal();
         }
     }
 
-    /// The end: everything that waits, and the signal.
-    pub(super) fn close(&self) -> (VecDeque<T>, Option<Arc<S>>) {
-        let mut state = self.0.lock();
-        (std::mem::take(&mut state.ready), state.signal.take())
+    /// The end: everything that waits, and the signal, which nobody gives any more.
+    pub(super) fn close(&self) -> (VecDeque<T>, Option<S>) {
+        let (ready, signal) = {
+            let mut state = self.0.lock();
+            (std::mem::take(&mut state.ready), state.signal.take())
+        };
+        let signal = signal.map(|mut signal| {
+            loop {
+                match Arc::try_unwrap(signal) {
+                    Ok(signal) => return signal,
+                    // Being given at this moment.
+                    Err(given) => signal = given,
+                }
+                // Not a yield: who gives it may run at a lower priority.
+                std::thread::sleep(CLOSING_PAUSE);
+            }
+        });
+        (ready, signal)
     }
 }
 
-/// What was taken off the shelf together. Should the host's code panic, the rest goes back.
+/// What was taken off the shelf together. However the taking ends, what is left goes back, and is signalled.
 struct Hand<'a, T, S: Signal> {
     shelf: &'a Shelf<T, S>,
     things: VecDeque<T>,
@@ -127,8 +137,6 @@ struct Hand<'a, T, S: Signal> {
 
 impl<T, S: Signal> Drop for Hand<'_, T, S> {
     fn drop(&mut self) {
-        if self.things.capacity() > 0 {
-            self.shelf.put_back(std::mem::take(&mut self.things));
-        }
+        self.shelf.put_back(std::mem::take(&mut self.things));
     }
 }

@@ -257,37 +257,29 @@ fn refused(label: &str, peer: &str, error: &io::Error, limit: Duration) -> Failu
     )
 }
 
-impl Io for TcpStream {
-    fn look(&self) -> Look {
-        peek(&SockRef::from(self))
-    }
+/// The same for both kinds of sockets, whose methods are no trait's.
+macro_rules! io_of_a_socket {
+    ($stream:ty) => {
+        impl Io for $stream {
+            fn look(&self) -> Look {
+                peek(&SockRef::from(self))
+            }
 
-    fn read_now(&mut self, buf: &mut ReadBuf<'_>) -> Option<io::Result<()>> {
-        let mut read = false;
-        let tried = self.try_io(Interest::READABLE, || read_once(&SockRef::from(&*self), buf, &mut read));
-        read_or(read, tried)
-    }
+            fn read_now(&mut self, buf: &mut ReadBuf<'_>) -> Option<io::Result<()>> {
+                let mut read = false;
+                let tried =
+                    self.try_io(Interest::READABLE, || read_once(&SockRef::from(&*self), buf, &mut read));
+                if read { Some(Ok(())) } else { unless_blocked(tried) }
+            }
 
-    fn write_now(&mut self, bytes: &[u8]) -> Option<io::Result<usize>> {
-        unless_blocked(self.try_write(bytes))
-    }
+            fn write_now(&mut self, bytes: &[u8]) -> Option<io::Result<usize>> {
+                unless_blocked(self.try_write(bytes))
+            }
+        }
+    };
 }
-
-impl Io for UnixStream {
-    fn look(&self) -> Look {
-        peek(&SockRef::from(self))
-    }
-
-    fn read_now(&mut self, buf: &mut ReadBuf<'_>) -> Option<io::Result<()>> {
-        let mut read = false;
-        let tried = self.try_io(Interest::READABLE, || read_once(&SockRef::from(&*self), buf, &mut read));
-        read_or(read, tried)
-    }
-
-    fn write_now(&mut self, bytes: &[u8]) -> Option<io::Result<usize>> {
-        unless_blocked(self.try_write(bytes))
-    }
-}
+io_of_a_socket!(TcpStream);
+io_of_a_socket!(UnixStream);
 
 /// A read within `try_io`, which asks the system only if the reactor has heard of something. A short one shows that there
 /// is no more, as tokio's own `poll_read` has it: said by `WouldBlock`, or the next look would cost a system call.
@@ -297,10 +289,6 @@ fn read_once(socket: &SockRef<'_>, buf: &mut ReadBuf<'_>, read: &mut bool) -> io
     *read = true;
     buf.advance(count);
     if (1..room_len).contains(&count) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-}
-
-fn read_or(read: bool, tried: io::Result<()>) -> Option<io::Result<()>> {
-    if read { Some(Ok(())) } else { unless_blocked(tried) }
 }
 
 fn unless_blocked<T>(tried: io::Result<T>) -> Option<io::Result<T>> {

@@ -47,8 +47,7 @@ async fn with_company(
     share: Instant,
     others: &[usize],
 ) -> (Outcome, Option<usize>) {
-    // Not the step's clock: what wakes us is a timer of the runtime, which may be ahead of that.
-    let mut due = Instant::now() + after;
+    let mut due = clock::now() + after;
     let other = loop {
         if let Ok(outcome) = timeout_at(due, first.as_mut()).await {
             return (outcome, None);
@@ -56,7 +55,7 @@ async fn with_company(
         // In line it waits for us and not for the backend; and what it is asking now may be a second address.
         let since = means.asking.alone_since();
         match since.map(|since| since + after) {
-            Some(later) if later > Instant::now() => due = later,
+            Some(later) if later > clock::now() => due = later,
             Some(_) => match company(means, endpoint, others) {
                 Some(other) => break other,
                 None => return (first.await, None),
