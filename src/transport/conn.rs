@@ -135,7 +135,7 @@ impl Conn {
 }
 
 /// Reads a byte if one is there: nobody asked for it.
-fn probe(io: &mut dyn Io) -> Look {
+pub(super) fn probe(io: &mut dyn Io) -> Look {
     let mut byte = [0];
     let mut buf = ReadBuf::new(&mut byte);
     match io.read_now(&mut buf) {

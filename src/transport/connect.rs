@@ -7,7 +7,8 @@
 
 mod race;
 
-use std::io::{self, Read};
+use std::cell::OnceCell;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::rc::Rc;
@@ -15,8 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use socket2::{Domain, SockRef, Socket, Type};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use socket2::{Domain, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -24,7 +25,8 @@ use tokio_rustls::client::TlsStream;
 
 use race::{interleave, race};
 
-use super::dial::{Dial, Dialing, Io, Link, Look, Watch};
+use super::dial::{Dial, Dialing, Io, Link, Watch};
+use super::reactor::{Plain, Reactor};
 use super::records::Records;
 use super::{Among, Failure, Shared, Stage, tls};
 use crate::config::{Address, BackendUrl, HttpVersion, Scheme};
@@ -35,22 +37,26 @@ const BACKLOG_DELAY: Duration = Duration::from_millis(5);
 
 pub(super) struct Connector {
     shared: Arc<Shared>,
+    /// Of the plain ones, once there is one.
+    reactor: Rc<OnceCell<Rc<Reactor>>>,
 }
 
 impl Connector {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+        Self { shared, reactor: Rc::default() }
     }
 }
 
 impl Dial for Connector {
     fn dial(&self, endpoint: usize, among: Among, watch: Rc<Watch>) -> Dialing {
-        let shared = Arc::clone(&self.shared);
+        let (shared, reactor) = (Arc::clone(&self.shared), Rc::clone(&self.reactor));
         Box::pin(async move {
             let url = &shared.settings.backends[endpoint];
             match &url.address {
-                Address::Tcp { host, port } => tcp(&shared, endpoint, (host, *port), &among, &watch).await,
-                Address::Unix(path) => unix(&shared, url, path, &watch).await,
+                Address::Tcp { host, port } => {
+                    tcp(&shared, &reactor, endpoint, (host, *port), &among, &watch).await
+                }
+                Address::Unix(path) => unix(&shared, &reactor, url, path, &watch).await,
             }
         })
     }
@@ -65,6 +71,7 @@ impl Dial for Connector {
 
 async fn tcp(
     shared: &Shared,
+    reactor: &OnceCell<Rc<Reactor>>,
     endpoint: usize,
     (host, port): (&str, u16),
     among: &Among,
@@ -116,12 +123,21 @@ async fn tcp(
         Link { io, peer: peer.to_string(), address, tls: Some(tls), http2 }
     } else {
         let http2 = shared.settings.http_version == HttpVersion::H2c;
-        Link { io: Box::new(stream), peer: peer.to_string(), address, tls: None, http2 }
+        let plain = stream.into_std().and_then(|stream| plain(reactor, stream.into()));
+        let plain = plain.map_err(|error| refused(&label, &peer.to_string(), &error, limit))?;
+        Link { io: Box::new(plain), peer: peer.to_string(), address, tls: None, http2 }
     };
     if let (Some(name), Some(names)) = (name, &shared.names) {
         names.worked(name, peer.ip());
     }
     Ok(link)
+}
+
+fn plain(reactor: &OnceCell<Rc<Reactor>>, socket: Socket) -> io::Result<Plain> {
+    if reactor.get().is_none() {
+        let _ = reactor.set(Reactor::new()?);
+    }
+    reactor.get().expect("it was made just now").add(socket)
 }
 
 async fn open(address: SocketAddr) -> io::Result<TcpStream> {
@@ -137,7 +153,13 @@ fn reaches_itself(stream: &TcpStream) -> bool {
     matches!((stream.local_addr(), stream.peer_addr()), (Ok(local), Ok(peer)) if local == peer)
 }
 
-async fn unix(shared: &Shared, url: &BackendUrl, path: &Path, watch: &Watch) -> Result<Link, Failure> {
+async fn unix(
+    shared: &Shared,
+    reactor: &OnceCell<Rc<Reactor>>,
+    url: &BackendUrl,
+    path: &Path,
+    watch: &Watch,
+) -> Result<Link, Failure> {
     watch.enter(Stage::Connecting);
     let limit = shared.settings.connect_timeout;
     let label = url.label();
@@ -156,7 +178,9 @@ async fn unix(shared: &Shared, url: &BackendUrl, path: &Path, watch: &Watch) -> 
         }
     }
     let http2 = shared.settings.http_version == HttpVersion::H2c;
-    Ok(Link { io: Box::new(stream), peer, address: None, tls: None, http2 })
+    let plain = stream.into_std().and_then(|stream| plain(reactor, stream.into()));
+    let plain = plain.map_err(|error| refused(&label, &peer, &error, limit))?;
+    Ok(Link { io: Box::new(plain), peer, address: None, tls: None, http2 })
 }
 
 /// A full backlog is no failure yet. TCP waits for room by itself; here the system only says that there is none.
@@ -255,58 +279,6 @@ fn refused(label: &str, peer: &str, error: &io::Error, limit: Duration) -> Failu
             _ => format!("no connection to {label} ({peer}): {error}"),
         },
     )
-}
-
-/// The same for both kinds of sockets, whose methods are no trait's.
-macro_rules! io_of_a_socket {
-    ($stream:ty) => {
-        impl Io for $stream {
-            fn look(&self) -> Look {
-                peek(&SockRef::from(self))
-            }
-
-            fn read_now(&mut self, buf: &mut ReadBuf<'_>) -> Option<io::Result<()>> {
-                let mut read = false;
-                let tried =
-                    self.try_io(Interest::READABLE, || read_once(&SockRef::from(&*self), buf, &mut read));
-                if read { Some(Ok(())) } else { unless_blocked(tried) }
-            }
-
-            fn write_now(&mut self, bytes: &[u8]) -> Option<io::Result<usize>> {
-                unless_blocked(self.try_write(bytes))
-            }
-        }
-    };
-}
-io_of_a_socket!(TcpStream);
-io_of_a_socket!(UnixStream);
-
-/// A read within `try_io`, which asks the system only if the reactor has heard of something. A short one shows that there
-/// is no more, as tokio's own `poll_read` has it: said by `WouldBlock`, or the next look would cost a system call.
-fn read_once(socket: &SockRef<'_>, buf: &mut ReadBuf<'_>, read: &mut bool) -> io::Result<()> {
-    let room = buf.initialize_unfilled();
-    let (room_len, count) = (room.len(), (&**socket).read(room)?);
-    *read = true;
-    buf.advance(count);
-    if (1..room_len).contains(&count) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-}
-
-fn unless_blocked<T>(tried: io::Result<T>) -> Option<io::Result<T>> {
-    match tried {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-        tried => Some(tried),
-    }
-}
-
-/// The socket does not block, so neither does this.
-fn peek(socket: &SockRef<'_>) -> Look {
-    let mut byte = [std::mem::MaybeUninit::uninit()];
-    match socket.peek(&mut byte) {
-        Ok(0) => Look::Closed,
-        Ok(_) => Look::Surplus,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Look::Nothing,
-        Err(_) => Look::Closed,
-    }
 }
 
 #[cfg(test)]

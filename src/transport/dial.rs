@@ -56,11 +56,20 @@ pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + 'static {
         }
     }
 
-    /// Writes what can be written as far as this process knows, and asks for no wake-up. `None`: that is for `poll_write`.
-    fn write_now(&mut self, bytes: &[u8]) -> Option<io::Result<usize>> {
-        let _ = bytes;
+    /// Where others may write to it for whoever uses it. `None`: only who has it can.
+    fn outlet(&self) -> Option<Rc<dyn Outlet>> {
         None
     }
+}
+
+/// The way out of a connection, for whoever writes to it in the place of who uses it.
+pub(crate) trait Outlet {
+    /// Writes what can be written to a connection that should be silent, and asks for no wake-up. `None`: nothing can, or the
+    /// connection is not silent.
+    fn write_now(&self, bytes: &[u8]) -> Option<io::Result<usize>>;
+
+    /// Wakes whoever waits for something to read on it.
+    fn wake(&self);
 }
 
 /// What waits on a connection that should be silent.

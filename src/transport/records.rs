@@ -7,11 +7,13 @@ use std::io::{self, Read};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::dial::{Io, Look};
+use super::reactor::peek;
 
 pub(super) struct Records {
     stream: TlsStream<TcpStream>,
@@ -70,7 +72,7 @@ impl AsyncWrite for Records {
 
 impl Io for Records {
     fn look(&self) -> Look {
-        match self.stream.get_ref().0.look() {
+        match peek(&SockRef::from(self.stream.get_ref().0)) {
             // A record: a session ticket, an alert, or data.
             Look::Surplus => Look::Unknown,
             other => other,

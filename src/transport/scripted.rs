@@ -107,7 +107,7 @@ impl Dial for Scripted {
             theirs.write_all(greeting).await.unwrap();
             let _ = peers.send(Peer(theirs));
             let (peer, address) = ("peer".to_owned(), Some(address));
-            Ok(Link { io: Box::new(Counted(ours, writes)), peer, address, tls: None, http2 })
+            Ok(Link { io: Box::new(Counted::new(ours, writes)), peer, address, tls: None, http2 })
         })
     }
 

@@ -8,6 +8,7 @@ mod network;
 mod pipelining;
 mod pooling;
 mod replies;
+mod sending;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

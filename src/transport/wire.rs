@@ -1,18 +1,18 @@
 //! The HTTP/1.1 lane of our own: over any stream (TCP, Unix socket, TLS), one write and one read a check.
 //!
-//! No task of its own: the exchange itself writes and reads. The request is put together in a buffer that all
-//! connections of the thread share, and goes out in one write; what does not fit is kept by its exchange. The reply is
+//! No task of its own: the exchange itself writes and reads. The request goes out in one write, and on a plain socket right
+//! behind those of other exchanges (`send_queue.rs`); what does not fit is kept by its exchange. The reply is
 //! read into a shared buffer and understood where it lies (`reply.rs`); if it does not come as a whole, the parts go
 //! through `head.rs`. Only the end of the body is looked for (`framing.rs`), nothing of it is kept unless
 //! `verdict.body` wants it. In steady state nothing is allocated.
 //!
 //! Strict: a reply that breaks a rule is no reply, and its connection is closed. Bytes that nobody asked for are found
-//! before a request goes out ([`Conn::glance`]: by the pool for what was idle, here for what is new or was handed on),
-//! and behind a reply when that is read; either way the connection is closed. A reply that begins before the whole request
-//! was sent is read for its status line only ([`Fault::EARLY`]). Race window: bytes that come after that
-//! look and before the reply cannot be told from an early answer. For a plain connection that was idle for less than a
-//! millisecond the look is as old as the last time this thread waited; a peer that can aim at that can answer the
-//! request as well.
+//! before a request goes out ([`Conn::glance`]: by the pool for what was idle, here for what is new or was handed on; and, as
+//! far as this thread has heard of them, once more when it is sent), and behind a reply when that is read; either way the
+//! connection is closed. A reply that begins before the whole request was sent is read for its status line only
+//! ([`Fault::EARLY`]). Race window: bytes that come after that look and before the reply cannot be told from an early
+//! answer. For a plain connection that was idle for less than a millisecond the look is as old as the last time this thread
+//! waited; a peer that can aim at that can answer the request as well.
 //!
 //! [`Conn::glance`]: super::conn::Conn::glance
 
@@ -21,6 +21,7 @@ mod framing;
 mod held;
 pub(super) mod pipe;
 mod reply;
+mod send_queue;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -38,9 +39,10 @@ use fit::is_fit;
 use framing::{BadChunk, Framing};
 use held::Spares;
 use reply::{Section, parse};
+use send_queue::{Posted, Returned, SendQueue, Sent};
 
 use super::body::{Body, BodyError, DRAIN_BYTES, DRAIN_TIME};
-use super::conn::{Conn, Ending, Fault, Speech};
+use super::conn::{Conn, Ending, Fault, Speech, probe};
 use super::dial::{Io, Link, Look};
 use super::head::{Fed, HeadReader, MAX_HEAD};
 use super::pool::{Lease, Place};
@@ -54,18 +56,20 @@ pub(super) struct Stream {
     _place: Place,
 }
 
-/// The buffers that the connections of a thread share. Each is used from beginning to end within one poll.
+/// What the connections of a thread share.
 pub(super) struct Desk {
+    /// This and the next are used from beginning to end within one poll.
     request: RefCell<Vec<u8>>,
     reply: RefCell<Box<[u8]>>,
     /// For what waits on pipes.
     spares: Spares,
+    sends: SendQueue,
 }
 
 impl Default for Desk {
     fn default() -> Self {
         let reply = RefCell::new(vec![0; 2 * MAX_HEAD].into());
-        Self { request: RefCell::default(), reply, spares: Spares::default() }
+        Self { request: RefCell::default(), reply, spares: Spares::default(), sends: SendQueue::default() }
     }
 }
 
@@ -137,6 +141,7 @@ pub(super) async fn exchange<T>(
     lease.ask();
     let outcome = poll_fn(|cx| {
         let stream = &mut *stream(&mut lease).io;
+        talk.hear();
         talk.awaits = talk.is_sent();
         if !talk.awaits {
             ready!(talk.send(cx, stream, &desk, head, progress))?;
@@ -178,6 +183,10 @@ struct Talk {
 
 enum Sending {
     Begin,
+    /// It goes out with others.
+    Posted(Posted),
+    /// It was to, and the system did not take all of it.
+    Returned(Returned),
     /// So much of these is sent.
     Rest(Vec<u8>, usize),
     Flushing,
@@ -209,26 +218,42 @@ impl Talk {
         matches!(self.sending, Sending::Done | Sending::Refused(_))
     }
 
-    /// Ready as soon as a reply may come: something was sent.
+    /// Whether what was posted has gone out by now.
+    fn hear(&mut self) {
+        if let Sending::Posted(posted) = &self.sending {
+            match posted.outcome() {
+                Sent::Not => {}
+                Sent::Whole => (self.written, self.sending) = (true, Sending::Done),
+                Sent::Returned(returned) => self.sending = Sending::Returned(returned),
+            }
+        }
+    }
+
+    /// Ready as soon as a reply may come: something was sent, or is about to be.
     fn send(
         &mut self,
         cx: &mut Context<'_>,
         io: &mut dyn Io,
-        desk: &Desk,
+        desk: &Rc<Desk>,
         head: &dyn RequestHead,
-        progress: &Progress,
+        progress: &Rc<Progress>,
     ) -> Poll<Result<(), Trouble>> {
         loop {
-            let polled = match &self.sending {
-                Sending::Done | Sending::Refused(_) => return Poll::Ready(Ok(())),
+            let polled = match &mut self.sending {
+                Sending::Posted(_) | Sending::Done | Sending::Refused(_) => return Poll::Ready(Ok(())),
                 Sending::Flushing => Pin::new(&mut *io).poll_flush(cx).map_ok(|()| None),
                 Sending::Begin => {
+                    if let Some(outlet) = io.outlet() {
+                        let write = |out: &mut Vec<u8>| write_request(head, out);
+                        let posted = Posted::new(desk, outlet, progress, write);
+                        self.sending = Sending::Posted(posted.map_err(Trouble::Unfit)?);
+                        self.hear();
+                        continue;
+                    }
                     let request = &mut *desk.request.borrow_mut();
+                    request.clear();
                     write_request(head, request).map_err(Trouble::Unfit)?;
-                    let polled = match io.write_now(request) {
-                        Some(written) => Poll::Ready(written),
-                        None => Pin::new(&mut *io).poll_write(cx, request),
-                    };
+                    let polled = Pin::new(&mut *io).poll_write(cx, request);
                     let sent = if let Poll::Ready(Ok(sent)) = polled { sent } else { 0 };
                     if let Some(trace) = &progress.trace {
                         trace.borrow_mut().sent.extend_from_slice(request);
@@ -239,10 +264,25 @@ impl Talk {
                     };
                     polled.map_ok(Some)
                 }
+                Sending::Returned(Returned { request, written }) => {
+                    let (request, written) = (std::mem::take(request), written.take());
+                    let sent = if let Some(Ok(sent)) = written { sent } else { 0 };
+                    self.sending = Sending::Rest(request, sent);
+                    let Some(written) = written else {
+                        // There was no room, or something had come by then.
+                        let fault = match probe(io) {
+                            Look::Nothing | Look::Unknown => continue,
+                            Look::Surplus => Some(Fault::Surplus),
+                            Look::Closed => None,
+                        };
+                        return Poll::Ready(Err(Trouble::Ended(self.ending(fault))));
+                    };
+                    Poll::Ready(written.map(Some))
+                }
                 Sending::Rest(request, sent) => {
                     let polled = Pin::new(&mut *io).poll_write(cx, &request[*sent..]);
                     if let Poll::Ready(Ok(more)) = polled {
-                        let all = sent + more == request.len();
+                        let all = *sent + more == request.len();
                         match &mut self.sending {
                             Sending::Rest(_, sent) if !all => *sent += more,
                             sending => *sending = Sending::Flushing,
@@ -297,6 +337,10 @@ impl Talk {
             };
             self.received += bytes.len() as u64;
             self.early |= !matches!(self.sending, Sending::Done);
+            // Of a request that has not gone out yet nobody knows.
+            if matches!(self.sending, Sending::Posted(_)) {
+                return Poll::Ready(Err(Trouble::Ended(self.ending(Some(Fault::Surplus)))));
+            }
             progress.enter(Stage::Replying);
             if let Some(trace) = &progress.trace {
                 trace.borrow_mut().received.extend_from_slice(bytes);
@@ -358,12 +402,13 @@ impl Talk {
     }
 }
 
-/// The whole head, `GET` to the empty line, in the place of what was there.
+/// Appends the whole head, `GET` to the empty line.
 fn write_request(head: &dyn RequestHead, out: &mut Vec<u8>) -> Result<(), Failure> {
-    out.clear();
-    let written = head.write_http1(out);
+    let begin = out.len();
+    let mut written = head.write_http1(out);
+    written.target_end -= begin;
     let unfit = || Failure::new(Cause::Internal, "the request has a byte that no request may have");
-    is_fit(out, written).then_some(()).ok_or_else(unfit)
+    is_fit(&out[begin..], written).then_some(()).ok_or_else(unfit)
 }
 
 /// At most one byte more than `most`: that there is more has to be known.

@@ -14,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 
 /// A transport over the real connector.
-fn real(set: &[(&str, &str)]) -> Result<(Rc<Transport>, Arc<[PoolGauges]>), String> {
+pub(super) fn real(set: &[(&str, &str)]) -> Result<(Rc<Transport>, Arc<[PoolGauges]>), String> {
     let mut config = Config::new();
     config.set("default_action", "deny").unwrap();
     for (key, value) in set {

@@ -429,6 +429,7 @@ impl Seat {
 
     fn join(self, head: &dyn RequestHead, progress: &Rc<Progress>) -> Result<Tail, Broken> {
         let mut request = self.pipe.pool.desk.spares.take();
+        request.clear();
         write_request(head, &mut request)?;
         let slot = Rc::new(Slot {
             progress: Rc::clone(progress),
