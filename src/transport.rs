@@ -45,6 +45,8 @@ pub(crate) use dial::Dial;
 pub(crate) use dial::{Dialing, Io, Link, Look, Watch};
 pub(crate) use gauges::{Gauge, PoolGauges, gauges, of_endpoint};
 pub(crate) use head::is_named;
+#[cfg(test)]
+pub(crate) use scripted::Counted;
 #[cfg(feature = "steps")]
 pub(crate) use wire::read_section;
 
@@ -99,6 +101,8 @@ pub(crate) struct Progress {
     pub(crate) apart: bool,
     /// When it was given a connection that it had to wait for.
     pub(crate) lent: Cell<Option<Instant>>,
+    /// Nobody wants to know any more: what was not sent is not sent.
+    pub(crate) given_up: Cell<bool>,
     /// Bytes and times for `alta-auth check`; None: not recorded.
     pub(crate) trace: Option<RefCell<Trace>>,
 }
@@ -415,6 +419,14 @@ impl Progress {
         if address.is_some() && self.among.takes(address) {
             self.address.set(address);
         }
+    }
+
+    /// The first byte of the request was handed to the system.
+    fn send(&self, request: &[u8]) {
+        if let Some(trace) = &self.trace {
+            trace.borrow_mut().sent.extend_from_slice(request);
+        }
+        self.enter(Stage::Written);
     }
 
     /// Moves on to `stage`; never back.

@@ -259,6 +259,7 @@ impl Shard {
             }
             flights.remove(id)
         };
+        flight.asking.give_up();
         if let Some(hand) = flight.hand {
             hand.drop_flight();
         }

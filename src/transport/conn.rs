@@ -13,10 +13,6 @@ use super::dial::{Io, Link, Look};
 use super::{Broken, Failure, Progress, h1, wire};
 use crate::decision::Cause;
 
-/// Idle for less than this, a connection is only asked for what its runtime has been told by the system, which costs no
-/// system call: that is as old as the last time the thread waited. Idle for longer, the socket itself is asked.
-const FRESH: Duration = Duration::from_millis(1);
-
 pub(super) struct Conn {
     pub(super) speech: Speech,
     /// When it is too old to be used again: the pool says.
@@ -75,14 +71,15 @@ impl Conn {
         }
     }
 
-    /// What waits to be read on a connection that should be silent, and was so `idle` ago. `Unknown`: when this thread's
-    /// reactor has run, [`Conn::is_silent`] can tell.
-    pub(super) fn glance(&mut self, idle: Duration) -> Look {
+    /// What waits to be read on a connection that should be silent. `asked_later`: what is sent on it is sent after a look at
+    /// all of them (`wire/send_queue.rs`), so that this needs no system call. `Unknown`: when this thread's reactor has run,
+    /// [`Conn::is_silent`] can tell.
+    pub(super) fn glance(&mut self, asked_later: bool) -> Look {
         match &mut self.speech {
             Speech::Hyper(speaker) => speaker.wire.look(),
             // First what is in this process already: records of TLS that came together with the reply.
             Speech::Wire(stream) => match probe(&mut *stream.io) {
-                Look::Nothing if idle < FRESH && self.tls.is_none() => Look::Nothing,
+                Look::Nothing if asked_later && self.tls.is_none() => Look::Nothing,
                 Look::Nothing => stream.io.look(),
                 known => known,
             },

@@ -57,19 +57,22 @@ pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + 'static {
     }
 
     /// Where others may write to it for whoever uses it. `None`: only who has it can.
-    fn outlet(&self) -> Option<Rc<dyn Outlet>> {
+    fn write_half(&self) -> Option<Rc<dyn WriteHalf>> {
         None
     }
 }
 
 /// The way out of a connection, for whoever writes to it in the place of who uses it.
-pub(crate) trait Outlet {
+pub(crate) trait WriteHalf {
     /// Writes what can be written to a connection that should be silent, and asks for no wake-up. `None`: nothing can, or the
     /// connection is not silent.
     fn write_now(&self, bytes: &[u8]) -> Option<io::Result<usize>>;
 
     /// Wakes whoever waits for something to read on it.
     fn wake(&self);
+
+    /// Asks the system what has come on all connections that it knows of together with this one.
+    fn look_around(&self) {}
 }
 
 /// What waits on a connection that should be silent.

@@ -245,7 +245,7 @@ impl Pool {
                 conn.hang_up();
                 continue;
             }
-            match conn.glance(since) {
+            match conn.glance(self.limits.pipeline == 1) {
                 Look::Nothing => return Some(Lease::new(self.rc(), conn)),
                 Look::Unknown => {
                     // What there is is read before this task runs again, or can be.

@@ -5,6 +5,11 @@
 
 mod counted;
 
+#[cfg(test)]
+pub(crate) use counted::Counted;
+#[cfg(not(test))]
+use counted::Counted;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -21,7 +26,6 @@ use tokio::time::sleep;
 use super::dial::{Dial, Dialing, Link, Watch};
 use super::{Among, Body, Failure, PoolGauges, Progress, ReplyHead, RequestHead, Stage, Transport};
 use crate::config::{Config, HttpVersion};
-use counted::Counted;
 
 /// A request by its target.
 pub(super) struct Ask(pub(super) &'static str);

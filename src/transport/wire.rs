@@ -7,12 +7,11 @@
 //! `verdict.body` wants it. In steady state nothing is allocated.
 //!
 //! Strict: a reply that breaks a rule is no reply, and its connection is closed. Bytes that nobody asked for are found
-//! before a request goes out ([`Conn::glance`]: by the pool for what was idle, here for what is new or was handed on; and, as
-//! far as this thread has heard of them, once more when it is sent), and behind a reply when that is read; either way the
-//! connection is closed. A reply that begins before the whole request was sent is read for its status line only
+//! before a request goes out ([`Conn::glance`]: by the pool for what was idle, here for what is new or was handed on; on plain
+//! sockets once more when it is sent), and behind a reply when that is read; either way the connection is closed. A reply that begins before the whole request was sent is read for its status line only
 //! ([`Fault::EARLY`]). Race window: bytes that come after that look and before the reply cannot be told from an early
-//! answer. For a plain connection that was idle for less than a millisecond the look is as old as the last time this thread
-//! waited; a peer that can aim at that can answer the request as well.
+//! answer. A plain connection that was idle is looked at together with all others before the requests go out that were ready
+//! at the same time, 64 at most; a peer that can aim between the two can answer the request as well.
 //!
 //! [`Conn::glance`]: super::conn::Conn::glance
 
@@ -80,11 +79,11 @@ pub(super) fn establish(link: Link, place: Place, max_age: Duration) -> Box<Conn
 
 /// What waits on a connection that should be silent.
 async fn looked_at(lease: &mut Lease) -> Look {
-    match lease.conn_mut().glance(Duration::MAX) {
+    match lease.conn_mut().glance(false) {
         Look::Unknown => {
             // What there is can be read when this task runs again.
             yield_now().await;
-            match lease.conn_mut().glance(Duration::MAX) {
+            match lease.conn_mut().glance(false) {
                 Look::Unknown => Look::Nothing,
                 known => known,
             }
@@ -143,6 +142,13 @@ pub(super) async fn exchange<T>(
         let stream = &mut *stream(&mut lease).io;
         talk.hear();
         talk.awaits = talk.is_sent();
+        if talk.is_cut() {
+            // What has come by now came before the rest is sent.
+            let heard = talk.receive(cx, stream, &desk, progress, most, &read);
+            if heard.is_ready() {
+                return heard;
+            }
+        }
         if !talk.awaits {
             ready!(talk.send(cx, stream, &desk, head, progress))?;
         }
@@ -218,6 +224,11 @@ impl Talk {
         matches!(self.sending, Sending::Done | Sending::Refused(_))
     }
 
+    /// Something of it was to be sent, and not all of it was.
+    fn is_cut(&self) -> bool {
+        matches!(self.sending, Sending::Returned(_) | Sending::Rest(..))
+    }
+
     /// Whether what was posted has gone out by now.
     fn hear(&mut self) {
         if let Sending::Posted(posted) = &self.sending {
@@ -243,9 +254,9 @@ impl Talk {
                 Sending::Posted(_) | Sending::Done | Sending::Refused(_) => return Poll::Ready(Ok(())),
                 Sending::Flushing => Pin::new(&mut *io).poll_flush(cx).map_ok(|()| None),
                 Sending::Begin => {
-                    if let Some(outlet) = io.outlet() {
+                    if let Some(writer) = io.write_half() {
                         let write = |out: &mut Vec<u8>| write_request(head, out);
-                        let posted = Posted::new(desk, outlet, progress, write);
+                        let posted = Posted::new(desk, writer, progress, write);
                         self.sending = Sending::Posted(posted.map_err(Trouble::Unfit)?);
                         self.hear();
                         continue;
@@ -255,8 +266,8 @@ impl Talk {
                     write_request(head, request).map_err(Trouble::Unfit)?;
                     let polled = Pin::new(&mut *io).poll_write(cx, request);
                     let sent = if let Poll::Ready(Ok(sent)) = polled { sent } else { 0 };
-                    if let Some(trace) = &progress.trace {
-                        trace.borrow_mut().sent.extend_from_slice(request);
+                    if sent > 0 {
+                        progress.send(request);
                     }
                     self.sending = match sent == request.len() {
                         true => Sending::Flushing,
@@ -282,6 +293,9 @@ impl Talk {
                 Sending::Rest(request, sent) => {
                     let polled = Pin::new(&mut *io).poll_write(cx, &request[*sent..]);
                     if let Poll::Ready(Ok(more)) = polled {
+                        if *sent == 0 && more > 0 {
+                            progress.send(request);
+                        }
                         let all = *sent + more == request.len();
                         match &mut self.sending {
                             Sending::Rest(_, sent) if !all => *sent += more,
@@ -294,10 +308,7 @@ impl Talk {
             match polled {
                 Poll::Ready(Ok(None)) => self.sending = Sending::Done,
                 Poll::Ready(Ok(Some(0))) => return Poll::Ready(Err(Trouble::Ended(self.ending(None)))),
-                Poll::Ready(Ok(_)) => {
-                    self.written = true;
-                    progress.enter(Stage::Written);
-                }
+                Poll::Ready(Ok(_)) => self.written = true,
                 Poll::Ready(Err(error)) if self.written => self.sending = Sending::Refused(error.to_string()),
                 Poll::Ready(Err(error)) => {
                     return Poll::Ready(Err(Trouble::Ended(self.ending(Fault::of_tls(&error)))));
@@ -337,14 +348,14 @@ impl Talk {
             };
             self.received += bytes.len() as u64;
             self.early |= !matches!(self.sending, Sending::Done);
-            // Of a request that has not gone out yet nobody knows.
-            if matches!(self.sending, Sending::Posted(_)) {
-                return Poll::Ready(Err(Trouble::Ended(self.ending(Some(Fault::Surplus)))));
-            }
-            progress.enter(Stage::Replying);
             if let Some(trace) = &progress.trace {
                 trace.borrow_mut().received.extend_from_slice(bytes);
             }
+            // Of a request that has not gone out yet nobody knows.
+            if self.early && progress.stage.get() < Stage::Written {
+                return Poll::Ready(Err(Trouble::Ended(self.ending(Some(Fault::Surplus)))));
+            }
+            progress.enter(Stage::Replying);
             let Some((section, made, body)) = self.understand(bytes, progress, &read)? else { continue };
             progress.status_line.set(Some(section.status));
             if self.early {

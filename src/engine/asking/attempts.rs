@@ -78,6 +78,11 @@ impl Asking {
         self.attempts.borrow().iter().any(|attempt| attempt.progress.stage.get() >= Stage::Written)
     }
 
+    /// Nobody waits for it, and it is about to be dropped: what has not been sent yet is not to be.
+    pub(crate) fn give_up(&self) {
+        self.attempts.borrow().iter().for_each(|attempt| attempt.progress.given_up.set(true));
+    }
+
     pub(super) fn begin(&self, endpoint: usize, among: Among) -> UnderWay<'_> {
         let trace = self.past.is_some().then(RefCell::default);
         // The second of two is there because the first waits: never behind it on its connection.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
+use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use super::support::{ALLOW, Bench, DENY, Defect, Peer, Surroundings, check, with_shard, with_shard_in};
@@ -96,6 +97,24 @@ async fn an_unwritten_exchange_that_nobody_waits_for_is_dropped() {
         bench.settle().await;
         assert!(bench.cancel(waits));
         bench.decided(0).await;
+        sleep(DELAY * 3).await;
+        assert_eq!(bench.peer.requests(), 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_is_cancelled_when_its_request_is_ready_and_not_sent_asks_nothing() {
+    with_shard(&[], slow(DELAY), |bench| async move {
+        bench.submit(&check("leaves a connection", ""), 0);
+        bench.decided(0).await;
+        let ticket = bench.submit(&check("is cancelled", ""), 1);
+        // In line behind the shard, which takes the check in, and before the exchange that it begins. So the shard hears of
+        // this behind that exchange, and before whoever sends.
+        let cancels = Rc::clone(&bench);
+        let cancelled = spawn_local(async move { cancels.cancel(ticket) });
+        bench.settle().await;
+        assert!(cancelled.await.unwrap());
         sleep(DELAY * 3).await;
         assert_eq!(bench.peer.requests(), 1);
     })

@@ -26,7 +26,7 @@ use crate::engine::transports::Transports;
 use crate::engine::{SubmitError, core};
 use crate::observe::{Log, LogLevel, Logger};
 use crate::outage::Addresses;
-use crate::transport::{Among, Dial, Failure, Link, Stage, Transport, Watch};
+use crate::transport::{Among, Counted, Dial, Failure, Link, Stage, Transport, Watch};
 
 pub(super) type Script = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -202,7 +202,7 @@ impl Dial for Dialer {
             let (place, address) = peer.connect(endpoint, &among, &known[endpoint])?;
             let (ours, theirs) = duplex(peer.room.get());
             spawn_local((peer.serve)(Rc::clone(&peer), first + place, theirs));
-            let (io, peer) = (Box::new(ours), "scripted".to_owned());
+            let (io, peer) = (Box::new(Counted::new(ours, Rc::default())), "scripted".to_owned());
             Ok(Link { io, peer, address: Some(address), tls: None, http2: false })
         })
     }

@@ -8,9 +8,9 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
-use crate::transport::dial::{Io, Outlet};
+use crate::transport::dial::{Io, WriteHalf};
 
-pub(super) struct Counted(Rc<Shared>);
+pub(crate) struct Counted(Rc<Shared>);
 
 struct Shared {
     stream: RefCell<DuplexStream>,
@@ -20,7 +20,7 @@ struct Shared {
 }
 
 impl Counted {
-    pub(super) fn new(stream: DuplexStream, writes: Rc<Cell<u64>>) -> Self {
+    pub(crate) fn new(stream: DuplexStream, writes: Rc<Cell<u64>>) -> Self {
         Self(Rc::new(Shared { stream: RefCell::new(stream), writes, reader: RefCell::default() }))
     }
 }
@@ -58,12 +58,12 @@ impl AsyncWrite for Counted {
 }
 
 impl Io for Counted {
-    fn outlet(&self) -> Option<Rc<dyn Outlet>> {
-        Some(Rc::clone(&self.0) as Rc<dyn Outlet>)
+    fn write_half(&self) -> Option<Rc<dyn WriteHalf>> {
+        Some(Rc::clone(&self.0) as Rc<dyn WriteHalf>)
     }
 }
 
-impl Outlet for Shared {
+impl WriteHalf for Shared {
     fn write_now(&self, bytes: &[u8]) -> Option<io::Result<usize>> {
         match self.poll_write(&mut Context::from_waker(Waker::noop()), bytes) {
             Poll::Pending => None,

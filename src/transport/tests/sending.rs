@@ -9,10 +9,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, duplex};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::transport::dial::{Dial, Dialing, Io, Link, Outlet, Watch};
+use crate::transport::dial::{Dial, Dialing, Io, Link, Watch, WriteHalf};
 use crate::transport::scripted::Scripted;
 
-/// A connection whose outlet does as it is told, once each; then it writes.
+/// A connection whose writer does as it is told, once each; then it writes.
 struct Told(Rc<Shared>);
 
 struct Shared {
@@ -31,6 +31,8 @@ enum Order {
     Heard(&'static [u8]),
     /// The peer closes, and is heard.
     Left,
+    /// So many bytes are taken; the peer reads them, says this, and has room again.
+    Part(usize, &'static [u8]),
 }
 
 impl Shared {
@@ -59,12 +61,12 @@ impl AsyncWrite for Told {
 }
 
 impl Io for Told {
-    fn outlet(&self) -> Option<Rc<dyn Outlet>> {
+    fn write_half(&self) -> Option<Rc<dyn WriteHalf>> {
         Some(Rc::clone(&self.0) as _)
     }
 }
 
-impl Outlet for Shared {
+impl WriteHalf for Shared {
     fn write_now(&self, bytes: &[u8]) -> Option<io::Result<usize>> {
         let mut nobody = Context::from_waker(Waker::noop());
         match self.orders.borrow_mut().pop_front().unwrap_or(Order::Write) {
@@ -73,6 +75,13 @@ impl Outlet for Shared {
                 Poll::Pending => None,
             },
             Order::Full => None,
+            Order::Part(count, says) => {
+                assert!(self.poll(|stream| stream.poll_write(&mut nobody, &bytes[..count])).is_ready());
+                let mut peer = self.peer.borrow_mut();
+                let peer = Pin::new(peer.as_mut().expect("it has not left"));
+                assert!(peer.poll_write(&mut nobody, says).is_ready());
+                Some(Ok(count))
+            }
             Order::Heard(says) => {
                 let mut peer = self.peer.borrow_mut();
                 let peer = Pin::new(peer.as_mut().expect("it has not left"));
@@ -190,6 +199,19 @@ async fn what_is_heard_before_the_request_went_out_is_no_answer_to_it() {
             assert_eq!(progress.stage.get(), Stage::Replied);
             assert_eq!(unread(&peer), 0, "nothing was sent");
         }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_is_heard_between_two_parts_of_a_request_is_none_though_the_rest_could_be_sent() {
+    local(async {
+        let (world, _peer) = told(&[Order::Part(20, OK_EMPTY)]);
+        let (outcome, progress) = world.exchange(false).await;
+        let failure = outcome.err().expect("it is no answer");
+        assert_eq!(failure.cause, Cause::Protocol);
+        assert_eq!(failure.detail, "the reply of http://backend.test:6000 came before its request was sent");
+        assert_eq!(progress.status_line.get(), Some(200), "a refusal would refuse");
     })
     .await;
 }

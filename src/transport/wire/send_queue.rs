@@ -2,11 +2,12 @@
 //!
 //! A system call leaves little of what was there in the processor's caches, and finds little of its own: with an exchange's
 //! work between any two that send, both pay for it each time. So an exchange leaves its request here and waits for its
-//! reply; a task of the thread sends what has come together when the tasks before it in line have had their turn, which is
-//! within the same pass over them. Nobody waits for more to come.
+//! reply; a task sends what has come together when the tasks before it in line have had their turn. Nobody waits for more to
+//! come.
 //!
-//! Plain sockets only: TLS keeps its own buffers. What the system does not take whole goes back to its exchange, which goes on as
-//! if it had sent it itself. Whoever leaves before takes its request back: it was never sent.
+//! Plain sockets only: TLS keeps its own buffers. Before any is sent, the system is asked once what has come on all of them: a
+//! connection that is not silent any more is not written to. What the system does not take whole goes back to its exchange,
+//! which goes on as if it had sent it itself. Whoever leaves before takes its request back: it was never sent.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -17,8 +18,8 @@ use std::task::{Poll, Waker};
 use tokio::task::spawn_local;
 
 use super::Desk;
-use crate::transport::dial::Outlet;
-use crate::transport::{Failure, Progress, Stage};
+use crate::transport::dial::WriteHalf;
+use crate::transport::{Failure, Progress};
 
 /// So many are sent at once, whoever is still in line: the first of them has waited long enough.
 const MOST: usize = 64;
@@ -47,7 +48,7 @@ struct State {
 
 struct Waiting {
     /// `None`: it was taken back.
-    outlet: Option<Rc<dyn Outlet>>,
+    writer: Option<Rc<dyn WriteHalf>>,
     /// Where its request ends; it begins where the one before ends.
     end: usize,
     progress: Rc<Progress>,
@@ -56,7 +57,7 @@ struct Waiting {
 /// A request of which the system did not take all.
 pub(super) struct Returned {
     pub(super) request: Vec<u8>,
-    /// As [`Outlet::write_now`] said it.
+    /// As [`WriteHalf::write_now`] said it.
     pub(super) written: Option<io::Result<usize>>,
 }
 
@@ -78,20 +79,18 @@ impl Posted {
     /// Queues what `write` appends. Whoever waits for something to read is woken if it comes back, and not when it is sent.
     pub(super) fn new(
         desk: &Rc<Desk>,
-        outlet: Rc<dyn Outlet>,
+        writer: Rc<dyn WriteHalf>,
         progress: &Rc<Progress>,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), Failure>,
     ) -> Result<Self, Failure> {
         let queue = &desk.sends;
         let (ticket, count, full) = {
             let State { first, waiting, bytes, .. } = &mut *queue.state.borrow_mut();
-            let begin = bytes.len();
-            write(bytes).inspect_err(|_| bytes.truncate(begin))?;
-            if let Some(trace) = &progress.trace {
-                trace.borrow_mut().sent.extend_from_slice(&bytes[begin..]);
-            }
+            // Whatever became of who wrote last: nothing stands before what is written now but what waits.
+            bytes.truncate(waiting.last().map_or(0, |last| last.end));
+            write(bytes)?;
             let ticket = *first + waiting.len() as u64;
-            waiting.push(Waiting { outlet: Some(outlet), end: bytes.len(), progress: Rc::clone(progress) });
+            waiting.push(Waiting { writer: Some(writer), end: bytes.len(), progress: Rc::clone(progress) });
             (ticket, waiting.len(), waiting.len() >= MOST || bytes.len() >= MOST_BYTES)
         };
         if full {
@@ -118,7 +117,7 @@ impl Drop for Posted {
     fn drop(&mut self) {
         let state = &mut *self.desk.sends.state.borrow_mut();
         match self.ticket.checked_sub(state.first) {
-            Some(place) => state.waiting[place as usize].outlet = None,
+            Some(place) => state.waiting[place as usize].writer = None,
             None => state.returned.retain(|&(ticket, _)| ticket != self.ticket),
         }
     }
@@ -135,20 +134,27 @@ impl SendQueue {
     }
 
     fn send(&self) {
+        let any = self.state.borrow().waiting.iter().find_map(|waiting| waiting.writer.clone());
+        if let Some(any) = any {
+            any.look_around();
+        }
         let State { first, waiting, bytes, returned } = &mut *self.state.borrow_mut();
+        // Should a defect end this, the rest counts as sent and is not: nobody gets another's ticket.
+        let tickets = *first..;
+        *first += waiting.len() as u64;
         let mut begin = 0;
-        for Waiting { outlet, end, progress } in waiting.drain(..) {
-            let (ticket, request) = (*first, &bytes[begin..end]);
-            (*first, begin) = (ticket + 1, end);
-            let Some(outlet) = outlet else { continue };
-            let written = outlet.write_now(request);
+        for (ticket, Waiting { writer, end, progress }) in tickets.zip(waiting.drain(..)) {
+            let request = &bytes[begin..end];
+            begin = end;
+            let Some(writer) = writer.filter(|_| !progress.given_up.get()) else { continue };
+            let written = writer.write_now(request);
             let count = if let Some(Ok(count)) = written { count } else { 0 };
             if count > 0 {
-                progress.enter(Stage::Written);
+                progress.send(request);
             }
             if count < request.len() {
                 returned.push((ticket, Returned { request: request.to_vec(), written }));
-                outlet.wake();
+                writer.wake();
             }
         }
         bytes.clear();
@@ -166,13 +172,28 @@ impl Drop for SendQueue {
 }
 
 async fn serve(desk: Weak<Desk>) {
+    let _again = Again(desk.clone());
+    let mut is_known = false;
     poll_fn(|cx| {
         let Some(desk) = desk.upgrade() else { return Poll::Ready(()) };
-        desk.sends.sender.borrow_mut().get_or_insert_with(|| cx.waker().clone());
+        if !std::mem::replace(&mut is_known, true) {
+            *desk.sends.sender.borrow_mut() = Some(cx.waker().clone());
+        }
         desk.sends.send();
         Poll::Pending
     })
     .await;
+}
+
+/// A task that a defect ends begins anew: nothing would be sent any more.
+struct Again(Weak<Desk>);
+
+impl Drop for Again {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            spawn_local(serve(self.0.clone()));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -181,15 +202,17 @@ mod tests {
 
     use super::*;
     use crate::decision::Cause;
+    use crate::transport::Stage;
 
     /// What the system takes of a request.
-    #[derive(Clone, Copy, Default)]
+    #[derive(Clone, Copy, Default, PartialEq)]
     enum Takes {
         #[default]
         All,
         Some(usize),
         /// There is no room.
         Nothing,
+        Panic,
     }
 
     /// Writes down what is written, and how often its reader was woken.
@@ -200,13 +223,14 @@ mod tests {
         woken: Cell<usize>,
     }
 
-    impl Outlet for Scripted {
+    impl WriteHalf for Scripted {
         fn write_now(&self, bytes: &[u8]) -> Option<io::Result<usize>> {
             self.written.borrow_mut().push(bytes.to_vec());
             match self.takes.get() {
                 Takes::All => Some(Ok(bytes.len())),
                 Takes::Some(count) => Some(Ok(count)),
                 Takes::Nothing => None,
+                Takes::Panic => panic!("a defect"),
             }
         }
         fn wake(&self) {
@@ -216,26 +240,26 @@ mod tests {
 
     struct Sender {
         desk: Rc<Desk>,
-        outlet: Rc<Scripted>,
+        writer: Rc<Scripted>,
         progress: Rc<Progress>,
     }
 
     impl Sender {
         fn new(desk: &Rc<Desk>) -> Self {
-            Self { desk: Rc::clone(desk), outlet: Rc::default(), progress: Rc::default() }
+            Self { desk: Rc::clone(desk), writer: Rc::default(), progress: Rc::default() }
         }
 
         fn post(&self, request: &str) -> Posted {
-            let outlet = Rc::clone(&self.outlet) as Rc<dyn Outlet>;
+            let writer = Rc::clone(&self.writer) as Rc<dyn WriteHalf>;
             let write = |out: &mut Vec<u8>| {
                 out.extend_from_slice(request.as_bytes());
                 Ok(())
             };
-            Posted::new(&self.desk, outlet, &self.progress, write).unwrap()
+            Posted::new(&self.desk, writer, &self.progress, write).unwrap()
         }
 
         fn written(&self) -> Vec<String> {
-            let written = self.outlet.written.borrow();
+            let written = self.writer.written.borrow();
             written.iter().map(|bytes| String::from_utf8(bytes.clone()).unwrap()).collect()
         }
     }
@@ -265,7 +289,7 @@ mod tests {
                         assert_eq!(sender.written(), [format!("request {index} of {round}")]);
                         assert!(matches!(posted.outcome(), Sent::Whole));
                         assert_eq!(sender.progress.stage.get(), Stage::Written);
-                        assert_eq!(sender.outlet.woken.get(), 0);
+                        assert_eq!(sender.writer.woken.get(), 0);
                     }
                 }
             })
@@ -278,9 +302,12 @@ mod tests {
             .run_until(async {
                 let desk = Rc::<Desk>::default();
                 let [first, leaves, last] = std::array::from_fn(|_| Sender::new(&desk));
+                drop(leaves.post("alone"));
+                yield_now().await;
+                yield_now().await;
                 let kept = [first.post("first"), last.post("second")];
                 drop(leaves.post("never"));
-                assert_eq!(Rc::strong_count(&leaves.outlet), 1, "its connection can be closed");
+                assert_eq!(Rc::strong_count(&leaves.writer), 1, "its connection can be closed");
                 let third = last.post("third");
                 yield_now().await;
                 assert_eq!(first.written(), ["first"]);
@@ -297,8 +324,8 @@ mod tests {
             .run_until(async {
                 let desk = Rc::<Desk>::default();
                 let [part, nothing, whole] = std::array::from_fn(|_| Sender::new(&desk));
-                part.outlet.takes.set(Takes::Some(3));
-                nothing.outlet.takes.set(Takes::Nothing);
+                part.writer.takes.set(Takes::Some(3));
+                nothing.writer.takes.set(Takes::Nothing);
                 let posted = [part.post("partly"), nothing.post("not at all"), whole.post("whole")];
                 let forgotten = part.post("forgotten");
                 yield_now().await;
@@ -309,7 +336,7 @@ mod tests {
                 assert_eq!(of_nothing.request, b"not at all");
                 assert!(of_nothing.written.is_none());
                 assert!(matches!(posted[2].outcome(), Sent::Whole));
-                let woken = [&part, &nothing, &whole].map(|sender| sender.outlet.woken.get());
+                let woken = [&part, &nothing, &whole].map(|sender| sender.writer.woken.get());
                 let stages = [&part, &nothing, &whole].map(|sender| sender.progress.stage.get());
                 assert_eq!(woken, [2, 1, 0]);
                 assert_eq!(stages, [Stage::Written, Stage::Queued, Stage::Written]);
@@ -351,7 +378,7 @@ mod tests {
                 let desk = Rc::<Desk>::default();
                 let sender = Sender::new(&desk);
                 let _before = sender.post("before, ");
-                let unfit = Posted::new(&desk, Rc::clone(&sender.outlet) as _, &sender.progress, |out| {
+                let unfit = Posted::new(&desk, Rc::clone(&sender.writer) as _, &sender.progress, |out| {
                     out.extend_from_slice(b"half of");
                     Err(Failure::new(Cause::Internal, "unfit"))
                 });
@@ -359,6 +386,74 @@ mod tests {
                 let _behind = sender.post("behind");
                 yield_now().await;
                 assert_eq!(sender.written(), ["before, ", "behind"]);
+            })
+            .await;
+    }
+
+    #[tokio::test]
+    async fn what_was_given_up_is_not_sent_though_its_exchange_has_not_left_yet() {
+        LocalSet::new()
+            .run_until(async {
+                let desk = Rc::<Desk>::default();
+                let [given_up, other] = std::array::from_fn(|_| Sender::new(&desk));
+                let _posted = [given_up.post("given up"), other.post("other")];
+                given_up.progress.given_up.set(true);
+                yield_now().await;
+                assert_eq!((given_up.written().len(), other.written()), (0, vec!["other".to_owned()]));
+                assert_eq!(given_up.progress.stage.get(), Stage::Queued);
+            })
+            .await;
+    }
+
+    #[tokio::test]
+    async fn a_defect_while_a_request_is_written_leaves_nothing_before_the_next() {
+        LocalSet::new()
+            .run_until(async {
+                let desk = Rc::<Desk>::default();
+                let sender = Sender::new(&desk);
+                let _before = sender.post("before");
+                let panics = Sender::new(&desk);
+                let task = spawn_local(async move {
+                    let _ = Posted::new(&panics.desk, panics.writer, &panics.progress, |out| {
+                        out.extend_from_slice(b"half of");
+                        panic!("a defect")
+                    });
+                });
+                assert!(task.await.unwrap_err().is_panic());
+                let other = Sender::new(&desk);
+                let _posted = other.post("whole");
+                yield_now().await;
+                yield_now().await;
+                assert_eq!(
+                    (sender.written(), other.written()),
+                    (vec!["before".to_owned()], vec!["whole".to_owned()])
+                );
+            })
+            .await;
+    }
+
+    #[tokio::test]
+    async fn a_defect_while_sending_stops_nobody_else_and_gives_nobody_anothers_outcome() {
+        LocalSet::new()
+            .run_until(async {
+                let desk = Rc::<Desk>::default();
+                let [first, panics, lost, next] = std::array::from_fn(|_| Sender::new(&desk));
+                first.writer.takes.set(Takes::Some(2));
+                panics.writer.takes.set(Takes::Panic);
+                let posted = [first.post("first"), panics.post("panics"), lost.post("lost")];
+                yield_now().await;
+                assert!(matches!(posted[0].outcome(), Sent::Returned(of) if of.request == b"first"));
+                assert!(lost.written().is_empty());
+                next.writer.takes.set(Takes::Nothing);
+                let posted_next = next.post("next");
+                while next.written().is_empty() {
+                    yield_now().await;
+                }
+                assert!(matches!(posted_next.outcome(), Sent::Returned(of) if of.request == b"next"));
+                assert!(
+                    matches!(posted[2].outcome(), Sent::Whole),
+                    "it waits for a reply that does not come"
+                );
             })
             .await;
     }
