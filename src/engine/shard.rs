@@ -297,6 +297,7 @@ impl Shard {
             let (hand, decision) = {
                 let flights = self.flights.borrow();
                 let flight = flights.flight(id);
+                flight.asking.give_up();
                 let decision = flight.policy.without_answer(Cause::Shutdown, "the engine was shut down");
                 (flight.hand.clone(), self.fallback(decision, flight.about()))
             };

@@ -6,10 +6,12 @@
 //! reply does not stand between two of them. What was read ahead belongs to its connection, as if the system still had it.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, Read};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker, ready};
@@ -41,7 +43,7 @@ pub(super) struct Reactor {
     places: RefCell<Places>,
     spares: RefCell<Vec<Box<[u8]>>>,
     /// Those to wake at the end of a turn.
-    woken: RefCell<Vec<Waker>>,
+    woken: RefCell<VecDeque<Waker>>,
     /// Of its task.
     waker: RefCell<Option<Waker>>,
 }
@@ -128,7 +130,7 @@ impl Reactor {
         if let Err(error) = self.poll.borrow_mut().get_mut().poll(events, Some(Duration::ZERO)) {
             return error.kind() != io::ErrorKind::Interrupted;
         }
-        let mut woken = self.woken.take();
+        let all = Unheard(self);
         let mut count = 0;
         {
             let places = self.places.borrow();
@@ -136,17 +138,24 @@ impl Reactor {
                 count += 1;
                 // A place that was given back has nobody who could be told.
                 if let Some(Some(source)) = places.sources.get(event.token().0) {
-                    self.hear(source, event, &mut woken);
+                    self.hear(source, event);
                 }
             }
         }
         // When nothing is borrowed that they may need.
-        woken.drain(..).for_each(Waker::wake);
-        self.woken.replace(woken);
+        while let Some(waker) = self.next_woken() {
+            waker.wake();
+        }
+        std::mem::forget(all);
         count < EVENTS
     }
 
-    fn hear(&self, source: &Source, event: &Event, woken: &mut Vec<Waker>) {
+    fn next_woken(&self) -> Option<Waker> {
+        self.woken.borrow_mut().pop_front()
+    }
+
+    fn hear(&self, source: &Source, event: &Event) {
+        let mut woken = self.woken.borrow_mut();
         let broken = event.is_error();
         if event.is_writable() || event.is_write_closed() || broken {
             source.writable.set(true);
@@ -188,6 +197,24 @@ impl Reactor {
         let mut spares = self.spares.borrow_mut();
         if spares.len() < SPARES {
             spares.push(bytes);
+        }
+    }
+}
+
+/// A turn that a defect may end. Then nobody knows what was heard of: everyone looks for himself.
+struct Unheard<'a>(&'a Reactor);
+
+impl Drop for Unheard<'_> {
+    fn drop(&mut self) {
+        let Self(reactor) = self;
+        for source in reactor.places.borrow().sources.iter().flatten() {
+            source.readable.set(true);
+            source.writable.set(true);
+            let waiting = [&source.reader, &source.writer].into_iter().filter_map(RefCell::take);
+            reactor.woken.borrow_mut().extend(waiting);
+        }
+        while let Some(waker) = reactor.next_woken() {
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
         }
     }
 }

@@ -7,11 +7,12 @@
 //! `verdict.body` wants it. In steady state nothing is allocated.
 //!
 //! Strict: a reply that breaks a rule is no reply, and its connection is closed. Bytes that nobody asked for are found
-//! before a request goes out ([`Conn::glance`]: by the pool for what was idle, here for what is new or was handed on; on plain
-//! sockets once more when it is sent), and behind a reply when that is read; either way the connection is closed. A reply that begins before the whole request was sent is read for its status line only
-//! ([`Fault::EARLY`]). Race window: bytes that come after that look and before the reply cannot be told from an early
-//! answer. A plain connection that was idle is looked at together with all others before the requests go out that were ready
-//! at the same time, 64 at most; a peer that can aim between the two can answer the request as well.
+//! before a request goes out ([`Conn::glance`]: by the pool for what was idle, here for what is new or was handed on; on
+//! plain sockets, where the pool only asks what this process knows, once more when it is sent), and behind a reply when that
+//! is read; either way the connection is closed. A reply that begins before the whole request was sent is read for its
+//! status line only ([`Fault::EARLY`]). Race window: bytes that come after that look and before the reply cannot be told from
+//! an early answer. A plain connection that was idle is looked at together with all others before the requests go out that
+//! were ready at the same time, 64 at most; a peer that can aim between the two can answer the request as well.
 //!
 //! [`Conn::glance`]: super::conn::Conn::glance
 
@@ -226,7 +227,7 @@ impl Talk {
 
     /// Something of it was to be sent, and not all of it was.
     fn is_cut(&self) -> bool {
-        matches!(self.sending, Sending::Returned(_) | Sending::Rest(..))
+        matches!(self.sending, Sending::Returned(_) | Sending::Rest(..) | Sending::Flushing)
     }
 
     /// Whether what was posted has gone out by now.
@@ -235,7 +236,10 @@ impl Talk {
             match posted.outcome() {
                 Sent::Not => {}
                 Sent::Whole => (self.written, self.sending) = (true, Sending::Done),
-                Sent::Returned(returned) => self.sending = Sending::Returned(returned),
+                Sent::Returned(returned) => {
+                    self.written = matches!(returned.written, Some(Ok(1..)));
+                    self.sending = Sending::Returned(returned);
+                }
             }
         }
     }
@@ -351,8 +355,8 @@ impl Talk {
             if let Some(trace) = &progress.trace {
                 trace.borrow_mut().received.extend_from_slice(bytes);
             }
-            // Of a request that has not gone out yet nobody knows.
-            if self.early && progress.stage.get() < Stage::Written {
+            // Of a request that has not gone out nobody knows.
+            if progress.stage.get() < Stage::Written {
                 return Poll::Ready(Err(Trouble::Ended(self.ending(Some(Fault::Surplus)))));
             }
             progress.enter(Stage::Replying);

@@ -199,15 +199,32 @@ async fn a_defect_of_one_who_waits_silences_nobody_else() {
     }
     local(async {
         let reactor = Reactor::new().unwrap();
-        let [(mut defective, mut its), (mut plain, mut theirs)] = std::array::from_fn(|_| pair(&reactor));
+        // The defect is in the midst of those who are told in one turn.
+        let mut pairs: Vec<_> = (0..5).map(|_| pair(&reactor)).collect();
+        let (mut defective, mut its) = pairs.remove(2);
         let waker = Waker::from(std::sync::Arc::new(Defect));
         let (mut byte, mut cx) = ([0], Context::from_waker(&waker));
         assert!(Pin::new(&mut defective).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending());
-        its.write_all(b"1").unwrap();
-        until(|| defective.source.ahead.borrow().is_some()).await;
-        theirs.write_all(b"2").unwrap();
-        assert_eq!(plain.read_u8().await.unwrap(), b'2');
-        assert_eq!(defective.read_u8().await.unwrap(), b'1');
+        let (ours, mut theirs): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+        let reads = |mut plain: Plain| async move { (plain.read_u8().await.unwrap(), plain) };
+        let reading: Vec<_> = ours.into_iter().map(|plain| spawn_local(reads(plain))).collect();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        for (index, theirs) in theirs.iter_mut().enumerate() {
+            if index == 2 {
+                its.write_all(b"d").unwrap();
+            }
+            theirs.write_all(b"1").unwrap();
+        }
+        let mut plain = Vec::new();
+        for reads in reading {
+            let (byte, read) = reads.await.unwrap();
+            assert_eq!(byte, b'1');
+            plain.push(read);
+        }
+        // And those who come later.
+        theirs[0].write_all(b"2").unwrap();
+        assert_eq!(plain[0].read_u8().await.unwrap(), b'2');
+        assert_eq!(defective.read_u8().await.unwrap(), b'd');
     })
     .await;
 }

@@ -31,8 +31,10 @@ enum Order {
     Heard(&'static [u8]),
     /// The peer closes, and is heard.
     Left,
-    /// So many bytes are taken; the peer reads them, says this, and has room again.
+    /// So many bytes are taken; the peer says this, and there is room again.
     Part(usize, &'static [u8]),
+    /// The same, and it closes.
+    PartAndLeft(usize, &'static [u8]),
 }
 
 impl Shared {
@@ -75,11 +77,14 @@ impl WriteHalf for Shared {
                 Poll::Pending => None,
             },
             Order::Full => None,
-            Order::Part(count, says) => {
+            order @ (Order::Part(count, says) | Order::PartAndLeft(count, says)) => {
                 assert!(self.poll(|stream| stream.poll_write(&mut nobody, &bytes[..count])).is_ready());
                 let mut peer = self.peer.borrow_mut();
-                let peer = Pin::new(peer.as_mut().expect("it has not left"));
-                assert!(peer.poll_write(&mut nobody, says).is_ready());
+                let speaker = Pin::new(peer.as_mut().expect("it has not left"));
+                assert!(speaker.poll_write(&mut nobody, says).is_ready());
+                if matches!(order, Order::PartAndLeft(..)) {
+                    *peer = None;
+                }
                 Some(Ok(count))
             }
             Order::Heard(says) => {
@@ -212,6 +217,25 @@ async fn a_reply_that_is_heard_between_two_parts_of_a_request_is_none_though_the
         assert_eq!(failure.cause, Cause::Protocol);
         assert_eq!(failure.detail, "the reply of http://backend.test:6000 came before its request was sent");
         assert_eq!(progress.status_line.get(), Some(200), "a refusal would refuse");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_ends_behind_a_part_of_a_request_has_seen_it() {
+    local(async {
+        let refusal: &[u8] = b"HTTP/1.1 403 No\r\n";
+        for (says, cause, status) in [(&b""[..], Cause::Reset, None), (refusal, Cause::Protocol, Some(403))] {
+            let (world, peer) = told(&[Order::Write, Order::PartAndLeft(20, says)]);
+            let (reply, ()) = tokio::join!(world.ask(), answer(&peer));
+            reply.unwrap().body.discard();
+            settle().await;
+            let (outcome, progress) = world.exchange(false).await;
+            let failure = outcome.err().expect("nothing was answered");
+            assert_eq!((failure.cause, progress.status_line.get()), (cause, status));
+            assert!(progress.stage.get() >= Stage::Written, "asked again it would count as a second request");
+            assert_eq!(failure.retry_is_safe, says.is_empty(), "only by who counts that");
+        }
     })
     .await;
 }
