@@ -301,7 +301,7 @@ fn hundreds_of_checks_share_a_few_connections_and_each_gets_its_own_answer() {
     let stats = engine.stats();
     assert_eq!((stats.exchanges, stats.retries, stats.connections_opened), (CHECKS as u64, 0, 4));
     // A connection comes back when those on it have gone, which is just after their decisions.
-    until(|| {
+    support::until(|| {
         let stats = engine.stats();
         (stats.connections_open, stats.connections_idle) == (4, 4)
     });
