@@ -2,8 +2,8 @@
 //!
 //! Everything but [`Shared`] lives on one I/O thread, inside its `LocalSet`; connections never change threads.
 //! A connection is made by a [`Dial`], spoken to by a lane, and lent by the pool of its endpoint (`pool.rs`). Its place
-//! in the pool is a value that goes with its socket: when the socket is gone, so is the place. Plain sockets are the
-//! reactor's (`reactor.rs`), those of TLS the runtime's own.
+//! in the pool is a value that goes with its socket: when the socket is gone, so is the place. Plain sockets of the lane
+//! `wire` are the reactor's (`reactor.rs`), all others the runtime's own.
 //!
 //! The lanes: `wire.rs` is our own for HTTP/1.1; `h1.rs` and `h2.rs` are hyper, behind a tap (`tap.rs`) that sees
 //! every plain byte.

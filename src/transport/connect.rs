@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -25,11 +25,11 @@ use tokio_rustls::client::TlsStream;
 
 use race::{interleave, race};
 
-use super::dial::{Dial, Dialing, Io, Link, Watch};
-use super::reactor::{Plain, Reactor};
+use super::dial::{Dial, Dialing, Io, Link, Look, Watch};
+use super::reactor::{Reactor, peek};
 use super::records::Records;
 use super::{Among, Failure, Shared, Stage, tls};
-use crate::config::{Address, BackendUrl, HttpVersion, Scheme};
+use crate::config::{Address, BackendUrl, HttpLane, HttpVersion, Scheme};
 use crate::decision::Cause;
 
 /// Between two knocks at a Unix socket whose backlog is full.
@@ -123,9 +123,9 @@ async fn tcp(
         Link { io, peer: peer.to_string(), address, tls: Some(tls), http2 }
     } else {
         let http2 = shared.settings.http_version == HttpVersion::H2c;
-        let plain = stream.into_std().and_then(|stream| plain(reactor, stream.into()));
-        let plain = plain.map_err(|error| refused(&label, &peer.to_string(), &error, limit))?;
-        Link { io: Box::new(plain), peer: peer.to_string(), address, tls: None, http2 }
+        let io = plain(shared, reactor, http2, stream, |stream| Ok(stream.into_std()?.into()));
+        let io = io.map_err(|error| refused(&label, &peer.to_string(), &error, limit))?;
+        Link { io, peer: peer.to_string(), address, tls: None, http2 }
     };
     if let (Some(name), Some(names)) = (name, &shared.names) {
         names.worked(name, peer.ip());
@@ -133,11 +133,22 @@ async fn tcp(
     Ok(link)
 }
 
-fn plain(reactor: &OnceCell<Rc<Reactor>>, socket: Socket) -> io::Result<Plain> {
+/// Of the lane that will speak on it: the reference lane, hyper, has the runtime's own sockets.
+fn plain<S: Io>(
+    shared: &Shared,
+    reactor: &OnceCell<Rc<Reactor>>,
+    http2: bool,
+    stream: S,
+    socket: impl FnOnce(S) -> io::Result<Socket>,
+) -> io::Result<Box<dyn Io>> {
+    if http2 || shared.settings.http_lane != HttpLane::Wire {
+        return Ok(Box::new(stream));
+    }
     if reactor.get().is_none() {
         let _ = reactor.set(Reactor::new()?);
     }
-    reactor.get().expect("it was made just now").add(socket)
+    let plain = reactor.get().expect("it was made just now").add(socket(stream)?)?;
+    Ok(Box::new(plain))
 }
 
 async fn open(address: SocketAddr) -> io::Result<TcpStream> {
@@ -178,9 +189,9 @@ async fn unix(
         }
     }
     let http2 = shared.settings.http_version == HttpVersion::H2c;
-    let plain = stream.into_std().and_then(|stream| plain(reactor, stream.into()));
-    let plain = plain.map_err(|error| refused(&label, &peer, &error, limit))?;
-    Ok(Link { io: Box::new(plain), peer, address: None, tls: None, http2 })
+    let io = plain(shared, reactor, http2, stream, |stream| Ok(stream.into_std()?.into()));
+    let io = io.map_err(|error| refused(&label, &peer, &error, limit))?;
+    Ok(Link { io, peer, address: None, tls: None, http2 })
 }
 
 /// A full backlog is no failure yet. TCP waits for room by itself; here the system only says that there is none.
@@ -279,6 +290,18 @@ fn refused(label: &str, peer: &str, error: &io::Error, limit: Duration) -> Failu
             _ => format!("no connection to {label} ({peer}): {error}"),
         },
     )
+}
+
+impl Io for TcpStream {
+    fn look(&self) -> Look {
+        peek(&SockRef::from(self))
+    }
+}
+
+impl Io for UnixStream {
+    fn look(&self) -> Look {
+        peek(&SockRef::from(self))
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The plain sockets of an I/O thread, TCP and Unix: which of them has something to read, and what.
+//! The plain sockets of the lane `wire` of an I/O thread, TCP and Unix: which of them has something to read, and what.
 //!
 //! They have an epoll of their own within that of the runtime, which so wakes one task for all of them. That task reads ahead
 //! what has come on each that somebody waits for, one right behind the other, and wakes those who wait when it is

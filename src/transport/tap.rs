@@ -14,7 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
@@ -223,8 +223,6 @@ fn gone() -> io::Error {
 impl AsyncRead for Tap {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let wire = &*self.0;
-        // hyper reads until there is nothing more; a peer that never stops would have the thread for itself.
-        let coop = ready!(tokio::task::coop::poll_proceed(cx));
         let before = buf.filled().len();
         let polled = match &mut *wire.io.borrow_mut() {
             Some(io) => Pin::new(&mut **io).poll_read(cx, buf),
@@ -239,7 +237,6 @@ impl AsyncRead for Tap {
                 return Poll::Pending;
             }
             Poll::Ready(Ok(())) => {
-                coop.made_progress();
                 let bytes = &buf.filled()[before..];
                 if bytes.is_empty() {
                     return Poll::Ready(Ok(()));
