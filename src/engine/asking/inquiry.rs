@@ -1,6 +1,6 @@
 //! Asking one endpoint once: the exchange, the safe retry, and what the reply means.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -57,8 +57,11 @@ impl Inquiry<'_> {
             retries.exchange(began);
             let mut until = (began + self.share).min(self.deadline);
             let session = question.session_id();
-            let judge =
-                |head: &ReplyHead<'_>| (head.status, judge(&policy.replies, session, head, SystemTime::now));
+            // Where it stays, without a move from one future to the next: it is large.
+            let judged = Cell::new(None);
+            let judge = |head: &ReplyHead<'_>| {
+                judged.set(Some((head.status, judge(&policy.replies, session, head, SystemTime::now))));
+            };
             let outcome = {
                 let mut exchange = pin!(transport.exchange(self.endpoint, &head, fresh, progress, &judge));
                 loop {
@@ -86,11 +89,14 @@ impl Inquiry<'_> {
                     self.took(progress, began);
                     return (late(policy, self.endpoint, progress), attempt);
                 }
-                Ok(Ok(reply)) => {
-                    let result = match self.settle(reply) {
+                Ok(Ok(Reply { head: (), body })) => {
+                    let (status, judgement) = judged.take().expect("a reply was judged");
+                    let result = match self.settle(status, judgement, body) {
                         Settled::Known(result) => result,
                         // In a box: each check that waits would have to have room for it.
-                        Settled::NeedsBody(body) => Box::pin(self.read_body(body, progress, until)).await,
+                        Settled::NeedsBody(undecided) => {
+                            Box::pin(self.read_body(undecided, progress, until)).await
+                        }
                     };
                     self.took(progress, began);
                     return (result, attempt);
@@ -119,27 +125,26 @@ impl Inquiry<'_> {
     }
 
     /// What the judgement comes to, and what becomes of the body.
-    fn settle(&self, reply: Reply<(u16, Judgement)>) -> Settled {
-        let (status, judgement) = reply.head;
+    fn settle(&self, status: u16, judgement: Judgement, body: Body) -> Settled {
         Settled::Known(match judgement {
             Judgement::Decided(answer) => {
                 if answer.broken {
-                    reply.body.close();
+                    body.close();
                 } else {
-                    reply.body.discard();
+                    body.discard();
                 }
                 Ok(answer)
             }
             Judgement::NeedsBody(undecided) => {
-                return Settled::NeedsBody(Box::new((status, undecided, reply.body)));
+                return Settled::NeedsBody(Box::new((status, undecided, body)));
             }
             Judgement::Unavailable { retry_after } => {
-                reply.body.discard();
+                body.discard();
                 let detail = format!("status {status} counts as unavailable");
                 Err(Outage { retry_after, ..self.outage(Cause::Status, Some(status), &detail) })
             }
             Judgement::Malformed(what) => {
-                reply.body.close();
+                body.close();
                 Err(self.outage(Cause::Protocol, Some(status), what))
             }
         })
