@@ -40,6 +40,7 @@ mod recall;
 mod remembering;
 mod retries;
 mod revocations;
+mod run_queue;
 mod shadow;
 mod shard;
 mod shelf;

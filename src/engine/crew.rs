@@ -1,15 +1,15 @@
 //! The tasks that run flights. What a flight holds while it waits is some kilobytes: a task that has landed one takes the
 //! next where it is, so that in steady state no task is made, and no flight is moved from place to place until it begins.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::Poll;
 
 use super::alarms::Bell;
 use super::flights::FlightId;
-use crate::clock;
+use super::run_queue::{RunQueue, TaskId};
 
 /// Tasks that rest, at most: each keeps the memory of a flight.
 const RESTING: usize = 256;
@@ -17,6 +17,7 @@ const RESTING: usize = 256;
 /// Those that rest. A task that runs a flight is held by that flight.
 #[derive(Default)]
 pub(crate) struct Crew {
+    queue: RunQueue,
     resting: RefCell<Vec<Rc<Hand>>>,
     dismissed: Cell<bool>,
 }
@@ -34,14 +35,24 @@ pub(crate) struct Hand {
     flight: Cell<Option<FlightId>>,
     /// The flight is over, whatever its future says.
     dropped: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
+    /// To wake it.
+    task: OnceCell<(RunQueue, TaskId)>,
     pub(super) bell: Bell,
 }
 
 impl Crew {
-    /// One that rests, to begin a flight. `None`: there is none; make a task.
-    pub(super) fn take(&self) -> Option<Rc<Hand>> {
-        self.resting.borrow_mut().pop()
+    /// One that rests, to begin a flight; or a new one, which runs what `serve` makes.
+    pub(super) fn take<F: Future<Output = ()> + 'static>(
+        &self,
+        serve: impl FnOnce(Rc<Hand>) -> F,
+    ) -> Rc<Hand> {
+        let resting = self.resting.borrow_mut().pop();
+        resting.unwrap_or_else(|| {
+            let hand = Rc::<Hand>::default();
+            let task = || (self.queue.clone(), self.queue.spawn(serve(Rc::clone(&hand))));
+            hand.task.get_or_init(task);
+            hand
+        })
     }
 
     /// A flight is over. False: its task is not wanted any more.
@@ -77,15 +88,11 @@ impl Hand {
 
     /// What is to be done next.
     pub(super) async fn next(&self) -> Next {
-        poll_fn(|cx| {
-            // A task's waker is the same for all its life: it also serves while the flight runs.
-            self.waker.borrow_mut().get_or_insert_with(|| cx.waker().clone());
-            match (self.flight.take(), self.dropped.take()) {
-                (Some(flight), false) => Poll::Ready(Next::Fly(flight)),
-                (Some(_), true) => Poll::Ready(Next::Rest),
-                (None, true) => Poll::Ready(Next::End),
-                (None, false) => Poll::Pending,
-            }
+        poll_fn(|_| match (self.flight.take(), self.dropped.take()) {
+            (Some(flight), false) => Poll::Ready(Next::Fly(flight)),
+            (Some(_), true) => Poll::Ready(Next::Rest),
+            (None, true) => Poll::Ready(Next::End),
+            (None, false) => Poll::Pending,
         })
         .await
     }
@@ -96,15 +103,15 @@ impl Hand {
             if self.dropped.get() {
                 return Poll::Ready(());
             }
-            clock::step(|| flight.as_mut().poll(cx))
+            flight.as_mut().poll(cx)
         })
         .await;
         self.dropped.set(false);
     }
 
     fn wake(&self) {
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
+        if let Some((queue, task)) = self.task.get() {
+            queue.wake(*task);
         }
     }
 }
@@ -114,7 +121,7 @@ mod tests {
     use std::future::pending;
     use std::pin::pin;
 
-    use tokio::task::{LocalSet, spawn_local, yield_now};
+    use tokio::task::{LocalSet, yield_now};
 
     use super::*;
 
@@ -136,13 +143,12 @@ mod tests {
         }
     }
 
-    /// A task whose flights with an odd number never land by themselves.
-    fn task(crew: &Rc<Crew>, told: &Rc<Told>) -> Rc<Hand> {
-        let (crew, told, hand) = (Rc::clone(crew), Rc::clone(told), Rc::<Hand>::default());
-        let its = Rc::clone(&hand);
-        spawn_local(async move {
+    /// One that rests, or a new one, whose flights with an odd number never land by themselves.
+    fn take(crew: &Rc<Crew>, told: &Rc<Told>) -> Rc<Hand> {
+        let (its, told) = (Rc::clone(crew), Rc::clone(told));
+        crew.take(|hand| async move {
             loop {
-                match its.next().await {
+                match hand.next().await {
                     Next::Fly(id) => {
                         let flight = pin!(async {
                             let _flight = Flight(id, &told);
@@ -150,17 +156,20 @@ mod tests {
                                 pending::<()>().await;
                             }
                         });
-                        its.run(flight).await;
+                        hand.run(flight).await;
                     }
                     Next::Rest => told.tell("rests".to_owned()),
                     Next::End => return told.tell("ended".to_owned()),
                 }
-                if !crew.rest(&its) {
+                if !its.rest(&hand) {
                     return told.tell("not wanted".to_owned());
                 }
             }
-        });
-        hand
+        })
+    }
+
+    fn resting(crew: &Crew) -> usize {
+        crew.resting.borrow().len()
     }
 
     async fn settle() {
@@ -174,17 +183,19 @@ mod tests {
         let (crew, told) = (Rc::<Crew>::default(), Rc::<Told>::default());
         LocalSet::new()
             .run_until(async {
-                let hand = task(&crew, &told);
+                let hand = take(&crew, &told);
                 hand.begin(2);
                 settle().await;
-                let again = crew.take().expect("it rests");
-                assert!(Rc::ptr_eq(&hand, &again) && crew.take().is_none());
+                let again = take(&crew, &told);
+                assert!(Rc::ptr_eq(&hand, &again) && resting(&crew) == 0);
                 again.begin(3);
                 settle().await;
-                assert!(crew.take().is_none(), "it is in flight");
+                assert_eq!(resting(&crew), 0, "it is in flight");
                 again.drop_flight();
                 settle().await;
-                crew.take().expect("it rests").begin(4);
+                let again = take(&crew, &told);
+                assert!(Rc::ptr_eq(&hand, &again));
+                again.begin(4);
                 settle().await;
                 assert_eq!(*told.0.borrow(), ["dropped 2", "dropped 3", "dropped 4"]);
             })
@@ -196,11 +207,12 @@ mod tests {
         let (crew, told) = (Rc::<Crew>::default(), Rc::<Told>::default());
         LocalSet::new()
             .run_until(async {
-                let hand = task(&crew, &told);
+                let hand = take(&crew, &told);
                 hand.begin(1);
                 hand.drop_flight();
                 settle().await;
-                crew.take().expect("it rests").begin(2);
+                assert_eq!(resting(&crew), 1);
+                take(&crew, &told).begin(2);
                 settle().await;
                 assert_eq!(*told.0.borrow(), ["rests", "dropped 2"]);
             })
@@ -212,14 +224,14 @@ mod tests {
         let (crew, told) = (Rc::<Crew>::default(), Rc::<Told>::default());
         LocalSet::new()
             .run_until(async {
-                let hands: Vec<_> = (0..=RESTING).map(|_| task(&crew, &told)).collect();
+                let hands: Vec<_> = (0..=RESTING).map(|_| take(&crew, &told)).collect();
                 for hand in &hands {
                     hand.begin(2);
                 }
                 settle().await;
                 let ended = |what: &str| told.0.borrow().iter().filter(|told| *told == what).count();
-                assert_eq!((crew.resting.borrow().len(), ended("not wanted")), (RESTING, 1));
-                let flying = crew.take().expect("many rest");
+                assert_eq!((resting(&crew), ended("not wanted")), (RESTING, 1));
+                let flying = take(&crew, &told);
                 flying.begin(1);
                 settle().await;
                 crew.dismiss();

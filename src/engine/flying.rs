@@ -18,11 +18,7 @@ use crate::decision::Decision;
 
 impl Shard {
     pub(super) fn depart(self: &Rc<Self>, id: FlightId) {
-        let hand = self.crew.take().unwrap_or_else(|| {
-            let hand = Rc::<Hand>::default();
-            tokio::task::spawn_local(Rc::clone(self).serve(Rc::clone(&hand)));
-            hand
-        });
+        let hand = self.crew.take(|hand| Rc::clone(self).serve(hand));
         hand.begin(id);
         self.flights.borrow_mut().set_hand(id, hand);
     }
