@@ -8,6 +8,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -181,7 +182,7 @@ impl State {
 /// The runtime's task. With it go those of the queue.
 struct Runner(Rc<State>);
 
-async fn serve(runner: Runner) {
+async fn serve(runner: Runner) -> Infallible {
     let state = &runner.0;
     poll_fn(|cx| {
         if !is_here(state) {
@@ -384,7 +385,9 @@ mod tests {
                     sender
                 });
                 settle().await;
-                senders.map(|sender: oneshot::Sender<()>| sender.send(()).unwrap());
+                for sender in senders {
+                    sender.send(()).unwrap();
+                }
                 settle().await;
                 assert_eq!(told.borrow().len(), 2);
             })

@@ -240,8 +240,8 @@ impl Pool {
                 idle.remove(index)?
             };
             self.gauges().idle.sub(1);
-            let (since, mut conn) = (clock::now().saturating_duration_since(idle.since), idle.conn);
-            if since >= self.limits.idle_timeout || !self.is_good(&conn) {
+            let mut conn = idle.conn;
+            if idle.since + self.limits.idle_timeout <= clock::now() || !self.is_good(&conn) {
                 conn.hang_up();
                 continue;
             }

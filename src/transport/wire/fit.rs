@@ -22,37 +22,53 @@ pub(super) fn is_fit(head: &[u8], written: Written) -> bool {
 
 /// Visible ASCII only.
 fn is_graphic(bytes: &[u8]) -> bool {
-    count(bytes, |byte| byte.wrapping_sub(b'!') > b'~' - b'!') == 0
+    let (blocks, last) = blocks(bytes);
+    let mut other = [0; BLOCK];
+    for block in blocks.iter().chain([&last]) {
+        for place in 0..BLOCK {
+            other[place] |= u8::from(block[place].wrapping_sub(b'!') > b'~' - b'!');
+        }
+    }
+    other == [0; BLOCK]
 }
 
 /// How many control bytes there are: below space, or DEL.
 fn controls(bytes: &[u8]) -> usize {
-    count(bytes, |byte| byte < 0x20 || byte == 0x7F)
-}
-
-/// How many bytes are what `is` says, which `a` is not. Without branches, so that the compiler makes it sixteen at a time.
-#[inline]
-fn count(bytes: &[u8], is: impl Fn(u8) -> bool + Copy) -> usize {
-    let (blocks, rest) = bytes.as_chunks();
-    let mut last = [b'a'; BLOCK];
-    last[..rest.len()].copy_from_slice(rest);
-    // So many blocks that no sum overflows its byte.
-    blocks.chunks(255).map(|blocks| total(sums(blocks, is))).sum::<usize>() + total(sums(&[last], is))
+    let (blocks, last) = blocks(bytes);
+    // So many blocks at once that no sum overflows its byte.
+    let (first, others) = blocks.split_at(blocks.len().min(usize::from(u8::MAX) - 1));
+    let mut sums = sums(first);
+    add(&mut sums, &last);
+    total(sums) + others.chunks(u8::MAX.into()).map(|blocks| total(self::sums(blocks))).sum::<usize>()
 }
 
 const BLOCK: usize = 32;
 
-/// For each place in a block, in how many of them it holds such a byte.
+/// The last is filled up with what is fit. Without branches on a byte, so that the compiler makes it sixteen at a time.
 #[inline]
-fn sums(blocks: &[[u8; BLOCK]], is: impl Fn(u8) -> bool) -> [u8; BLOCK] {
+fn blocks(bytes: &[u8]) -> (&[[u8; BLOCK]], [u8; BLOCK]) {
+    let (blocks, rest) = bytes.as_chunks();
+    let mut last = [b'a'; BLOCK];
+    last[..rest.len()].copy_from_slice(rest);
+    (blocks, last)
+}
+
+/// For each place in a block, in how many of them it holds a control byte.
+#[inline]
+fn sums(blocks: &[[u8; BLOCK]]) -> [u8; BLOCK] {
     let mut sums = [0; BLOCK];
     for block in blocks {
-        // The compiler does not see through a zip here.
-        for place in 0..BLOCK {
-            sums[place] += u8::from(is(block[place]));
-        }
+        add(&mut sums, block);
     }
     sums
+}
+
+#[inline]
+fn add(sums: &mut [u8; BLOCK], block: &[u8; BLOCK]) {
+    // The compiler does not see through a zip here.
+    for place in 0..BLOCK {
+        sums[place] += u8::from(block[place] < 0x20 || block[place] == 0x7F);
+    }
 }
 
 #[inline]
