@@ -164,7 +164,7 @@ impl Engine {
         receiver: &Arc<dyn Receiver>,
         user_data: usize,
     ) -> Result<u64, SubmitError> {
-        self.batch().submit(check, receiver, Tag { user_data, owner: 0 }, |_| ())
+        self.batch(1).submit(check, receiver, Tag { user_data, owner: 0 }, |_| ())
     }
 
     /// Accepts many, with one wake-up of each I/O thread concerned. `each` gets every outcome, in order; one
@@ -176,7 +176,8 @@ impl Engine {
         receiver: &Arc<dyn Receiver>,
         mut each: impl FnMut(Result<u64, SubmitError>),
     ) {
-        let mut batch = self.batch();
+        // One by one: what runs between two of them may submit as well.
+        let mut batch = self.batch(1);
         for (check, user_data) in checks {
             each(batch.submit(&check, receiver, Tag { user_data, owner: 0 }, |_| ()));
         }
@@ -197,11 +198,12 @@ impl Engine {
         receiver: &Arc<dyn Receiver>,
         user_data: usize,
     ) -> Result<u64, SubmitError> {
-        self.batch().watch(check, receiver, Tag { user_data, owner: 0 }, |_| ())
+        self.batch(0).watch(check, receiver, Tag { user_data, owner: 0 }, |_| ())
     }
 
-    pub(crate) fn batch(&self) -> Batch<'_> {
-        Batch::new(&self.core)
+    /// For so many checks, between which none of the host's code runs.
+    pub(crate) fn batch(&self, checks: usize) -> Batch<'_> {
+        Batch::new(&self.core, checks)
     }
 
     /// A receiver that has `function` called, with what was passed with the check, on a callback thread. Make

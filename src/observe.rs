@@ -7,7 +7,7 @@ mod seldom;
 mod shadow;
 mod stats;
 
-pub(crate) use histogram::{BOUNDS, Durations, Histogram};
+pub(crate) use histogram::{BOUNDS, Durations, Histogram, Tally};
 pub(crate) use log::Logger;
 pub use log::{Log, LogLevel};
 pub(crate) use seldom::Seldom;

@@ -11,7 +11,7 @@ use super::channel::Closed;
 use super::completion::{Completion, Receiver, Tag};
 use super::core::Core;
 use super::inbox::{Message, News};
-use super::ledger::{Room, Ticket};
+use super::ledger::{Room, Ticket, Vacancies};
 use super::outbox::Outbox;
 use super::policy::Policy;
 use crate::check::Check;
@@ -46,6 +46,10 @@ thread_local! {
 struct Way<'a> {
     core: &'a Arc<Core>,
     now: Instant,
+    /// Those that are still to come.
+    checks: usize,
+    /// Usual room for some of them.
+    vacancies: Vacancies,
     /// One bit an I/O thread; the configuration allows 64.
     concerned: u64,
     drawer: Drawer,
@@ -56,13 +60,20 @@ struct Way<'a> {
 }
 
 impl<'a> Batch<'a> {
-    pub(crate) fn new(core: &'a Arc<Core>) -> Self {
-        let (now, decided, turns) = (Instant::now(), Outbox::default(), core.turns());
-        Self {
-            policy: core.policy(),
-            turns,
-            way: Way { core, now, concerned: 0, drawer: DRAWER.take(), decided, handing_over: false },
-        }
+    /// For so many checks.
+    pub(crate) fn new(core: &'a Arc<Core>, checks: usize) -> Self {
+        let turns = core.turns();
+        let way = Way {
+            core,
+            now: Instant::now(),
+            checks,
+            vacancies: Vacancies::default(),
+            concerned: 0,
+            drawer: DRAWER.take(),
+            decided: Outbox::default(),
+            handing_over: false,
+        };
+        Self { policy: core.policy(), turns, way }
     }
 
     /// `announce` gets the ticket before the check can be decided.
@@ -76,6 +87,7 @@ impl<'a> Batch<'a> {
         self.turn();
         let Self { policy, way, .. } = self;
         let core = way.core;
+        way.checks = way.checks.saturating_sub(1);
         if core.is_closed() {
             return Err(SubmitError::Closed);
         }
@@ -149,14 +161,24 @@ impl<'a> Batch<'a> {
 
 impl Way<'_> {
     fn reserve(
-        &self,
+        &mut self,
         room: Room,
         thread: usize,
         receiver: &Arc<dyn Receiver>,
         tag: Tag,
     ) -> Result<Completion, SubmitError> {
         let ledger = &self.core.ledger;
-        let ticket = ledger.reserve(room, thread as u16, tag.owner).ok_or(SubmitError::Full)?;
+        let thread = thread as u16;
+        let ticket = match room {
+            Room::Spare => ledger.reserve(room, thread, tag.owner),
+            Room::Usual => {
+                if self.vacancies.is_empty() {
+                    self.vacancies = ledger.vacancies(room, (self.checks + 1).min(TOGETHER));
+                }
+                ledger.fill(&mut self.vacancies, thread, tag.owner)
+            }
+        };
+        let ticket = ticket.ok_or(SubmitError::Full)?;
         // Only now: from here on the I/O thread waits for it before it ends.
         if ledger.is_closed() {
             ledger.unreserve(ticket);
@@ -234,6 +256,7 @@ impl Drop for Way<'_> {
             self.send_off(thread);
         }
         DRAWER.set(std::mem::take(&mut self.drawer));
+        self.core.ledger.give_back(std::mem::take(&mut self.vacancies));
         let mut concerned = self.concerned;
         while concerned != 0 {
             self.core.inboxes[concerned.trailing_zeros() as usize].wake();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::core::Core;
-use super::ledger::Ticket;
+use super::ledger::{Fetch, Ticket};
 use super::outbox::Outbox;
 use super::watch::Watch;
 use crate::clock;
@@ -70,7 +70,8 @@ const _: () = assert!(size_of::<Completed>() <= 128);
 
 /// A slot of the ledger.
 struct Held {
-    core: Arc<Core>,
+    /// `None`: the slot was given back.
+    core: Option<Arc<Core>>,
     ticket: Ticket,
 }
 
@@ -96,7 +97,7 @@ impl Completed {
     /// waits until it was taken and dropped.
     pub fn shelve(&self) {
         if let Kind::Check { held, .. } = &self.0 {
-            held.core.ledger.shelve(held.ticket);
+            held.core().ledger.shelve(held.ticket);
         }
     }
 
@@ -110,16 +111,39 @@ impl Completed {
         match self.0 {
             // The slot is given back when `receive` has returned, or panicked.
             Kind::Check { held, user_data, decision } => {
-                held.core.ledger.claim(held.ticket, &decision).then(|| receive(user_data, decision))
+                held.core().ledger.claim(held.ticket, &decision).then(|| receive(user_data, decision))
             }
             Kind::Watch(mut news) => news.0.take().expect(NOT_TAKEN).hand_over(receive),
         }
+    }
+
+    /// As [`Completed::hand_over`], together with others of the same engine. In `receive` none of the host's code runs.
+    pub(super) fn fetch(self, fetch: &mut Fetch<'_>, receive: impl FnOnce(usize, Decision)) -> bool {
+        match self.0 {
+            Kind::Check { mut held, user_data, decision } => {
+                let delivered = fetch.deliver(held.ticket, &decision);
+                if delivered {
+                    held.core = None;
+                    receive(user_data, decision);
+                }
+                delivered
+            }
+            watch @ Kind::Watch(_) => Self(watch).hand_over(receive).is_some(),
+        }
+    }
+}
+
+impl Held {
+    fn core(&self) -> &Core {
+        self.core.as_ref().expect("it holds its slot")
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.core.ledger.release(self.ticket);
+        if let Some(core) = &self.core {
+            core.ledger.release(self.ticket);
+        }
     }
 }
 
@@ -202,9 +226,13 @@ impl Owed {
         decision.ticket = self.ticket.number();
         decision.coalesced = joined;
         decision.latency = clock::now().saturating_duration_since(submitted);
-        let wanted = self.core.ledger.decide(self.ticket);
+        let ledger = &self.core.ledger;
+        let wanted = match self.receiver.only_puts_aside() {
+            true => !ledger.is_cancelled(self.ticket),
+            false => ledger.decide(self.ticket),
+        };
         let completed = Completed(Kind::Check {
-            held: Held { core: self.core, ticket: self.ticket },
+            held: Held { core: Some(self.core), ticket: self.ticket },
             user_data: self.user_data,
             decision,
         });

@@ -4,13 +4,18 @@
 //! a word, `generation << 3 | state`, and every transition is one compare-and-swap on it:
 //!
 //! ```text
-//! FREE ─reserve─▶ PENDING ─decide─▶ DUE ─shelve─▶ READY
+//!                    ┌───────────shelve───────────┐
+//! FREE ─reserve─▶ PENDING ─decide─▶ DUE ─shelve─▶ READY ─fetch─▶ FREE of the next generation
 //!                    │               ├──────claim────┴──▶ CALLING ─release─▶ FREE of the next generation
 //!                    └────cancel─────┴──▶ CANCELLED ──────────────release─▶ FREE of the next generation
 //! ```
 //!
 //! DUE will be handed over by a thread of the engine; READY waits in a queue to be fetched, whenever its host
 //! likes (and can be cancelled like the others). Drain waits for what is PENDING, DUE or CALLING, not for what is READY.
+//! What goes to a queue at once needs not be DUE before.
+//!
+//! Where many checks are submitted or fetched in one call, their room, their slots and what is counted of them come and go
+//! together ([`Vacancies`], [`Fetch`]): an instruction that locks its word costs as much as some fifty others.
 //!
 //! Cancel and claim race on the same word, so one of them wins and the other learns it: a cancelled check is
 //! never delivered, a delivered one never cancelled. A cancelled check is not pending any more, but its slot
@@ -38,8 +43,8 @@ use tokio::time::Instant;
 
 use super::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use super::sync::{Condvar, Mutex};
-use crate::decision::{Cause, Decision, Verdict};
-use crate::observe::{Durations, Histogram};
+use crate::decision::{Cause, Decision, Origin, Verdict};
+use crate::observe::{Durations, Histogram, Tally};
 
 const FREE: u64 = 0;
 const PENDING: u64 = 1;
@@ -189,27 +194,56 @@ impl Ledger {
         })
     }
 
+    /// Room and slots for up to so many checks; none: there is no room.
+    pub(crate) fn vacancies(&self, room: Room, wanted: usize) -> Vacancies {
+        let most = if room == Room::Spare { self.spare } else { self.capacity };
+        let more = |pending: usize| (pending < most).then(|| most.min(pending.saturating_add(wanted)));
+        let pending = &self.pending[room as usize];
+        let Ok(before) = pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) else {
+            return Vacancies::default();
+        };
+        let granted = wanted.min(most - before);
+        let (next, count) = self.pop_free(granted);
+        if count < granted {
+            pending.fetch_sub(granted - count, Ordering::Relaxed);
+        }
+        Vacancies { room, next, count }
+    }
+
     /// Takes a slot for a check of queue `owner` that I/O thread `thread` will get. `None`: there is no room; say
     /// [`Ledger::refused`] if that is the end of it. If [`Ledger::is_closed`] after this, nobody will take the check.
     pub(crate) fn reserve(&self, room: Room, thread: u16, owner: u32) -> Option<Ticket> {
-        let most = if room == Room::Spare { self.spare } else { self.capacity };
-        let more = |pending| (pending < most).then_some(pending + 1);
-        let pending = &self.pending[room as usize];
-        pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        let Some(index) = self.pop_free() else {
-            pending.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        };
+        self.fill(&mut self.vacancies(room, 1), thread, owner)
+    }
+
+    /// As [`Ledger::reserve`], where room was taken before. `None`: there is none left of it.
+    pub(crate) fn fill(&self, vacancies: &mut Vacancies, thread: u16, owner: u32) -> Option<Ticket> {
+        vacancies.count = vacancies.count.checked_sub(1)?;
+        let index = vacancies.next;
         let slot = &self.slots[index as usize];
+        vacancies.next = slot.next.load(Ordering::Relaxed);
         slot.thread.store(thread, Ordering::Relaxed);
         slot.owner.store(owner, Ordering::Relaxed);
-        slot.room.store(room as u16, Ordering::Relaxed);
+        slot.room.store(vacancies.room as u16, Ordering::Relaxed);
         let ticket = Ticket::new(slot.word.load(Ordering::Relaxed) >> STATE_BITS, index);
         // Before anything can end it: `submitted` is never behind `completed` in a reading of both.
         self.counters.submitted.fetch_add(1, Ordering::Relaxed);
         slot.word.store(ticket.word(PENDING), Ordering::Release);
         fence(Ordering::SeqCst);
         Some(ticket)
+    }
+
+    /// What was not taken of them.
+    pub(crate) fn give_back(&self, mut vacancies: Vacancies) {
+        let count = std::mem::take(&mut vacancies.count);
+        if count == 0 {
+            return;
+        }
+        let first = vacancies.next;
+        let next = |slot: u32, _| self.slots[slot as usize].next.load(Ordering::Relaxed);
+        let last = (1..count).fold(first, next);
+        self.push_free(first, last);
+        self.pending[vacancies.room as usize].fetch_sub(count, Ordering::Relaxed);
     }
 
     /// No check is accepted any more.
@@ -265,14 +299,14 @@ impl Ledger {
 
     /// The decision is where its receiver can fetch it whenever that likes: drain waits for it no more.
     pub(crate) fn shelve(&self, ticket: Ticket) {
-        if self.exchange(ticket, DUE, READY) {
+        if self.leaves(ticket, &[PENDING, DUE], ticket.word(READY)) {
             self.wake_drainers();
         }
     }
 
     /// The receiver takes the decision: the delivery. False: it was cancelled.
     pub(crate) fn claim(&self, ticket: Ticket, decision: &Decision) -> bool {
-        if !self.leaves(ticket, &[READY, DUE], CALLING) {
+        if !self.leaves(ticket, &[READY, DUE, PENDING], ticket.word(CALLING)) {
             return false;
         }
         let counters = &self.counters;
@@ -281,10 +315,14 @@ impl Ledger {
             counters.coalesced.fetch_add(1, Ordering::Relaxed);
         }
         self.not_pending(self.room(ticket));
-        let Decision { verdict, origin, cause, .. } = *decision;
-        // With Release: who sees that it has completed sees that it was submitted.
-        counters.outcomes[verdict as usize][origin as usize][cause as usize].fetch_add(1, Ordering::Release);
+        counters.completed(Outcome::of(decision), 1);
         true
+    }
+
+    /// For decisions that a host fetches in one call.
+    pub(crate) fn fetch(&self) -> Fetch<'_> {
+        let (ended, freed) = ([0; 2], None);
+        Fetch { ledger: self, outcome: None, coalesced: 0, latencies: Tally::default(), ended, freed }
     }
 
     /// The I/O thread to tell, if this call cancelled the check.
@@ -292,7 +330,7 @@ impl Ledger {
         let slot = self.slots.get(ticket.slot() as usize)?;
         let thread = slot.thread.load(Ordering::Relaxed);
         let room = self.room(ticket);
-        if !self.leaves(ticket, &[PENDING, READY, DUE], CANCELLED) {
+        if !self.leaves(ticket, &[PENDING, READY, DUE], ticket.word(CANCELLED)) {
             return None;
         }
         self.not_pending(room);
@@ -394,7 +432,7 @@ impl Ledger {
         let word = &self.slots[ticket.slot() as usize].word;
         let mut now = word.load(Ordering::Relaxed);
         while from.iter().any(|&state| now == ticket.word(state)) {
-            match word.compare_exchange(now, ticket.word(to), Ordering::SeqCst, Ordering::Relaxed) {
+            match word.compare_exchange(now, to, Ordering::SeqCst, Ordering::Relaxed) {
                 Ok(_) => return true,
                 Err(other) => now = other,
             }
@@ -420,12 +458,17 @@ impl Ledger {
 
     fn recycle(&self, ticket: Ticket) {
         let index = ticket.slot();
-        let slot = &self.slots[index as usize];
-        slot.word.store(ticket.next_free_word(), Ordering::SeqCst);
+        self.slots[index as usize].word.store(ticket.next_free_word(), Ordering::SeqCst);
+        self.push_free(index, index);
+    }
+
+    /// A chain of slots.
+    fn push_free(&self, first: u32, last: u32) {
+        let next = &self.slots[last as usize].next;
         let mut top = self.free.load(Ordering::Relaxed);
         loop {
-            slot.next.store(top as u32, Ordering::Relaxed);
-            let new = ((top >> 32) + 1) << 32 | u64::from(index);
+            next.store(top as u32, Ordering::Relaxed);
+            let new = ((top >> 32) + 1) << 32 | u64::from(first);
             match self.free.compare_exchange_weak(top, new, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(now) => top = now,
@@ -433,21 +476,130 @@ impl Ledger {
         }
     }
 
-    fn pop_free(&self) -> Option<u32> {
+    /// The first of a chain of at most so many, and how many there are.
+    fn pop_free(&self, most: usize) -> (u32, usize) {
         let mut top = self.free.load(Ordering::Acquire);
         loop {
-            let index = top as u32;
-            if index == NONE {
-                return None;
-            }
-            // Another thread may have taken this slot and be writing `next`; then the tag has changed and
+            let first = top as u32;
+            let (mut next, mut count) = (first, 0);
+            // Another thread may have taken these slots and be writing `next`; then the tag has changed and
             // what was read here is thrown away.
-            let next = self.slots[index as usize].next.load(Ordering::Relaxed);
+            while count < most && next != NONE {
+                next = self.slots[next as usize].next.load(Ordering::Relaxed);
+                count += 1;
+            }
+            if count == 0 {
+                return (NONE, 0);
+            }
             let new = ((top >> 32) + 1) << 32 | u64::from(next);
             match self.free.compare_exchange_weak(top, new, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return Some(index),
+                Ok(_) => return (first, count),
                 Err(now) => top = now,
             }
         }
+    }
+}
+
+/// Room and slots that were taken for checks to come. What is left is to be given back ([`Ledger::give_back`]).
+#[must_use]
+pub(crate) struct Vacancies {
+    room: Room,
+    /// A chain of slots; behind the last of them it goes on with what is none of ours.
+    next: u32,
+    count: usize,
+}
+
+impl Default for Vacancies {
+    fn default() -> Self {
+        Self { room: Room::Usual, next: NONE, count: 0 }
+    }
+}
+
+impl Vacancies {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+/// A place among the counters of what has completed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Outcome(Verdict, Origin, Cause);
+
+impl Outcome {
+    fn of(decision: &Decision) -> Self {
+        Self(decision.verdict, decision.origin, decision.cause)
+    }
+}
+
+impl Counters {
+    fn completed(&self, Outcome(verdict, origin, cause): Outcome, count: u64) {
+        // With Release: who sees that it has completed sees that it was submitted.
+        let outcomes = &self.outcomes[verdict as usize];
+        outcomes[origin as usize][cause as usize].fetch_add(count, Ordering::Release);
+    }
+}
+
+/// Deliveries of one call, in which none of the host's code runs. Each check ends at once; its room and its slot are given
+/// back, and it is counted, when this is dropped.
+pub(crate) struct Fetch<'a> {
+    ledger: &'a Ledger,
+    /// The newest kind, and how many of it in a row: mostly all are of one.
+    outcome: Option<(Outcome, u64)>,
+    coalesced: u64,
+    latencies: Tally,
+    /// By [`Room`].
+    ended: [usize; 2],
+    /// The first and the last of a chain of slots.
+    freed: Option<(u32, u32)>,
+}
+
+impl Fetch<'_> {
+    /// The host takes the decision: the delivery, and the last word about the check. False: it was cancelled, and is still to
+    /// be released.
+    pub(crate) fn deliver(&mut self, ticket: Ticket, decision: &Decision) -> bool {
+        let room = self.ledger.room(ticket);
+        if !self.ledger.leaves(ticket, &[READY, DUE, PENDING], ticket.next_free_word()) {
+            return false;
+        }
+        let slot = ticket.slot();
+        let last = self.freed.map_or(slot, |(first, last)| {
+            self.ledger.slots[slot as usize].next.store(first, Ordering::Relaxed);
+            last
+        });
+        self.freed = Some((slot, last));
+        self.ended[room] += 1;
+        self.latencies.count(decision.latency);
+        self.coalesced += u64::from(decision.coalesced);
+        let outcome = Outcome::of(decision);
+        match &mut self.outcome {
+            Some((kind, count)) if *kind == outcome => *count += 1,
+            other => {
+                if let Some((kind, count)) = other.replace((outcome, 1)) {
+                    self.ledger.counters.completed(kind, count);
+                }
+            }
+        }
+        true
+    }
+}
+
+impl Drop for Fetch<'_> {
+    fn drop(&mut self) {
+        let Some((first, last)) = self.freed else { return };
+        let Self { ledger, .. } = *self;
+        ledger.counters.latencies.add(&self.latencies);
+        if self.coalesced > 0 {
+            ledger.counters.coalesced.fetch_add(self.coalesced, Ordering::Relaxed);
+        }
+        ledger.push_free(first, last);
+        for (pending, ended) in ledger.pending.iter().zip(self.ended) {
+            if ended > 0 {
+                pending.fetch_sub(ended, Ordering::Relaxed);
+            }
+        }
+        if let Some((kind, count)) = self.outcome {
+            ledger.counters.completed(kind, count);
+        }
+        ledger.wake_drainers();
     }
 }

@@ -136,6 +136,39 @@ fn a_check_on_its_shelf_is_handed_over_once_and_never_after_its_cancel() {
     });
 }
 
+/// A queue's: shelved without being due before, and fetched by a host while another thread cancels and a third wants room.
+#[test]
+fn a_check_that_is_fetched_is_fetched_once_and_never_after_its_cancel() {
+    model(|| {
+        let ledger = ledger(1);
+        let ticket = ledger.reserve(Room::Usual, 0, 0).unwrap();
+        ledger.shelve(ticket);
+        let host = {
+            let ledger = Arc::clone(&ledger);
+            thread::spawn(move || {
+                let fetched = ledger.fetch().deliver(ticket, &allowed());
+                if !fetched {
+                    ledger.release(ticket);
+                }
+                fetched
+            })
+        };
+        let next = {
+            let ledger = Arc::clone(&ledger);
+            thread::spawn(move || ledger.reserve(Room::Usual, 0, 0))
+        };
+        let cancelled = ledger.cancel(ticket).is_some();
+        let fetched = host.join().unwrap();
+        assert_ne!(fetched, cancelled, "one of the two");
+        let next = next.join().unwrap().or_else(|| ledger.reserve(Room::Usual, 0, 0));
+        let next = next.expect("its room is free");
+        assert_ne!(next, ticket);
+        assert!(!ledger.is_cancelled(next), "the cancel was the former's");
+        let counts = ledger.counts();
+        assert_eq!((counts.completed, counts.cancelled), (u64::from(fetched), u64::from(cancelled)));
+    });
+}
+
 #[test]
 fn a_reading_of_the_counters_never_has_more_ended_than_submitted() {
     model(|| {
@@ -179,6 +212,11 @@ fn drain_does_not_sleep_through_the_end_of_the_last_check() {
     drain_returns_after(|ledger, ticket| {
         assert!(ledger.decide(ticket));
         ledger.shelve(ticket);
+    });
+    drain_returns_after(Ledger::shelve);
+    drain_returns_after(|ledger, ticket| {
+        assert!(ledger.decide(ticket));
+        assert!(ledger.fetch().deliver(ticket, &allowed()));
     });
 }
 
@@ -235,6 +273,30 @@ fn a_free_slot_is_given_to_one() {
         held.extend(ledger.reserve(Room::Usual, 0, 0));
         let slots: HashSet<_> = held.iter().map(|ticket| ticket.slot()).collect();
         assert_eq!((slots.len(), held.len()), (3, 3), "one slot for two checks");
+    });
+}
+
+/// The same of slots that are taken together and given back as a chain.
+#[test]
+fn a_chain_of_free_slots_is_given_to_one() {
+    model(|| {
+        let ledger = ledger(3);
+        let other = {
+            let ledger = Arc::clone(&ledger);
+            thread::spawn(move || {
+                let mut vacancies = ledger.vacancies(Room::Usual, 2);
+                let taken = ledger.fill(&mut vacancies, 0, 0);
+                ledger.give_back(vacancies);
+                taken.unwrap()
+            })
+        };
+        let mut vacancies = ledger.vacancies(Room::Usual, 2);
+        let mut held: Vec<_> = std::iter::from_fn(|| ledger.fill(&mut vacancies, 0, 0)).collect();
+        assert!(!held.is_empty());
+        held.push(other.join().unwrap());
+        held.extend(std::iter::from_fn(|| ledger.reserve(Room::Usual, 0, 0)));
+        let slots: HashSet<_> = held.iter().map(|ticket| ticket.slot()).collect();
+        assert_eq!((slots.len(), held.len()), (3, 3), "one slot for two checks, or one lost");
     });
 }
 

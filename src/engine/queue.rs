@@ -68,13 +68,13 @@ impl Queue {
     pub fn submit(&self, check: &Check<'_>, user_data: usize) -> Result<u64, SubmitError> {
         let receiver: Arc<dyn Receiver> = Arc::clone(&self.waiting) as _;
         let tag = Tag { user_data, owner: self.owner };
-        self.batch().submit(check, &receiver, tag, |_| ())
+        self.batch(1).submit(check, &receiver, tag, |_| ())
     }
 
     /// As [`crate::Engine::watch`]; the decisions come out of [`Queue::reap`].
     pub fn watch(&self, check: &Check<'_>, user_data: usize) -> Result<u64, SubmitError> {
         let (receiver, owner) = self.receiver();
-        self.batch().watch(check, &receiver, Tag { user_data, owner }, |_| ())
+        self.batch(0).watch(check, &receiver, Tag { user_data, owner }, |_| ())
     }
 
     /// What the queue's checks are submitted with.
@@ -82,8 +82,9 @@ impl Queue {
         (Arc::clone(&self.waiting) as _, self.owner)
     }
 
-    pub(crate) fn batch(&self) -> Batch<'_> {
-        Batch::new(&self.core)
+    /// As [`super::Engine::batch`].
+    pub(crate) fn batch(&self, checks: usize) -> Batch<'_> {
+        Batch::new(&self.core, checks)
     }
 
     /// For a forked child, where nothing else of a queue may be touched.
@@ -98,10 +99,21 @@ impl Queue {
     /// Hands up to `max` decisions to `each`, oldest first, with what was passed with the check. Returns how
     /// many. Never blocks, never waits for the network.
     pub fn reap(&self, max: usize, mut each: impl FnMut(usize, Decision)) -> usize {
+        self.take(max, |completed| completed.hand_over(&mut each).is_some())
+    }
+
+    /// As [`Queue::reap`], where none of the host's code runs in `each`: what the checks held is given back together, at
+    /// the end.
+    pub(crate) fn fetch(&self, max: usize, mut each: impl FnMut(usize, Decision)) -> usize {
+        let mut fetch = self.core.ledger.fetch();
+        self.take(max, |completed| completed.fetch(&mut fetch, &mut each))
+    }
+
+    fn take(&self, max: usize, each: impl FnMut(Completed) -> bool) -> usize {
         if self.core.freed.load(Ordering::SeqCst) {
             return 0;
         }
-        self.waiting.take(max, |completed| completed.hand_over(&mut each).is_some())
+        self.waiting.take(max, each)
     }
 }
 

@@ -70,7 +70,7 @@ pub unsafe extern "C" fn alta_auth_queue_submit(
         let (receiver, owner) = handle.queue.receiver();
         let tag = Tag { user_data: user_data.expose_provenance(), owner };
         // SAFETY: the contract of the header.
-        unsafe { submit(handle.queue.batch(), What::Check, check, &receiver, tag, ticket) }
+        unsafe { submit(handle.queue.batch(1), What::Check, check, &receiver, tag, ticket) }
     })
 }
 
@@ -89,7 +89,7 @@ pub unsafe extern "C" fn alta_auth_queue_watch(
         let (receiver, owner) = handle.queue.receiver();
         let tag = Tag { user_data: user_data.expose_provenance(), owner };
         // SAFETY: the contract of the header.
-        unsafe { submit(handle.queue.batch(), What::Watch, check, &receiver, tag, ticket) }
+        unsafe { submit(handle.queue.batch(0), What::Watch, check, &receiver, tag, ticket) }
     })
 }
 
@@ -108,7 +108,7 @@ pub unsafe extern "C" fn alta_auth_queue_submit_batch(
         let ready: Result<(Batch<'_>, Arc<dyn Receiver>), i32> = unsafe { queue(handle) }.map(|handle| {
             let (receiver, number) = handle.queue.receiver();
             owner = number;
-            (handle.queue.batch(), receiver)
+            (handle.queue.batch(count), receiver)
         });
         // SAFETY: the contract of the header.
         unsafe { submit_all(ready, owner, requests, count, user_data, statuses) }
@@ -134,7 +134,7 @@ pub unsafe extern "C" fn alta_auth_queue_reap(
         let mut texts = handle.texts.lock();
         texts.clear();
         let mut index = 0;
-        handle.queue.reap(max, |user_data, decision| {
+        handle.queue.fetch(max, |user_data, decision| {
             let completion = alta_auth_completion {
                 struct_size: stride as u32,
                 reserved: 0,

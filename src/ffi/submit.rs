@@ -33,7 +33,7 @@ pub unsafe extern "C" fn alta_auth_submit(
         let receiver = handle.receiver(callback.ok_or(ALTA_AUTH_ERR_INVALID)?);
         let tag = Tag { user_data: user_data.expose_provenance(), owner: 0 };
         // SAFETY: the contract of the header.
-        unsafe { submit(handle.engine.batch(), What::Check, check, &receiver, tag, ticket) }
+        unsafe { submit(handle.engine.batch(1), What::Check, check, &receiver, tag, ticket) }
     })
 }
 
@@ -61,7 +61,7 @@ pub unsafe extern "C" fn alta_auth_watch(
         let receiver = handle.receiver(callback.ok_or(ALTA_AUTH_ERR_INVALID)?);
         let tag = Tag { user_data: user_data.expose_provenance(), owner: 0 };
         // SAFETY: the contract of the header.
-        unsafe { submit(handle.engine.batch(), What::Watch, check, &receiver, tag, ticket) }
+        unsafe { submit(handle.engine.batch(0), What::Watch, check, &receiver, tag, ticket) }
     })
 }
 
@@ -114,7 +114,7 @@ pub unsafe extern "C" fn alta_auth_submit_batch(
         // SAFETY: the contract of the header.
         let ready = unsafe { engine(handle) }.and_then(|handle| {
             let callback = callback.ok_or(ALTA_AUTH_ERR_INVALID)?;
-            Ok((handle.engine.batch(), handle.receiver(callback)))
+            Ok((handle.engine.batch(count), handle.receiver(callback)))
         });
         // SAFETY: the contract of the header.
         unsafe { submit_all(ready, 0, requests, count, user_data, statuses) }

@@ -26,12 +26,41 @@ pub(crate) struct Durations {
     pub(crate) microseconds: u64,
 }
 
+/// Durations that are counted together.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    classes: [u32; BOUNDS.len() + 1],
+    microseconds: u64,
+}
+
+/// The class of a duration, and its microseconds.
+fn class(duration: Duration) -> (usize, u64) {
+    let microseconds = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    (BOUNDS.partition_point(|&bound| bound < microseconds), microseconds)
+}
+
+impl Tally {
+    pub(crate) fn count(&mut self, duration: Duration) {
+        let (class, microseconds) = class(duration);
+        self.classes[class] += 1;
+        self.microseconds = self.microseconds.wrapping_add(microseconds);
+    }
+}
+
 impl Histogram {
     pub(crate) fn count(&self, duration: Duration) {
-        let microseconds = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let class = BOUNDS.partition_point(|&bound| bound < microseconds);
+        let (class, microseconds) = class(duration);
         self.classes[class].fetch_add(1, Ordering::Relaxed);
         self.microseconds.fetch_add(microseconds, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add(&self, tally: &Tally) {
+        for (class, &count) in self.classes.iter().zip(&tally.classes) {
+            if count > 0 {
+                class.fetch_add(count.into(), Ordering::Relaxed);
+            }
+        }
+        self.microseconds.fetch_add(tally.microseconds, Ordering::Relaxed);
     }
 
     pub(crate) fn read(&self) -> Durations {
@@ -57,5 +86,19 @@ mod tests {
             assert_eq!(histogram.read().classes[class], before + 1, "{microseconds}");
         }
         assert_eq!(histogram.read().classes.iter().sum::<u64>(), 6);
+    }
+
+    #[test]
+    fn counted_together_is_as_counted_one_by_one() {
+        let (one_by_one, together) = (Histogram::default(), Histogram::default());
+        for round in 0..3 {
+            let mut tally = Tally::default();
+            for microseconds in [7, 7, 200, 5_000 * round, u64::MAX >> 3] {
+                one_by_one.count(Duration::from_micros(microseconds));
+                tally.count(Duration::from_micros(microseconds));
+            }
+            together.add(&tally);
+            assert_eq!(one_by_one.read(), together.read());
+        }
     }
 }

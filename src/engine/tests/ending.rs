@@ -50,7 +50,7 @@ fn a_check_that_the_end_overtakes_is_decided() {
                 }
             };
             let tag = Tag { user_data: 7, owner: 0 };
-            engine.batch().submit(&check, &receiver, tag, begin_to_end).expect("it was not closed yet");
+            engine.batch(1).submit(&check, &receiver, tag, begin_to_end).expect("it was not closed yet");
         });
         assert_eq!(*causes.0.lock(), [Cause::Shutdown], "round {round}");
         let stats = engine.stats();

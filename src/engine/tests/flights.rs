@@ -165,6 +165,32 @@ async fn capacity_bounds_what_is_pending_and_cancelled_checks_give_it_back() {
     .await;
 }
 
+/// A batch takes room for what is still to come of it: exactly what there is, and none that it does not need.
+#[tokio::test(start_paused = true)]
+async fn a_batch_gets_all_the_room_there_is_and_gives_back_what_its_invalid_checks_would_have_had() {
+    with_shard(&[("inbox.capacity", "40")], Peer::answering(|_, _| None), |bench| async move {
+        let names: Vec<_> = (0..60).map(|index| format!("s{index}")).collect();
+        let fit = |index: usize| (check(&names[index], ""), index);
+        let unfit = (check("", ""), 99);
+        let accepted =
+            |outcomes: &[Result<u64, SubmitError>]| outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+        let mixed: Vec<_> = (0..20).map(|index| if index % 4 == 0 { fit(index) } else { unfit }).collect();
+        let outcomes = bench.try_submit_all(&mixed);
+        assert_eq!(accepted(&outcomes), 5);
+        assert!(matches!(outcomes[1], Err(SubmitError::Invalid(_))));
+        assert_eq!(bench.core.stats().pending, 5);
+        let many: Vec<_> = (20..60).map(fit).collect();
+        let outcomes = bench.try_submit_all(&many);
+        assert_eq!(accepted(&outcomes), 35, "and not one more");
+        assert!(outcomes[..35].iter().all(Result::is_ok) && outcomes[35] == Err(SubmitError::Full));
+        assert!(bench.cancel(*outcomes[7].as_ref().unwrap()));
+        bench.settle().await;
+        assert_eq!(accepted(&bench.try_submit_all(&[unfit, fit(57), fit(58)])), 1);
+        assert_eq!(bench.core.stats().submitted, 41);
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_left_at_the_end_gets_the_default_action_and_cause_shutdown() {
     for (action, verdict) in [("deny", Verdict::Deny), ("allow", Verdict::Allow)] {

@@ -21,6 +21,16 @@ fn deliver(ledger: &Ledger, ticket: Ticket) -> bool {
     delivered
 }
 
+/// As a queue's host does.
+fn fetch(ledger: &Ledger, ticket: Ticket) -> bool {
+    ledger.shelve(ticket);
+    let delivered = ledger.fetch().deliver(ticket, &refused());
+    if !delivered {
+        ledger.release(ticket);
+    }
+    delivered
+}
+
 #[test]
 fn capacity_is_exact_and_comes_back() {
     let ledger = ledger(3);
@@ -178,6 +188,71 @@ fn a_drain_does_not_wait_for_a_withdrawn_reservation() {
     assert!(drain.join().unwrap());
 }
 
+#[test]
+fn room_that_is_taken_together_is_exact_and_what_is_left_of_it_comes_back() {
+    let ledger = ledger(5);
+    let mut vacancies = ledger.vacancies(Room::Usual, 3);
+    let first = ledger.fill(&mut vacancies, 7, 0).unwrap();
+    let others: Vec<_> = (0..2).map(|_| ledger.reserve(Room::Usual, 0, 0).unwrap()).collect();
+    assert_eq!(ledger.reserve(Room::Usual, 0, 0), None, "the rest is spoken for");
+    let none = ledger.vacancies(Room::Usual, 1);
+    assert!(none.is_empty());
+    ledger.give_back(none);
+    ledger.give_back(vacancies);
+    let mut more = ledger.vacancies(Room::Usual, 9);
+    let more: Vec<_> = std::iter::from_fn(|| ledger.fill(&mut more, 0, 0)).collect();
+    assert_eq!(more.len(), 2, "as many as there are");
+    let all: HashSet<_> = others.iter().chain(&more).chain([&first]).map(|ticket| ticket.slot()).collect();
+    assert_eq!(all.len(), 5, "a slot each");
+    assert_eq!(ledger.counts().submitted, 5, "what was only kept was not submitted");
+    assert_eq!(ledger.cancel(first), Some(7));
+}
+
+#[test]
+fn what_is_fetched_together_has_ended_at_once_and_gives_its_room_back_at_the_end() {
+    let ledger = ledger(4);
+    let tickets: Vec<_> = (0..4).map(|_| ledger.reserve(Room::Usual, 0, 0).unwrap()).collect();
+    tickets[..3].iter().for_each(|&ticket| ledger.shelve(ticket));
+    assert!(ledger.cancel(tickets[1]).is_some());
+    let coalesced =
+        Decision { coalesced: true, latency: Duration::from_millis(3), verdict: Verdict::Allow, ..refused() };
+    let mut fetch = ledger.fetch();
+    assert!(fetch.deliver(tickets[0], &refused()));
+    assert!(!fetch.deliver(tickets[0], &refused()), "once");
+    assert_eq!(ledger.cancel(tickets[0]), None, "it was delivered");
+    assert!(!fetch.deliver(tickets[1], &refused()), "it was cancelled");
+    assert!(fetch.deliver(tickets[2], &coalesced));
+    drop(fetch);
+    ledger.release(tickets[1]);
+    let counts = ledger.counts();
+    assert_eq!((counts.submitted, counts.completed, counts.cancelled), (4, 2, 1));
+    assert_eq!((counts.denied, counts.allowed, counts.coalesced), (1, 1, 1));
+    assert_eq!((counts.origins[0], counts.causes[0]), (2, 2));
+    assert_eq!(counts.latencies.microseconds, 3_000);
+    assert_eq!(counts.latencies.classes.iter().sum::<u64>(), 2);
+    let again: Vec<_> = std::iter::from_fn(|| ledger.reserve(Room::Usual, 0, 0)).collect();
+    assert_eq!(again.len(), 3);
+    assert!(again.iter().all(|ticket| !tickets.contains(ticket)), "of the next generation");
+}
+
+#[test]
+fn drain_waits_for_no_check_that_was_fetched_while_others_are() {
+    let ledger = Arc::new(ledger(2));
+    let tickets: Vec<_> = (0..2).map(|_| ledger.reserve(Room::Usual, 0, 0).unwrap()).collect();
+    assert!(ledger.decide(tickets[0]));
+    let drain = thread::spawn({
+        let ledger = Arc::clone(&ledger);
+        move || ledger.drain(Duration::MAX)
+    });
+    while ledger.drainers.load(Ordering::SeqCst) == 0 {
+        thread::yield_now();
+    }
+    let mut fetch = ledger.fetch();
+    assert!(fetch.deliver(tickets[0], &refused()) && fetch.deliver(tickets[1], &refused()));
+    drop(fetch);
+    assert!(drain.join().unwrap());
+}
+
 /// Four threads submit, a decider and two cancellers race for every check: each ends once, and the
 /// counters agree at every reading.
 #[test]
@@ -209,11 +284,12 @@ fn every_check_ends_once_under_a_race() {
                     let canceller = thread::scope(|scope| {
                         if ticket.number() % 64 == 0 {
                             let other = scope.spawn(|| ledger.cancel(ticket).is_some());
-                            delivered += u64::from(deliver(&ledger, ticket));
+                            let end = if ticket.number() % 128 == 0 { deliver } else { fetch };
+                            delivered += u64::from(end(&ledger, ticket));
                             other.join().unwrap()
                         } else {
                             let cancelled = ticket.number() % 3 == 0 && ledger.cancel(ticket).is_some();
-                            delivered += u64::from(deliver(&ledger, ticket));
+                            delivered += u64::from(fetch(&ledger, ticket));
                             cancelled
                         }
                     });

@@ -38,7 +38,7 @@ impl Told {
 }
 fn watch(bench: &Bench, check: &Check<'_>, told: &Arc<Told>, user_data: usize) -> u64 {
     let receiver: Arc<dyn Receiver> = Arc::clone(told) as _;
-    Batch::new(&bench.core).watch(check, &receiver, Tag { user_data, owner: 0 }, |_| ()).unwrap()
+    Batch::new(&bench.core, 0).watch(check, &receiver, Tag { user_data, owner: 0 }, |_| ()).unwrap()
 }
 fn minded(says: &Rc<Cell<Option<&'static str>>>) -> Rc<Peer> {
     let says = Rc::clone(says);
@@ -105,7 +105,7 @@ async fn a_watch_that_is_cancelled_before_it_is_taken_in_is_gone() {
         let receiver: Arc<dyn Receiver> = Arc::clone(&told) as _;
         // Another thread cancels as soon as *ticket is written.
         let core = Arc::clone(&bench.core);
-        Batch::new(&bench.core)
+        Batch::new(&bench.core, 1)
             .watch(&check("s", ""), &receiver, Tag { user_data: 1, owner: 0 }, |ticket| {
                 assert!(core.cancel(Ticket::from_number(ticket)));
             })

@@ -243,7 +243,16 @@ impl Bench {
 
     pub(super) fn try_submit(&self, check: &Check<'_>, user_data: usize) -> Result<u64, SubmitError> {
         let receiver: Arc<dyn Receiver> = Arc::clone(&self.collected) as _;
-        Batch::new(&self.core).submit(check, &receiver, Tag { user_data, owner: 0 }, |_| ())
+        Batch::new(&self.core, 1).submit(check, &receiver, Tag { user_data, owner: 0 }, |_| ())
+    }
+
+    /// In one call.
+    pub(super) fn try_submit_all(&self, checks: &[(Check<'_>, usize)]) -> Vec<Result<u64, SubmitError>> {
+        let receiver: Arc<dyn Receiver> = Arc::clone(&self.collected) as _;
+        let mut batch = Batch::new(&self.core, checks.len());
+        let mut submit =
+            |check, user_data| batch.submit(check, &receiver, Tag { user_data, owner: 0 }, |_| ());
+        checks.iter().map(|(check, user_data)| submit(check, *user_data)).collect()
     }
 
     pub(super) fn cancel(&self, ticket: u64) -> bool {

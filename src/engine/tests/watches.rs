@@ -48,7 +48,7 @@ impl Told {
 
 fn watch(bench: &Bench, check: &Check<'_>, told: &Arc<Told>, user_data: usize) -> Result<u64, SubmitError> {
     let receiver: Arc<dyn Receiver> = Arc::clone(told) as _;
-    Batch::new(&bench.core).watch(check, &receiver, Tag { user_data, owner: 0 }, |_| ())
+    Batch::new(&bench.core, 0).watch(check, &receiver, Tag { user_data, owner: 0 }, |_| ())
 }
 
 const ALLOW_10: &str = "HTTP/1.1 200 OK\r\nX-AuthDuration: 10\r\nX-UserId: u1\r\nContent-Length: 0\r\n\r\n";
@@ -267,7 +267,7 @@ async fn a_host_that_does_not_fetch_is_told_the_newest_and_nothing_piles_up() {
         let shelf = Arc::new(Shelf::default());
         let receiver: Arc<dyn Receiver> = Arc::clone(&shelf) as _;
         let tag = Tag { user_data: 7, owner: 0 };
-        Batch::new(&bench.core).watch(&check("s", ""), &receiver, tag, |_| ()).unwrap();
+        Batch::new(&bench.core, 0).watch(&check("s", ""), &receiver, tag, |_| ()).unwrap();
         for flap in 0..20 {
             says.set(Some(if flap % 2 == 0 { DENY } else { ALLOW }));
             sleep(seconds(2)).await;
