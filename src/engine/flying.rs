@@ -2,7 +2,6 @@
 
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use tokio::time::Instant;
 
@@ -13,6 +12,7 @@ use super::flights::FlightId;
 use super::kits::Kit;
 use super::live::Heard;
 use super::shard::Shard;
+use super::transports::Route;
 use crate::clock;
 use crate::decision::Decision;
 
@@ -52,21 +52,20 @@ impl Shard {
 
     async fn fly(self: &Rc<Self>, id: FlightId, kit: &Kit, bell: &Bell) {
         let Kit { question, asking } = kit;
-        let (policy, may_hedge) = {
+        let (route, may_hedge) = {
             let flights = self.flights.borrow();
             let flight = flights.flight(id);
             // Who asks ahead of the end has time.
-            let may_hedge = !flight.refresh;
-            (Arc::clone(&flight.policy), may_hedge)
+            (self.transports.of(&flight.policy), !flight.refresh)
         };
+        let Route { policy, transport } = &*route;
         let crash = Crash { shard: self, id };
         let deadline = clock::now() + policy.settings.timeout;
-        let transport = self.transports.of(&policy);
         let means = Means {
-            transport: &transport,
+            transport,
             retries: &self.retries,
             alarms: Some((&self.alarms, bell)),
-            policy: &policy,
+            policy,
             question,
             deadline,
             asking,
@@ -89,11 +88,11 @@ impl Shard {
                 };
                 self.land(id, &decision);
                 if !overtaken {
-                    let answer = Heard { policy: &policy, mark, overtaken };
+                    let answer = Heard { policy, mark, overtaken };
                     self.tell_watches_of(question, hash, &decision, answer);
                 }
                 if let Some(answer) = shadowed {
-                    self.shadow.ask(&policy, question, answer, self.next_random());
+                    self.shadow.ask(policy, question, answer, self.next_random());
                 }
             }
             Err(outage) => self.failed(id, &outage, deadline),

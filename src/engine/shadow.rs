@@ -123,10 +123,10 @@ impl Owed {
     }
 
     async fn asked(mut self, policy: Arc<Policy>, question: Rc<Question>, answer: Answer, random: u64) {
-        let transport = self.shadow.transports.of(&policy);
+        let route = self.shadow.transports.of(&policy);
         let asking = Asking::default();
         let means = Means {
-            transport: &transport,
+            transport: &route.transport,
             retries: &self.shadow.retries,
             alarms: None,
             policy: &policy,

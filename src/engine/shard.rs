@@ -178,7 +178,7 @@ impl Shard {
         for (endpoint, (seen, health)) in seen.iter_mut().zip(policy.health.iter()).enumerate() {
             let opened = health.opened();
             if std::mem::replace(seen, opened) != opened && health.is_open() {
-                self.transports.of(&policy).turn_away(endpoint);
+                self.transports.of(&policy).transport.turn_away(endpoint);
             }
         }
     }

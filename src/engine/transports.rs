@@ -2,8 +2,8 @@
 //! its last flight has landed.
 
 use std::cell::RefCell;
-use std::rc::{Rc, Weak as RcWeak};
-use std::sync::{Arc, Weak};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
 
 use super::policy::Policy;
 use crate::transport::Transport;
@@ -12,9 +12,15 @@ type Make = dyn Fn(&Policy) -> Rc<Transport>;
 
 pub(crate) struct Transports {
     make: Rc<Make>,
-    current: RefCell<Option<(Arc<Policy>, Rc<Transport>)>>,
+    current: RefCell<Option<Rc<Route>>>,
     /// Those that flights begun before a reload still use.
-    former: RefCell<Vec<(Weak<Policy>, RcWeak<Transport>)>>,
+    former: RefCell<Vec<Weak<Route>>>,
+}
+
+/// A policy, and the transport for its checks. A flight keeps both by this one, on whose count no other thread waits.
+pub(crate) struct Route {
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) transport: Rc<Transport>,
 }
 
 impl Transports {
@@ -27,41 +33,46 @@ impl Transports {
         Self { make: Rc::clone(&self.make), current: RefCell::default(), former: RefCell::default() }
     }
 
-    /// The transport for checks of `policy`.
-    pub(crate) fn of(&self, policy: &Arc<Policy>) -> Rc<Transport> {
-        if let Some((current, transport)) = &*self.current.borrow()
-            && Arc::ptr_eq(current, policy)
+    /// For checks of `policy`.
+    pub(crate) fn of(&self, policy: &Arc<Policy>) -> Rc<Route> {
+        if let Some(current) = &*self.current.borrow()
+            && Arc::ptr_eq(&current.policy, policy)
         {
-            return Rc::clone(transport);
+            return Rc::clone(current);
         }
         let mut former = self.former.borrow_mut();
-        former.retain(|(_, transport)| transport.strong_count() > 0);
-        let known = former.iter().find(|(of, _)| std::ptr::eq(of.as_ptr(), Arc::as_ptr(policy)));
-        if let Some(transport) = known.and_then(|(_, transport)| transport.upgrade()) {
-            return transport;
+        former.retain(|route| route.strong_count() > 0);
+        let mut known = former.iter().filter_map(Weak::upgrade);
+        if let Some(route) = known.find(|route| Arc::ptr_eq(&route.policy, policy)) {
+            return route;
         }
         // Accepted under a configuration that was gone before its first flight here.
-        let transport = (self.make)(policy);
-        transport.close();
-        former.push((Arc::downgrade(policy), Rc::downgrade(&transport)));
-        transport
+        let route = self.make(Arc::clone(policy));
+        route.transport.close();
+        former.push(Rc::downgrade(&route));
+        route
     }
 
     /// Checks are judged by `policy` now: what was there before takes no more, but ends what it has begun.
     pub(crate) fn turn_to(&self, policy: Arc<Policy>) {
-        if self.current.borrow().as_ref().is_some_and(|(current, _)| Arc::ptr_eq(current, &policy)) {
+        if self.current.borrow().as_ref().is_some_and(|current| Arc::ptr_eq(&current.policy, &policy)) {
             return;
         }
-        let transport = (self.make)(&policy);
-        if let Some((of, before)) = self.current.replace(Some((policy, transport))) {
-            before.close();
-            self.former.borrow_mut().push((Arc::downgrade(&of), Rc::downgrade(&before)));
+        let route = self.make(policy);
+        if let Some(before) = self.current.replace(Some(route)) {
+            before.transport.close();
+            self.former.borrow_mut().push(Rc::downgrade(&before));
         }
     }
 
+    fn make(&self, policy: Arc<Policy>) -> Rc<Route> {
+        let transport = (self.make)(&policy);
+        Rc::new(Route { policy, transport })
+    }
+
     pub(crate) fn close(&self) {
-        if let Some((_, transport)) = self.current.take() {
-            transport.close();
+        if let Some(route) = self.current.take() {
+            route.transport.close();
         }
     }
 }
