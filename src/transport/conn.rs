@@ -7,6 +7,7 @@ use std::task::Context;
 use std::time::Duration;
 
 use tokio::io::ReadBuf;
+use tokio::task::{spawn_local, yield_now};
 use tokio::time::Instant;
 
 use super::dial::{Io, Link, Look};
@@ -165,6 +166,12 @@ impl Fault {
     }
 }
 
+/// When the runtime has heard what the system has to tell: not sooner, however often who waits is polled before that, as a plain
+/// `yield_now` would be.
+pub(super) async fn system_heard() {
+    let _ = spawn_local(yield_now()).await;
+}
+
 /// How an exchange ended without a reply.
 pub(super) struct Ending {
     pub(super) fault: Option<Fault>,
@@ -213,5 +220,41 @@ impl Ending {
             Some(why) => format!("the reply of {label} is malformed: {why}"),
         };
         Failure::new(Cause::Protocol, detail).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{Future, poll_fn};
+    use std::pin::pin;
+    use std::task::Poll;
+
+    use tokio::net::UnixStream;
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_system_is_heard_however_often_who_waits_is_polled_before() {
+        LocalSet::new()
+            .run_until(async {
+                let (here, there) = UnixStream::pair().unwrap();
+                // The runtime has heard that there is nothing.
+                assert!(here.try_read(&mut [0]).is_err());
+                there.writable().await.unwrap();
+                assert_eq!(there.try_write(b"a").unwrap(), 1);
+                let mut heard = pin!(system_heard());
+                poll_fn(|cx| {
+                    for _ in 0..3 {
+                        assert!(heard.as_mut().poll(cx).is_pending());
+                    }
+                    Poll::Ready(())
+                })
+                .await;
+                assert!(here.try_read(&mut [0]).is_err(), "nobody has told the runtime yet");
+                heard.await;
+                assert_eq!(here.try_read(&mut [0]).unwrap(), 1);
+            })
+            .await;
     }
 }

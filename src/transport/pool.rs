@@ -24,7 +24,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::task::{spawn_local, yield_now};
+use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep_until};
 
 use holds::Attempt;
@@ -32,7 +32,7 @@ pub(super) use holds::{Lease, Place};
 use line::{Grant, Line, Queued, Waiter, Watching};
 use windows::Windows;
 
-use super::conn::Conn;
+use super::conn::{Conn, system_heard};
 use super::dial::{Dial, Look, Watch};
 use super::gauges::Row;
 use super::{Among, Failure, PoolGauges, Progress, Stage, h1, h2, wire};
@@ -248,9 +248,9 @@ impl Pool {
             match conn.glance(self.limits.pipeline == 1) {
                 Look::Nothing => return Some(Lease::new(self.rc(), conn)),
                 Look::Unknown => {
-                    // What there is is read before this task runs again, or can be.
+                    // What there is can be read then.
                     let mut lease = Lease::new(self.rc(), conn);
-                    yield_now().await;
+                    system_heard().await;
                     if lease.conn_mut().is_silent() {
                         return Some(lease);
                     }

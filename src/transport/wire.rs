@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::ReadBuf;
-use tokio::task::{spawn_local, yield_now};
+use tokio::task::spawn_local;
 use tokio::time::timeout;
 
 use fit::is_fit;
@@ -42,7 +42,7 @@ use reply::{Section, parse};
 use send_queue::{Posted, Returned, SendQueue, Sent};
 
 use super::body::{Body, BodyError, DRAIN_BYTES, DRAIN_TIME};
-use super::conn::{Conn, Ending, Fault, Speech, probe};
+use super::conn::{Conn, Ending, Fault, Speech, probe, system_heard};
 use super::dial::{Io, Link, Look};
 use super::head::{Fed, HeadReader, MAX_HEAD};
 use super::pool::{Lease, Place};
@@ -82,8 +82,8 @@ pub(super) fn establish(link: Link, place: Place, max_age: Duration) -> Box<Conn
 async fn looked_at(lease: &mut Lease) -> Look {
     match lease.conn_mut().glance(false) {
         Look::Unknown => {
-            // What there is can be read when this task runs again.
-            yield_now().await;
+            // What there is can be read then.
+            system_heard().await;
             match lease.conn_mut().glance(false) {
                 Look::Unknown => Look::Nothing,
                 known => known,
