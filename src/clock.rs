@@ -1,5 +1,8 @@
 //! The time, read once for a step of work: a check takes a dozen looks at it within microseconds, and each costs as much as
 //! some fifty instructions.
+//!
+//! A step is no longer than some checks need that are polled one after the other, tens of microseconds. What takes longer in
+//! between (many system calls, many messages) reads it again: by a step of its own, or [`read_again`].
 
 use std::cell::Cell;
 
@@ -15,17 +18,28 @@ pub(crate) fn now() -> Instant {
 }
 
 /// Runs a step that takes no time to speak of: never one that waits. Only a host's log function runs inside; should it take its
-/// time, what follows in the step counts as if it had not.
+/// time, what follows in the step counts as if it had not. Within another step that goes on with the later time.
 pub(crate) fn step<T>(step: impl FnOnce() -> T) -> T {
     /// Also after a panic.
-    struct Step(Option<Instant>);
+    struct Step {
+        within: bool,
+    }
     impl Drop for Step {
         fn drop(&mut self) {
-            HELD.set(self.0);
+            if !self.within {
+                HELD.set(None);
+            }
         }
     }
-    let _outer = Step(HELD.replace(Some(Instant::now())));
+    let _step = Step { within: HELD.replace(Some(Instant::now())).is_some() };
     step()
+}
+
+/// Something took its time: what is left of the step goes by the time after it.
+pub(crate) fn read_again() {
+    if HELD.get().is_some() {
+        HELD.set(Some(Instant::now()));
+    }
 }
 
 #[cfg(test)]
@@ -44,16 +58,31 @@ mod tests {
         assert_eq!(step(now), now());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_step_goes_on_with_the_time_of_a_step_within_it_or_with_what_is_read_again() {
+        read_again();
+        assert_eq!(HELD.get(), None, "no step");
+        let began = now();
+        HELD.set(Some(began));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(now(), began);
+        assert_eq!(step(now), began + Duration::from_secs(1));
+        assert_eq!(now(), began + Duration::from_secs(1));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        read_again();
+        assert_eq!(now(), began + Duration::from_secs(2));
+        HELD.set(None);
+    }
+
     #[test]
-    fn a_step_within_a_step_is_one_of_its_own_and_a_panic_ends_it() {
+    fn a_panic_ends_a_step_and_not_the_one_around_it() {
         step(|| {
-            let outer = now();
-            assert!(step(now) >= outer);
-            assert_eq!(now(), outer);
             let caught = std::panic::catch_unwind(|| step(|| panic!("a defect")));
             assert!(caught.is_err());
-            assert_eq!(now(), outer);
+            assert!(HELD.get().is_some());
         });
+        let caught = std::panic::catch_unwind(|| step(|| panic!("a defect")));
+        assert!(caught.is_err());
         assert_eq!(HELD.get(), None);
     }
 }

@@ -15,6 +15,7 @@ mod alarms;
 mod asking;
 mod awaiting;
 mod batch;
+mod bell;
 mod callbacks;
 mod channel;
 mod completion;

@@ -2,7 +2,8 @@
 //!
 //! To the runtime they are one task. It polls those that are ready one after the other, so that what one check needs is still
 //! in the processor's caches for the next, the clock is read once for some of them, and to wake one from its own thread costs
-//! a place in a list. Wakers are those of the standard library: any future can be awaited, and woken from any thread.
+//! a place in a list. Wakers are those of the standard library: any future can be awaited, and woken from any thread
+//! (`bell.rs`).
 //!
 //! A task that panics is dropped, and harms no other.
 
@@ -11,18 +12,17 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use parking_lot::Mutex;
-use tokio::task::{spawn_local, unconstrained};
+use tokio::task::{spawn_local, unconstrained, yield_now};
 
+use super::bell::{Bell, Elsewhere};
 use crate::clock;
 
-/// Tasks that are polled in one turn; then what else runs on the thread has its own.
+/// Tasks that are polled in one turn; then what else runs on the thread has its own, and what the system has to tell is heard.
 const TURN: usize = 64;
 /// Those that are polled by one reading of the clock.
 const AT_ONCE: usize = 8;
@@ -35,16 +35,17 @@ pub(super) struct RunQueue(Rc<State>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TaskId(usize);
 
-#[derive(Default)]
 struct State {
-    /// By [`TaskId`]. `None`: there is none, or it is being polled.
-    tasks: RefCell<Vec<Option<Task>>>,
+    /// By [`TaskId`].
+    places: RefCell<Vec<Place>>,
     vacant: RefCell<Vec<usize>>,
-    ready: RefCell<VecDeque<Ready>>,
+    ready: RefCell<VecDeque<usize>>,
     /// The runtime's task was made.
     started: Cell<bool>,
     /// It has yet to look at `ready`.
     awake: Cell<bool>,
+    /// Within a turn.
+    turning: Cell<bool>,
     /// Its waker, once it has run.
     runner: RefCell<Option<Waker>>,
     /// It was dropped.
@@ -52,35 +53,22 @@ struct State {
     elsewhere: Arc<Elsewhere>,
 }
 
+#[derive(Default)]
+struct Place {
+    /// `None`: there is none, or it is being polled.
+    task: Option<Task>,
+    /// It is in `ready`, where it is once: who yields for the sake of others is not polled before they are.
+    queued: bool,
+}
+
 struct Task {
     future: Pin<Box<dyn Future<Output = ()>>>,
-    bell: Arc<Bell>,
+    bell: Arc<Rope>,
     waker: Waker,
 }
 
-#[derive(Clone, Copy)]
-struct Ready {
-    task: usize,
-    /// By its waker, which does so once until the task is polled.
-    rung: bool,
-}
-
-/// What a task's waker knows.
-struct Bell {
-    task: usize,
-    rung: AtomicBool,
-    elsewhere: Arc<Elsewhere>,
-}
-
-/// What other threads see of a queue.
-#[derive(Default)]
-struct Elsewhere {
-    /// Something is in `woken`.
-    any: AtomicBool,
-    woken: Mutex<Vec<usize>>,
-    /// Of the runtime's task, once it has run.
-    runner: Mutex<Option<Waker>>,
-}
+/// A task's waker.
+struct Rope(Bell);
 
 thread_local! {
     /// The queue that runs on this thread; of several the newest, the others are woken as if from elsewhere.
@@ -91,36 +79,54 @@ impl RunQueue {
     /// Within a `LocalSet`, whose end drops it.
     pub(super) fn spawn(&self, future: impl Future<Output = ()> + 'static) -> TaskId {
         let Self(state) = self;
-        if state.ended.get() {
-            return TaskId(usize::MAX);
-        }
         if !state.started.replace(true) {
             state.awake.set(true);
             spawn_local(unconstrained(serve(Runner(Rc::clone(state)))));
         }
-        let mut tasks = state.tasks.borrow_mut();
-        let task = state.vacant.borrow_mut().pop().unwrap_or(tasks.len());
-        if task == tasks.len() {
-            tasks.push(None);
+        if state.ended.get() {
+            return TaskId(usize::MAX);
         }
-        let elsewhere = Arc::clone(&state.elsewhere);
-        let bell = Arc::new(Bell { task, rung: AtomicBool::new(false), elsewhere });
+        let task = state.vacant.borrow_mut().pop().unwrap_or_else(|| {
+            let mut places = state.places.borrow_mut();
+            places.push(Place::default());
+            places.len() - 1
+        });
+        let bell = Arc::new(Rope(Bell::new(task, Arc::clone(&state.elsewhere))));
         let waker = Waker::from(Arc::clone(&bell));
-        tasks[task] = Some(Task { future: Box::pin(future), bell, waker });
-        drop(tasks);
+        state.places.borrow_mut()[task].task = Some(Task { future: Box::pin(future), bell, waker });
         self.wake(TaskId(task));
         TaskId(task)
     }
 
-    /// It is polled again.
+    /// It is polled once more.
     pub(super) fn wake(&self, TaskId(task): TaskId) {
-        self.0.push(Ready { task, rung: false });
+        self.0.push(task);
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            places: RefCell::default(),
+            vacant: RefCell::default(),
+            ready: RefCell::default(),
+            started: Cell::default(),
+            awake: Cell::default(),
+            turning: Cell::default(),
+            runner: RefCell::default(),
+            ended: Cell::default(),
+            elsewhere: Arc::new(Elsewhere::new()),
+        }
     }
 }
 
 impl State {
-    fn push(&self, ready: Ready) {
-        self.ready.borrow_mut().push_back(ready);
+    fn push(&self, task: usize) {
+        match self.places.borrow_mut().get_mut(task) {
+            Some(place) if !place.queued => place.queued = true,
+            _ => return,
+        }
+        self.ready.borrow_mut().push_back(task);
         if !self.awake.replace(true)
             && let Some(runner) = &*self.runner.borrow()
         {
@@ -131,51 +137,69 @@ impl State {
     fn is_run_by(&self, waker: &Waker) {
         let mut runner = self.runner.borrow_mut();
         if runner.as_ref().is_none_or(|runner| !runner.will_wake(waker)) {
-            *self.elsewhere.runner.lock() = Some(waker.clone());
+            self.elsewhere.is_run_by(waker);
             *runner = Some(waker.clone());
         }
     }
 
-    fn next(&self) -> Option<Ready> {
+    fn next(&self) -> Option<usize> {
         self.ready.borrow_mut().pop_front()
     }
 
     /// Whether all have had their turn.
     fn turn(&self) -> bool {
-        if self.elsewhere.any.load(Ordering::Acquire) {
-            self.elsewhere.any.store(false, Ordering::Relaxed);
-            let woken = std::mem::take(&mut *self.elsewhere.woken.lock());
-            self.ready.borrow_mut().extend(woken.into_iter().map(|task| Ready { task, rung: true }));
-        }
+        self.elsewhere.take().into_iter().for_each(|task| self.push(task));
         for _ in 0..TURN / AT_ONCE {
             let Some(first) = self.next() else { return true };
             clock::step(|| {
                 self.poll(first);
                 let more = std::iter::from_fn(|| self.next());
-                more.take(AT_ONCE - 1).for_each(|ready| self.poll(ready));
+                more.take(AT_ONCE - 1).for_each(|task| self.poll(task));
             });
         }
         self.ready.borrow().is_empty()
     }
 
-    fn poll(&self, Ready { task: place, rung }: Ready) {
-        let taken = self.tasks.borrow_mut().get_mut(place).and_then(Option::take);
-        let Some(mut task) = taken else { return };
-        if rung {
-            // Before the poll, which sees what came before the bell; what comes later rings again.
-            task.bell.rung.swap(false, Ordering::AcqRel);
-        }
+    fn poll(&self, task: usize) {
+        let taken = {
+            let place = &mut self.places.borrow_mut()[task];
+            place.queued = false;
+            place.task.take()
+        };
+        let Some(mut taken) = taken else { return };
+        taken.bell.0.hear();
         let polled = catch_unwind(AssertUnwindSafe(|| {
-            let mut cx = Context::from_waker(&task.waker);
-            task.future.as_mut().poll(&mut cx)
+            let mut cx = Context::from_waker(&taken.waker);
+            taken.future.as_mut().poll(&mut cx)
         }));
         if let Ok(Poll::Pending) = polled {
-            self.tasks.borrow_mut()[place] = Some(task);
+            self.places.borrow_mut()[task].task = Some(taken);
             return;
         }
         // What its drop does may be a defect's, too.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(task)));
-        self.vacant.borrow_mut().push(place);
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(taken)));
+        self.vacant.borrow_mut().push(task);
+    }
+
+    fn is_here(self: &Rc<Self>) -> bool {
+        HERE.with_borrow(|here| here.as_ref().is_some_and(|here| Rc::ptr_eq(here, self)))
+    }
+}
+
+impl Wake for Rope {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.ring(|elsewhere, task| {
+            let pushed = HERE.try_with(|here| {
+                let here = here.borrow();
+                let here = here.as_ref().filter(|here| Arc::ptr_eq(&here.elsewhere, elsewhere));
+                here.map(|here| here.push(task)).is_some()
+            });
+            pushed == Ok(true)
+        });
     }
 }
 
@@ -185,68 +209,41 @@ struct Runner(Rc<State>);
 async fn serve(runner: Runner) -> Infallible {
     let state = &runner.0;
     poll_fn(|cx| {
-        if !is_here(state) {
+        if !state.is_here() {
             HERE.set(Some(Rc::clone(state)));
         }
         state.awake.set(true);
         state.is_run_by(cx.waker());
-        if state.turn() {
+        state.turning.set(true);
+        let done = state.turn();
+        state.turning.set(false);
+        if done {
             state.awake.set(false);
         } else {
-            // The others in line first.
-            cx.waker().wake_by_ref();
+            // Woken when the others, and the system, have had their turn: it keeps the waker.
+            let _ = pin!(yield_now()).as_mut().poll(cx);
         }
         Poll::Pending
     })
     .await
 }
 
-fn is_here(state: &Rc<State>) -> bool {
-    HERE.with_borrow(|here| here.as_ref().is_some_and(|here| Rc::ptr_eq(here, state)))
-}
-
-impl Elsewhere {
-    fn push(&self, task: usize) {
-        self.woken.lock().push(task);
-        self.any.store(true, Ordering::Release);
-        let runner = self.runner.lock().clone();
-        if let Some(runner) = runner {
-            runner.wake();
-        }
-    }
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if self.rung.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let ready = Ready { task: self.task, rung: true };
-        let pushed = HERE.try_with(|here| {
-            let here = here.borrow();
-            let here = here.as_ref().filter(|here| Arc::ptr_eq(&here.elsewhere, &self.elsewhere));
-            here.map(|here| here.push(ready)).is_some()
-        });
-        if pushed != Ok(true) {
-            self.elsewhere.push(self.task);
-        }
-    }
-}
-
 impl Drop for Runner {
     fn drop(&mut self) {
-        self.0.ended.set(true);
-        if is_here(&self.0) {
+        let Self(state) = self;
+        if state.turning.take() {
+            // A defect of the queue itself. Its tasks would sleep for ever.
+            spawn_local(unconstrained(serve(Self(Rc::clone(state)))));
+            return;
+        }
+        state.ended.set(true);
+        if state.is_here() {
             HERE.take();
         }
         // One after the other, so that nothing is borrowed while one goes.
-        let places = self.0.tasks.borrow().len();
+        let places = state.places.borrow().len();
         for place in 0..places {
-            let task = self.0.tasks.borrow_mut()[place].take();
+            let task = state.places.borrow_mut()[place].task.take();
             let _ = catch_unwind(AssertUnwindSafe(|| drop(task)));
         }
     }
@@ -256,8 +253,9 @@ impl Drop for Runner {
 mod tests {
     use std::future::pending;
 
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::oneshot;
-    use tokio::task::{LocalSet, yield_now};
+    use tokio::task::LocalSet;
 
     use super::*;
 
@@ -302,11 +300,10 @@ mod tests {
                 });
                 settle().await;
                 assert_eq!(told.take(), ["1", "2", "3"]);
-                for task in [2, 0, 2] {
-                    queue.wake(tasks[task]);
-                }
+                queue.wake(tasks[2]);
+                queue.wake(tasks[0]);
                 settle().await;
-                assert_eq!(told.take(), ["3", "1", "3"]);
+                assert_eq!(told.take(), ["3", "1"]);
             })
             .await;
     }
@@ -331,10 +328,8 @@ mod tests {
                 settle().await;
                 assert_eq!(told.take(), ["there got one"]);
                 let thread = std::thread::spawn(move || here.send("another").unwrap());
-                while told.borrow().is_empty() {
-                    yield_now().await;
-                }
                 thread.join().unwrap();
+                settle().await;
                 assert_eq!(told.take(), ["here got another"]);
             })
             .await;
@@ -415,19 +410,102 @@ mod tests {
             .await;
     }
 
-    /// One that is always ready does not keep the thread: neither from the queue's others, nor from the runtime's.
+    /// One that is always ready does not keep the thread: neither from the queue's others, nor from the runtime's, nor from
+    /// what the system has to tell.
     #[tokio::test]
     async fn everyone_has_a_turn() {
         LocalSet::new()
             .run_until(async {
                 let (queue, polls) = (RunQueue::default(), Rc::new(Cell::new(0)));
-                queue.spawn(poll_fn(|cx| {
+                let busy = Rc::new(Cell::new(0));
+                let its = Rc::clone(&busy);
+                queue.spawn(poll_fn(move |cx| {
+                    its.set(its.get() + 1);
                     cx.waker().wake_by_ref();
                     Poll::Pending
                 }));
                 let other = queue.spawn(counting(&polls));
                 settle().await;
                 queue.wake(other);
+                settle().await;
+                assert_eq!(polls.get(), 2);
+                let (mut here, mut there) = tokio::net::UnixStream::pair().unwrap();
+                let before = busy.get();
+                there.write_all(b"a").await.unwrap();
+                here.read_u8().await.unwrap();
+                assert!(busy.get() - before <= 8 * TURN, "{} polls", busy.get() - before);
+            })
+            .await;
+    }
+
+    /// Who yields wants the others to run first. A second poll right behind the first would be taken for that.
+    #[tokio::test]
+    async fn a_task_that_is_woken_twice_before_it_is_polled_is_polled_once() {
+        LocalSet::new()
+            .run_until(async {
+                let (queue, polls) = (RunQueue::default(), Rc::new(Cell::new(0)));
+                let task = queue.spawn(counting(&polls));
+                queue.wake(task);
+                settle().await;
+                assert_eq!(polls.get(), 1);
+                let waker = queue.0.places.borrow()[0].task.as_ref().unwrap().waker.clone();
+                waker.wake_by_ref();
+                queue.wake(task);
+                settle().await;
+                assert_eq!(polls.get(), 2);
+                waker.wake();
+                settle().await;
+                assert_eq!(polls.get(), 3, "it rings again");
+            })
+            .await;
+    }
+
+    #[tokio::test]
+    async fn an_old_waker_harms_nobody_who_has_its_task_s_place_now() {
+        LocalSet::new()
+            .run_until(async {
+                let (queue, polls) = (RunQueue::default(), Rc::new(Cell::new(0)));
+                let old = Rc::<RefCell<Option<Waker>>>::default();
+                let its = Rc::clone(&old);
+                let first = queue.spawn(poll_fn(move |cx| {
+                    *its.borrow_mut() = Some(cx.waker().clone());
+                    Poll::Ready(())
+                }));
+                settle().await;
+                let second = queue.spawn(counting(&polls));
+                assert_eq!(first, second);
+                settle().await;
+                let old = old.take().unwrap();
+                std::thread::spawn(move || old.wake()).join().unwrap();
+                settle().await;
+                assert_eq!(polls.get(), 2, "one poll more than needed");
+                queue.wake(second);
+                settle().await;
+                assert_eq!(polls.get(), 3);
+            })
+            .await;
+    }
+
+    #[tokio::test]
+    async fn a_defect_of_the_queue_itself_stops_no_task() {
+        LocalSet::new()
+            .run_until(async {
+                let (queue, polls) = (RunQueue::default(), Rc::new(Cell::new(0)));
+                let task = queue.spawn(counting(&polls));
+                settle().await;
+                queue.wake(task);
+                // Meanwhile it panics as often as it tries to take one out.
+                let mut yielded = pin!(yield_now());
+                let borrowed = Rc::clone(&queue.0);
+                let mut borrowed = Some(borrowed.ready.borrow());
+                poll_fn(|cx| {
+                    let polled = yielded.as_mut().poll(cx);
+                    if polled.is_ready() {
+                        borrowed = None;
+                    }
+                    polled
+                })
+                .await;
                 settle().await;
                 assert_eq!(polls.get(), 2);
             })

@@ -18,6 +18,7 @@ use std::task::{Poll, Waker};
 use tokio::task::spawn_local;
 
 use super::Desk;
+use crate::clock;
 use crate::transport::dial::WriteHalf;
 use crate::transport::{Failure, Progress};
 
@@ -159,6 +160,7 @@ impl SendQueue {
         }
         bytes.clear();
         bytes.shrink_to(2 * MOST_BYTES);
+        clock::read_again();
     }
 }
 
