@@ -49,7 +49,7 @@ struct Way<'a> {
     /// Those that are still to come.
     checks: usize,
     /// Usual room for some of them.
-    vacancies: Vacancies,
+    vacancies: Vacancies<'a>,
     /// One bit an I/O thread; the configuration allows 64.
     concerned: u64,
     drawer: Drawer,
@@ -67,7 +67,7 @@ impl<'a> Batch<'a> {
             core,
             now: Instant::now(),
             checks,
-            vacancies: Vacancies::default(),
+            vacancies: core.ledger.vacancies(Room::Usual, 0),
             concerned: 0,
             drawer: DRAWER.take(),
             decided: Outbox::default(),
@@ -121,6 +121,11 @@ impl<'a> Batch<'a> {
         Ok(submitted.map_err(SubmitError::Invalid)??.number())
     }
 
+    /// A check that is still to come is not fit to be submitted.
+    pub(crate) fn passed_over(&mut self) {
+        self.way.checks = self.way.checks.saturating_sub(1);
+    }
+
     /// A watch, for as long as the host wants: its first decision, and each change of it. `announce` gets the ticket
     /// before anything can be told.
     pub(crate) fn watch(
@@ -167,15 +172,15 @@ impl Way<'_> {
         receiver: &Arc<dyn Receiver>,
         tag: Tag,
     ) -> Result<Completion, SubmitError> {
-        let ledger = &self.core.ledger;
-        let thread = thread as u16;
+        let core = self.core;
+        let (ledger, thread) = (&core.ledger, thread as u16);
         let ticket = match room {
             Room::Spare => ledger.reserve(room, thread, tag.owner),
             Room::Usual => {
                 if self.vacancies.is_empty() {
                     self.vacancies = ledger.vacancies(room, (self.checks + 1).min(TOGETHER));
                 }
-                ledger.fill(&mut self.vacancies, thread, tag.owner)
+                self.vacancies.fill(thread, tag.owner)
             }
         };
         let ticket = ticket.ok_or(SubmitError::Full)?;
@@ -256,7 +261,6 @@ impl Drop for Way<'_> {
             self.send_off(thread);
         }
         DRAWER.set(std::mem::take(&mut self.drawer));
-        self.core.ledger.give_back(std::mem::take(&mut self.vacancies));
         let mut concerned = self.concerned;
         while concerned != 0 {
             self.core.inboxes[concerned.trailing_zeros() as usize].wake();

@@ -46,6 +46,12 @@ pub trait Receiver: Send + Sync + 'static {
     fn only_puts_aside(&self) -> bool {
         false
     }
+
+    /// Whether [`Receiver::receive`] shelves all it gets before it returns ([`Completed::shelve`]).
+    #[doc(hidden)]
+    fn shelves_all(&self) -> bool {
+        false
+    }
 }
 
 /// What comes back with a decision.
@@ -227,7 +233,8 @@ impl Owed {
         decision.coalesced = joined;
         decision.latency = clock::now().saturating_duration_since(submitted);
         let ledger = &self.core.ledger;
-        let wanted = match self.receiver.only_puts_aside() {
+        // One step less for what is ready at once. Else it would count as one that is still to be decided until it is taken.
+        let wanted = match self.receiver.shelves_all() {
             true => !ledger.is_cancelled(self.ticket),
             false => ledger.decide(self.ticket),
         };

@@ -12,10 +12,11 @@
 //!
 //! DUE will be handed over by a thread of the engine; READY waits in a queue to be fetched, whenever its host
 //! likes (and can be cancelled like the others). Drain waits for what is PENDING, DUE or CALLING, not for what is READY.
-//! What goes to a queue at once needs not be DUE before.
+//! What goes into a queue at once needs not be DUE before.
 //!
 //! Where many checks are submitted or fetched in one call, their room, their slots and what is counted of them come and go
-//! together ([`Vacancies`], [`Fetch`]): an instruction that locks its word costs as much as some fifty others.
+//! together ([`Vacancies`], [`Fetch`]): an instruction that locks its word costs as much as some fifty others. While such a
+//! call runs, what it holds is not free: another thread may be refused that would find room a few microseconds later.
 //!
 //! Cancel and claim race on the same word, so one of them wins and the other learns it: a cancelled check is
 //! never delivered, a delivered one never cancelled. A cancelled check is not pending any more, but its slot
@@ -195,55 +196,26 @@ impl Ledger {
     }
 
     /// Room and slots for up to so many checks; none: there is no room.
-    pub(crate) fn vacancies(&self, room: Room, wanted: usize) -> Vacancies {
+    pub(crate) fn vacancies(&self, room: Room, wanted: usize) -> Vacancies<'_> {
+        let mut vacancies = Vacancies { ledger: self, room, next: NONE, count: 0 };
         let most = if room == Room::Spare { self.spare } else { self.capacity };
-        let more = |pending: usize| (pending < most).then(|| most.min(pending.saturating_add(wanted)));
+        let more =
+            |pending: usize| (pending < most && wanted > 0).then(|| most.min(pending.saturating_add(wanted)));
         let pending = &self.pending[room as usize];
-        let Ok(before) = pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) else {
-            return Vacancies::default();
-        };
-        let granted = wanted.min(most - before);
-        let (next, count) = self.pop_free(granted);
-        if count < granted {
-            pending.fetch_sub(granted - count, Ordering::Relaxed);
+        if let Ok(before) = pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
+            let granted = wanted.min(most - before);
+            (vacancies.next, vacancies.count) = self.pop_free(granted);
+            if vacancies.count < granted {
+                pending.fetch_sub(granted - vacancies.count, Ordering::Relaxed);
+            }
         }
-        Vacancies { room, next, count }
+        vacancies
     }
 
     /// Takes a slot for a check of queue `owner` that I/O thread `thread` will get. `None`: there is no room; say
     /// [`Ledger::refused`] if that is the end of it. If [`Ledger::is_closed`] after this, nobody will take the check.
     pub(crate) fn reserve(&self, room: Room, thread: u16, owner: u32) -> Option<Ticket> {
-        self.fill(&mut self.vacancies(room, 1), thread, owner)
-    }
-
-    /// As [`Ledger::reserve`], where room was taken before. `None`: there is none left of it.
-    pub(crate) fn fill(&self, vacancies: &mut Vacancies, thread: u16, owner: u32) -> Option<Ticket> {
-        vacancies.count = vacancies.count.checked_sub(1)?;
-        let index = vacancies.next;
-        let slot = &self.slots[index as usize];
-        vacancies.next = slot.next.load(Ordering::Relaxed);
-        slot.thread.store(thread, Ordering::Relaxed);
-        slot.owner.store(owner, Ordering::Relaxed);
-        slot.room.store(vacancies.room as u16, Ordering::Relaxed);
-        let ticket = Ticket::new(slot.word.load(Ordering::Relaxed) >> STATE_BITS, index);
-        // Before anything can end it: `submitted` is never behind `completed` in a reading of both.
-        self.counters.submitted.fetch_add(1, Ordering::Relaxed);
-        slot.word.store(ticket.word(PENDING), Ordering::Release);
-        fence(Ordering::SeqCst);
-        Some(ticket)
-    }
-
-    /// What was not taken of them.
-    pub(crate) fn give_back(&self, mut vacancies: Vacancies) {
-        let count = std::mem::take(&mut vacancies.count);
-        if count == 0 {
-            return;
-        }
-        let first = vacancies.next;
-        let next = |slot: u32, _| self.slots[slot as usize].next.load(Ordering::Relaxed);
-        let last = (1..count).fold(first, next);
-        self.push_free(first, last);
-        self.pending[vacancies.room as usize].fetch_sub(count, Ordering::Relaxed);
+        self.vacancies(room, 1).fill(thread, owner)
     }
 
     /// No check is accepted any more.
@@ -500,24 +472,47 @@ impl Ledger {
     }
 }
 
-/// Room and slots that were taken for checks to come. What is left is to be given back ([`Ledger::give_back`]).
-#[must_use]
-pub(crate) struct Vacancies {
+/// Room and slots that were taken for checks to come. Dropped, it gives back what is left.
+pub(crate) struct Vacancies<'a> {
+    ledger: &'a Ledger,
     room: Room,
     /// A chain of slots; behind the last of them it goes on with what is none of ours.
     next: u32,
     count: usize,
 }
 
-impl Default for Vacancies {
-    fn default() -> Self {
-        Self { room: Room::Usual, next: NONE, count: 0 }
+impl Vacancies<'_> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// As [`Ledger::reserve`]. `None`: there is none left.
+    pub(crate) fn fill(&mut self, thread: u16, owner: u32) -> Option<Ticket> {
+        self.count = self.count.checked_sub(1)?;
+        let index = self.next;
+        let slot = &self.ledger.slots[index as usize];
+        self.next = slot.next.load(Ordering::Relaxed);
+        slot.thread.store(thread, Ordering::Relaxed);
+        slot.owner.store(owner, Ordering::Relaxed);
+        slot.room.store(self.room as u16, Ordering::Relaxed);
+        let ticket = Ticket::new(slot.word.load(Ordering::Relaxed) >> STATE_BITS, index);
+        // Before anything can end it: `submitted` is never behind `completed` in a reading of both.
+        self.ledger.counters.submitted.fetch_add(1, Ordering::Relaxed);
+        slot.word.store(ticket.word(PENDING), Ordering::Release);
+        fence(Ordering::SeqCst);
+        Some(ticket)
     }
 }
 
-impl Vacancies {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.count == 0
+impl Drop for Vacancies<'_> {
+    fn drop(&mut self) {
+        if self.count == 0 {
+            return;
+        }
+        let Self { ledger, room, next: first, count } = *self;
+        let next = |slot: u32, _| ledger.slots[slot as usize].next.load(Ordering::Relaxed);
+        ledger.push_free(first, (1..count).fold(first, next));
+        ledger.pending[room as usize].fetch_sub(count, Ordering::Relaxed);
     }
 }
 

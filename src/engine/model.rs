@@ -10,6 +10,8 @@
 
 #![allow(clippy::duplicate_mod, dead_code, reason = "the same files on other types, and not all of each")]
 
+#[path = "bell.rs"]
+mod bell;
 #[path = "ledger.rs"]
 mod ledger;
 #[path = "parked.rs"]
@@ -26,6 +28,7 @@ use std::time::Duration;
 
 use loom::thread;
 
+use self::bell::{Bell, Elsewhere};
 use self::ledger::{Ledger, Room, Ticket};
 use self::parked::Parked;
 use self::revocations::{Mark, Revocations};
@@ -285,13 +288,13 @@ fn a_chain_of_free_slots_is_given_to_one() {
             let ledger = Arc::clone(&ledger);
             thread::spawn(move || {
                 let mut vacancies = ledger.vacancies(Room::Usual, 2);
-                let taken = ledger.fill(&mut vacancies, 0, 0);
-                ledger.give_back(vacancies);
+                let taken = vacancies.fill(0, 0);
+                drop(vacancies);
                 taken.unwrap()
             })
         };
         let mut vacancies = ledger.vacancies(Room::Usual, 2);
-        let mut held: Vec<_> = std::iter::from_fn(|| ledger.fill(&mut vacancies, 0, 0)).collect();
+        let mut held: Vec<_> = std::iter::from_fn(|| vacancies.fill(0, 0)).collect();
         assert!(!held.is_empty());
         held.push(other.join().unwrap());
         held.extend(std::iter::from_fn(|| ledger.reserve(Room::Usual, 0, 0)));
@@ -475,6 +478,57 @@ fn a_denial_that_an_answer_lifts_comes_back_with_the_next_revocation() {
         revocations.revoke(SESSION, BOUND);
         io.join().unwrap();
         assert!(revocations.denies(SESSION, BOUND));
+    });
+}
+
+/// As a runtime's task is woken.
+struct Runner(Arc<Event>);
+
+impl std::task::Wake for Runner {
+    fn wake(self: Arc<Self>) {
+        self.0.signal();
+    }
+}
+
+/// Two threads have news for one task, whose thread polls it when it is in the list, and now and then of itself.
+#[test]
+fn a_task_that_is_woken_from_elsewhere_sees_all_its_news() {
+    const THREADS: usize = 2;
+    model(|| {
+        let elsewhere = Arc::new(Elsewhere::new());
+        let bell = Arc::new(Bell::new(7, Arc::clone(&elsewhere)));
+        let event = Arc::new(Event::new());
+        let news = Arc::new(AtomicUsize::new(0));
+        let threads = [0; THREADS].map(|_| {
+            let (bell, news) = (Arc::clone(&bell), Arc::clone(&news));
+            thread::spawn(move || {
+                news.fetch_add(1, Ordering::Relaxed);
+                bell.ring(|_, _| false);
+            })
+        });
+        elsewhere.is_run_by(&std::task::Waker::from(Arc::new(Runner(Arc::clone(&event)))));
+        let mut seen = 0;
+        let poll = || {
+            bell.hear();
+            news.load(Ordering::Relaxed)
+        };
+        seen = seen.max(poll());
+        loop {
+            let woken = elsewhere.take();
+            assert!(woken.len() <= THREADS && woken.iter().all(|&task| task == 7));
+            if !woken.is_empty() {
+                seen = seen.max(poll());
+            }
+            if seen == THREADS {
+                break;
+            }
+            if woken.is_empty() {
+                event.wait(|state| state.news);
+            }
+        }
+        for thread in threads {
+            thread.join().unwrap();
+        }
     });
 }
 

@@ -50,6 +50,10 @@ impl Receiver for Waiting {
     fn only_puts_aside(&self) -> bool {
         true
     }
+
+    fn shelves_all(&self) -> bool {
+        true
+    }
 }
 
 impl Queue {

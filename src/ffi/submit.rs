@@ -150,10 +150,16 @@ pub(super) unsafe fn submit_all(
         // SAFETY: the contract of the header.
         let submitted = unsafe {
             let user_data = item(user_data, index).unwrap_or(std::ptr::null_mut());
-            request(element(requests, stride, index), Some(stride)).and_then(|check| {
-                let tag = Tag { user_data: user_data.expose_provenance(), owner };
-                batch.submit(&check, &receiver, tag, |_| ()).map_err(submit_status)
-            })
+            match request(element(requests, stride, index), Some(stride)) {
+                Ok(check) => {
+                    let tag = Tag { user_data: user_data.expose_provenance(), owner };
+                    batch.submit(&check, &receiver, tag, |_| ()).map_err(submit_status)
+                }
+                Err(status) => {
+                    batch.passed_over();
+                    Err(status)
+                }
+            }
         };
         accepted += usize::from(submitted.is_ok());
         // SAFETY: the contract of the header.

@@ -62,3 +62,39 @@ fn a_check_that_the_end_overtakes_is_decided() {
         assert_eq!(engine.stats().submitted, 1, "a refused check leaves nothing");
     }
 }
+
+/// Puts aside what it gets, and does not shelve it: nobody has taken it, and it has not ended.
+#[derive(Default)]
+struct Kept(Mutex<Vec<Completed>>);
+
+impl Receiver for Kept {
+    fn receive(&self, batch: &mut Vec<Completed>) {
+        self.0.lock().append(batch);
+    }
+
+    fn only_puts_aside(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn the_end_waits_for_no_decision_that_a_receiver_has_and_keeps() {
+    let backend = TcpListener::bind("127.0.0.1:0").unwrap();
+    let engine = Arc::new(engine(&backend));
+    let kept = Arc::new(Kept::default());
+    let receiver: Arc<dyn Receiver> = Arc::clone(&kept) as _;
+    engine.submit(&Check { session_id: b"s", ..Check::default() }, &receiver, 7).unwrap();
+    let (ended, is_ended) = std::sync::mpsc::channel();
+    thread::spawn({
+        let engine = Arc::clone(&engine);
+        move || {
+            engine.shutdown(Duration::ZERO);
+            ended.send(()).unwrap();
+        }
+    });
+    is_ended.recv_timeout(Duration::from_secs(30)).expect("it ends");
+    assert_eq!(engine.stats().pending, 1, "not taken yet");
+    let completed = kept.0.lock().pop().unwrap();
+    assert_eq!((completed.user_data(), completed.take().unwrap().cause), (7, Cause::Shutdown));
+    assert_eq!(engine.stats().completed, 1);
+}
