@@ -224,6 +224,7 @@ pub(crate) struct Transport {
     pools: Vec<Rc<pool::Pool>>,
     origins: Vec<Origin>,
     settings: Arc<Settings>,
+    dialer: Rc<dyn Dial>,
 }
 
 /// For HTTP/2's pseudo-headers: `http` or `https`, and the authority.
@@ -290,7 +291,7 @@ impl Transport {
             .backends
             .iter()
             .enumerate()
-            .map(move |(index, url)| {
+            .map(|(index, url)| {
                 let Endpoint { label, lane, origin } = Endpoint::new(url, version);
                 let gauges = gauges::Row { all: Arc::clone(&gauges), index: share * endpoints + index };
                 (
@@ -299,7 +300,7 @@ impl Transport {
                 )
             })
             .unzip();
-        Rc::new(Self { pools, origins, settings })
+        Rc::new(Self { pools, origins, settings, dialer })
     }
 
     /// One request to endpoint `endpoint`, until its header section is complete. No retry in here: what is
@@ -347,6 +348,11 @@ impl Transport {
             Cause::Reset,
             format!("{} closes its connections before they are used", pool.label()),
         ))
+    }
+
+    /// Hears what has come on its connections by now, where that can be asked of all at once. Whether exchanges go on by that.
+    pub(crate) fn look_around(&self) -> bool {
+        self.dialer.look_around()
     }
 
     /// Whether somebody waits for a connection, because there are as many as there may be.

@@ -41,6 +41,11 @@ impl Outbox {
         self.batches.push((receiver, batch));
     }
 
+    /// How many decisions there are.
+    pub(crate) fn len(&self) -> usize {
+        self.batches.iter().map(|(_, batch)| batch.len()).sum()
+    }
+
     /// Takes the batches out, so that nothing is borrowed while receivers run.
     pub(crate) fn take(&mut self) -> Self {
         std::mem::take(self)

@@ -1,8 +1,8 @@
 //! One I/O thread's work: take in checks, fly, land, deliver.
 //!
 //! A turn: everything that waits in the inbox is taken in, whoever's time is up is answered, and what was
-//! decided since the last turn goes to its receivers, each called once. Exchanges run as tasks of the same
-//! thread between two turns. Nothing here blocks, and nothing of the shard is borrowed while receivers run.
+//! decided since the last turn goes to its receivers, each called once. Flights are tasks of the same thread (`run_queue.rs`)
+//! and run between two turns. Nothing here blocks, and nothing of the shard is borrowed while receivers run.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -36,6 +36,8 @@ use crate::decision::{Cause, Decision};
 
 /// When no waiter has a deadline.
 const FAR: Duration = Duration::from_hours(1);
+/// Decisions of a turn from which on it looks for more: one that is alone is told at once.
+const SEVERAL: usize = 2;
 /// Checks that are taken in by one reading of the clock.
 const AT_ONCE: usize = 16;
 /// Between two looks at the inbox while a submit that the end has overtaken finishes.
@@ -93,6 +95,7 @@ impl Shard {
         let mut timer = pin!(sleep_until(Instant::now() + FAR));
         loop {
             self.turn();
+            self.gather().await;
             self.deliver();
             if self.outlet.stopped() {
                 break;
@@ -268,6 +271,24 @@ impl Shard {
     /// Delivered at the end of the turn.
     pub(super) fn decide(&self, completion: Completion, decision: Decision) {
         self.outbox.borrow_mut().decide(completion, decision);
+    }
+
+    /// Where several were decided in this turn, others will be by what has come meanwhile: their hosts are told of all with one
+    /// signal. Nobody waits for what has not come.
+    async fn gather(&self) {
+        if self.outbox.borrow().len() < SEVERAL || !self.transports.look_around() {
+            return;
+        }
+        let mut theirs = true;
+        poll_fn(|cx| {
+            if !std::mem::take(&mut theirs) {
+                return Poll::Ready(());
+            }
+            // Behind those who were woken, and before what they begin.
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
     }
 
     fn deliver(&self) {

@@ -6,6 +6,7 @@ mod deadlines;
 mod ending;
 mod flights;
 mod forgetting;
+mod gathering;
 mod hedges;
 mod kept;
 mod last_known;

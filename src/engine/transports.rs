@@ -70,6 +70,11 @@ impl Transports {
         Rc::new(Route { policy, transport })
     }
 
+    /// [`Transport::look_around`], of the newest.
+    pub(crate) fn look_around(&self) -> bool {
+        self.current.borrow().as_ref().is_some_and(|route| route.transport.look_around())
+    }
+
     pub(crate) fn close(&self) {
         if let Some(route) = self.current.take() {
             route.transport.close();

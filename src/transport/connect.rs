@@ -67,6 +67,10 @@ impl Dial for Connector {
             _ => true,
         }
     }
+
+    fn look_around(&self) -> bool {
+        self.reactor.get().is_some_and(|reactor| reactor.look_around())
+    }
 }
 
 async fn tcp(

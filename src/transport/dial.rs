@@ -26,6 +26,11 @@ pub(crate) trait Dial: 'static {
         let _ = (endpoint, peer);
         true
     }
+
+    /// Asks the system what has come on its connections. Whether somebody was woken who waits for it.
+    fn look_around(&self) -> bool {
+        false
+    }
 }
 
 /// A connection, ready for plain HTTP.

@@ -124,11 +124,23 @@ impl Reactor {
         Ok(plain)
     }
 
-    /// Reads what has come and wakes who waits. Whether that was all there is.
-    fn turn(&self) -> bool {
+    /// Reads what has come and wakes who waits. Whether somebody was woken.
+    pub(super) fn look_around(&self) -> bool {
+        let mut anybody = false;
+        for _ in 0..TURNS {
+            let turn = self.turn();
+            anybody |= turn.anybody;
+            if turn.all {
+                break;
+            }
+        }
+        anybody
+    }
+
+    fn turn(&self) -> Turn {
         let events = &mut *self.events.borrow_mut();
         if let Err(error) = self.poll.borrow_mut().get_mut().poll(events, Some(Duration::ZERO)) {
-            return error.kind() != io::ErrorKind::Interrupted;
+            return Turn { all: error.kind() != io::ErrorKind::Interrupted, anybody: false };
         }
         let all = Unheard(self);
         let mut count = 0;
@@ -143,11 +155,13 @@ impl Reactor {
             }
         }
         // When nothing is borrowed that they may need.
+        let mut anybody = false;
         while let Some(waker) = self.next_woken() {
+            anybody = true;
             waker.wake();
         }
         std::mem::forget(all);
-        count < EVENTS
+        Turn { all: count < EVENTS, anybody }
     }
 
     fn next_woken(&self) -> Option<Waker> {
@@ -201,6 +215,14 @@ impl Reactor {
     }
 }
 
+/// What became of a turn.
+struct Turn {
+    /// That was all there is.
+    all: bool,
+    /// Somebody was woken.
+    anybody: bool,
+}
+
 /// A turn that a defect may end. Then nobody knows what was heard of: everyone looks for himself.
 struct Unheard<'a>(&'a Reactor);
 
@@ -246,7 +268,7 @@ async fn serve(reactor: Weak<Reactor>) {
                     Err(_) => return Poll::Ready(()),
                 }
             }
-            is_more = !reactor.turn();
+            is_more = !reactor.turn().all;
             if is_more {
                 // The others in line first.
                 cx.waker().wake_by_ref();
@@ -425,11 +447,7 @@ impl WriteHalf for Source {
 
     fn look_around(&self) {
         if let Some(reactor) = self.reactor.upgrade() {
-            for _ in 0..TURNS {
-                if reactor.turn() {
-                    break;
-                }
-            }
+            reactor.look_around();
         }
     }
 

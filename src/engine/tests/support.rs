@@ -44,6 +44,8 @@ pub(super) enum Defect {
 /// The shadow's endpoints are numbered from here.
 pub(super) const SHADOW: usize = 100;
 
+pub(super) type Look = Box<dyn FnMut() -> bool>;
+
 /// A peer: what it does with each connection. Counts what the engine cannot lie about.
 pub(super) struct Peer {
     connections: Cell<usize>,
@@ -57,6 +59,8 @@ pub(super) struct Peer {
     pub(super) silent: Cell<Option<usize>>,
     /// Those of them that refuse connections.
     refusing: RefCell<Vec<IpAddr>>,
+    /// What comes of looking around.
+    pub(super) looks: RefCell<Option<Look>>,
     serve: Box<dyn Fn(Rc<Peer>, usize, DuplexStream) -> Script>,
 }
 
@@ -75,6 +79,7 @@ impl Peer {
             addresses: RefCell::new(vec![Ipv4Addr::LOCALHOST.into()]),
             silent: Cell::new(None),
             refusing: RefCell::default(),
+            looks: RefCell::default(),
             serve,
         })
     }
@@ -210,6 +215,10 @@ impl Dial for Dialer {
     fn is_current(&self, _endpoint: usize, peer: IpAddr) -> bool {
         self.peer.panic_if(if self.first == SHADOW { Defect::LendingToShadow } else { Defect::Lending });
         self.peer.addresses.borrow().contains(&peer)
+    }
+
+    fn look_around(&self) -> bool {
+        self.peer.looks.borrow_mut().as_mut().is_some_and(|look| look())
     }
 }
 
