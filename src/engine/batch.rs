@@ -257,6 +257,8 @@ impl Way<'_> {
 
 impl Drop for Way<'_> {
     fn drop(&mut self) {
+        // Before anyone is told, who may want to submit the next.
+        drop(std::mem::replace(&mut self.vacancies, self.core.ledger.vacancies(Room::Usual, 0)));
         for thread in 0..self.drawer.letters.len() {
             self.send_off(thread);
         }

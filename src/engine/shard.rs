@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -94,8 +95,9 @@ impl Shard {
     pub(crate) async fn run(self: Rc<Self>) {
         let mut timer = pin!(sleep_until(Instant::now() + FAR));
         loop {
-            self.turn();
-            self.gather().await;
+            if self.turn() {
+                self.gather().await;
+            }
             self.deliver();
             if self.outlet.stopped() {
                 break;
@@ -121,16 +123,17 @@ impl Shard {
         self.end();
     }
 
-    /// Everything but to call receivers, which may take their time.
-    fn turn(self: &Rc<Self>) {
+    /// Everything but to call receivers, which may take their time. Whether they can wait a moment: nobody's time was up.
+    fn turn(self: &Rc<Self>) -> bool {
         self.turn_to(self.core.policy());
         self.take_in();
         let now = Instant::now();
         self.alarms.ring(now);
         self.watch_again(now);
         self.turn_away();
-        self.expire(now);
+        let overdue = self.expire(now);
         self.sweep(now);
+        !overdue
     }
 
     pub(super) fn take_in(self: &Rc<Self>) {
@@ -232,10 +235,13 @@ impl Shard {
         may
     }
 
-    fn expire(self: &Rc<Self>, now: Instant) {
+    /// Whether there was anybody.
+    fn expire(self: &Rc<Self>, now: Instant) -> bool {
+        let mut anybody = false;
         loop {
             let expired = self.flights.borrow_mut().expired(now);
-            let Some((id, mut completion)) = expired else { break };
+            let Some((id, mut completion)) = expired else { return anybody };
+            anybody = true;
             let queued = self.flights.borrow().flight(id).asking.is_queued();
             if queued && !std::mem::replace(&mut completion.graced, true) {
                 self.flights.borrow_mut().link(id, completion, now + GRACE);
@@ -276,7 +282,12 @@ impl Shard {
     /// Where several were decided in this turn, others will be by what has come meanwhile: their hosts are told of all with one
     /// signal. Nobody waits for what has not come.
     async fn gather(&self) {
-        if self.outbox.borrow().len() < SEVERAL || !self.transports.look_around() {
+        if self.outbox.borrow().len() < SEVERAL {
+            return;
+        }
+        // A defect there is no reason to end all that is in flight.
+        let look_around = AssertUnwindSafe(|| self.transports.look_around());
+        if !catch_unwind(look_around).unwrap_or(true) {
             return;
         }
         let mut theirs = true;

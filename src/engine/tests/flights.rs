@@ -14,7 +14,17 @@ use super::support::{ALLOW, Bench, DENY, Defect, Peer, Surroundings, check, with
 use crate::check::Check;
 use crate::decision::{Cause, Origin, Verdict};
 use crate::engine::SubmitError;
+use crate::engine::batch::Batch;
+use crate::engine::completion::{Completed, Receiver, Tag};
 use crate::observe::{Log, LogLevel};
+
+struct Nobody;
+
+impl Receiver for Nobody {
+    fn receive(&self, batch: &mut Vec<Completed>) {
+        batch.drain(..).for_each(|completed| drop(completed.take()));
+    }
+}
 
 /// Answers after `delay`.
 fn slow(delay: Duration) -> Rc<Peer> {
@@ -187,6 +197,23 @@ async fn a_batch_gets_all_the_room_there_is_and_gives_back_what_its_invalid_chec
         bench.settle().await;
         assert_eq!(accepted(&bench.try_submit_all(&[unfit, fit(57), fit(58)])), 1);
         assert_eq!(bench.core.stats().submitted, 41);
+    })
+    .await;
+}
+
+/// Room is taken for what can still come, not for what was passed over.
+#[tokio::test(start_paused = true)]
+async fn a_batch_takes_no_room_for_checks_that_were_not_fit() {
+    with_shard(&[("inbox.capacity", "8")], Peer::answering(|_, _| None), |bench| async move {
+        let names: Vec<_> = (0..8).map(|index| format!("s{index}")).collect();
+        let mut batch = Batch::new(&bench.core, 8);
+        (0..7).for_each(|_| batch.passed_over());
+        let receiver: Arc<dyn Receiver> = Arc::new(Nobody);
+        batch.submit(&check(&names[0], ""), &receiver, Tag::default(), |_| ()).unwrap();
+        for (index, name) in names.iter().enumerate().skip(1) {
+            bench.try_submit(&check(name, ""), index).expect("there is room while the batch goes on");
+        }
+        drop(batch);
     })
     .await;
 }

@@ -9,7 +9,8 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::Mutex;
 use tokio::io::{AsyncWrite, DuplexStream};
 
-use super::support::{ALLOW, Peer, check, with_shard};
+use super::support::{ALLOW, Peer, Surroundings, check, with_shard, with_shard_in};
+use crate::decision::Verdict;
 use crate::engine::batch::Batch;
 use crate::engine::completion::{Completed, Receiver, Tag};
 
@@ -74,6 +75,22 @@ async fn told_together(first: usize, on_look: usize) -> (Vec<usize>, usize) {
 #[tokio::test(start_paused = true)]
 async fn what_has_come_when_several_are_decided_is_told_with_them() {
     assert_eq!(told_together(2, 1).await, (vec![3], 1));
+}
+
+/// A defect where the system is asked costs no check its answer.
+#[tokio::test(start_paused = true)]
+async fn a_defect_in_the_look_costs_nobody_anything() {
+    let peer = Peer::answering(|_, _| Some(ALLOW.to_owned()));
+    *peer.looks.borrow_mut() = Some(Box::new(|| panic!("a defect")));
+    let surroundings = Surroundings { panics: 1, ..Surroundings::default() };
+    with_shard_in(surroundings, &[], peer, |bench| async move {
+        bench.submit(&check("a", ""), 0);
+        bench.submit(&check("b", ""), 1);
+        for user_data in 0..2 {
+            assert_eq!(bench.decided(user_data).await.0.verdict, Verdict::Allow);
+        }
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]

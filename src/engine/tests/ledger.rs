@@ -1,6 +1,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -299,10 +299,22 @@ fn every_check_ends_once_under_a_race() {
                             None => thread::yield_now(),
                         }
                     };
+                    // Together, or one of the two would always be first.
+                    let ready = AtomicUsize::new(0);
+                    let meet = || {
+                        ready.fetch_add(1, Ordering::SeqCst);
+                        while ready.load(Ordering::SeqCst) < 2 {
+                            thread::yield_now();
+                        }
+                    };
                     let canceller = thread::scope(|scope| {
                         let turn = ticket.number() >> 24;
                         if turn % 64 == 0 {
-                            let other = scope.spawn(|| ledger.cancel(ticket).is_some());
+                            let other = scope.spawn(|| {
+                                meet();
+                                ledger.cancel(ticket).is_some()
+                            });
+                            meet();
                             let end = if turn % 128 == 0 { deliver } else { fetch };
                             delivered += u64::from(end(&ledger, ticket));
                             other.join().unwrap()

@@ -246,6 +246,26 @@ async fn a_look_around_hears_of_all_that_has_come_at_once() {
 }
 
 #[tokio::test]
+async fn a_look_around_says_whether_anybody_goes_on_by_it() {
+    local(async {
+        let reactor = Reactor::new().unwrap();
+        let (mut plain, mut theirs) = pair(&reactor);
+        let (_silent, _silent_too) = pair(&reactor);
+        assert!(!reactor.look_around(), "nothing has come");
+        theirs.write_all(b"x").unwrap();
+        assert!(!reactor.look_around(), "nobody waits for it");
+        assert_eq!(plain.read_u8().await.unwrap(), b'x');
+        let reads = spawn_local(async move { plain.read_u8().await.unwrap() });
+        yield_now().await;
+        assert!(!reactor.look_around(), "nothing has come since");
+        theirs.write_all(b"y").unwrap();
+        assert!(reactor.look_around());
+        assert_eq!(reads.await.unwrap(), b'y');
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn its_task_ends_with_the_last_of_its_sockets() {
     let local = LocalSet::new();
     let (plain, weak, theirs) = local
