@@ -49,7 +49,7 @@ struct Way<'a> {
     /// Those that are still to come.
     checks: usize,
     /// Usual room for some of them.
-    vacancies: Vacancies<'a>,
+    vacancies: Option<Vacancies<'a>>,
     /// One bit an I/O thread; the configuration allows 64.
     concerned: u64,
     drawer: Drawer,
@@ -67,7 +67,7 @@ impl<'a> Batch<'a> {
             core,
             now: Instant::now(),
             checks,
-            vacancies: core.ledger.vacancies(Room::Usual, 0),
+            vacancies: None,
             concerned: 0,
             drawer: DRAWER.take(),
             decided: Outbox::default(),
@@ -177,10 +177,10 @@ impl Way<'_> {
         let ticket = match room {
             Room::Spare => ledger.reserve(room, thread, tag.owner),
             Room::Usual => {
-                if self.vacancies.is_empty() {
-                    self.vacancies = ledger.vacancies(room, (self.checks + 1).min(TOGETHER));
-                }
-                self.vacancies.fill(thread, tag.owner)
+                let left = self.vacancies.take().filter(|left| !left.is_empty());
+                let wanted = (self.checks + 1).min(TOGETHER);
+                let vacancies = self.vacancies.insert(left.unwrap_or_else(|| ledger.vacancies(room, wanted)));
+                vacancies.fill(thread, tag.owner)
             }
         };
         let ticket = ticket.ok_or(SubmitError::Full)?;
@@ -258,7 +258,7 @@ impl Way<'_> {
 impl Drop for Way<'_> {
     fn drop(&mut self) {
         // Before anyone is told, who may want to submit the next.
-        drop(std::mem::replace(&mut self.vacancies, self.core.ledger.vacancies(Room::Usual, 0)));
+        drop(self.vacancies.take());
         for thread in 0..self.drawer.letters.len() {
             self.send_off(thread);
         }
