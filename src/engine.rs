@@ -15,7 +15,6 @@ mod alarms;
 mod asking;
 mod awaiting;
 mod batch;
-mod bell;
 mod callbacks;
 mod channel;
 mod completion;
@@ -50,6 +49,7 @@ mod sync;
 #[cfg(test)]
 mod tests;
 mod transports;
+mod wakeup;
 mod watch;
 mod watches;
 mod watching;

@@ -52,6 +52,8 @@ impl Shard {
 
     async fn fly(self: &Rc<Self>, id: FlightId, kit: &Kit, bell: &Bell) {
         let Kit { question, asking } = kit;
+        // Before anything else: from here on a defect answers those who wait.
+        let crash = Crash { shard: self, id };
         let (route, may_hedge) = {
             let flights = self.flights.borrow();
             let flight = flights.flight(id);
@@ -59,7 +61,6 @@ impl Shard {
             (self.transports.of(&flight.policy), !flight.refresh)
         };
         let Route { policy, transport } = &*route;
-        let crash = Crash { shard: self, id };
         let deadline = clock::now() + policy.settings.timeout;
         let means = Means {
             transport,

@@ -10,8 +10,6 @@
 
 #![allow(clippy::duplicate_mod, dead_code, reason = "the same files on other types, and not all of each")]
 
-#[path = "bell.rs"]
-mod bell;
 #[path = "ledger.rs"]
 mod ledger;
 #[path = "parked.rs"]
@@ -21,6 +19,8 @@ mod revocations;
 #[path = "shelf.rs"]
 mod shelf;
 mod sync;
+#[path = "wakeup.rs"]
+mod wakeup;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -28,13 +28,13 @@ use std::time::Duration;
 
 use loom::thread;
 
-use self::bell::{Bell, Elsewhere};
 use self::ledger::{Ledger, Room, Ticket};
 use self::parked::Parked;
 use self::revocations::{Mark, Revocations};
 use self::shelf::{Shelf, Signal};
 use self::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use self::sync::{Condvar, Mutex};
+use self::wakeup::{Elsewhere, Wakeup};
 use crate::decision::{Cause, Decision, Origin, Verdict};
 
 const SWITCHES: usize = 3;
@@ -496,20 +496,20 @@ fn a_task_that_is_woken_from_elsewhere_sees_all_its_news() {
     const THREADS: usize = 2;
     model(|| {
         let elsewhere = Arc::new(Elsewhere::new());
-        let bell = Arc::new(Bell::new(7, Arc::clone(&elsewhere)));
+        let wakeup = Arc::new(Wakeup::new(7, Arc::clone(&elsewhere)));
         let event = Arc::new(Event::new());
         let news = Arc::new(AtomicUsize::new(0));
         let threads = [0; THREADS].map(|_| {
-            let (bell, news) = (Arc::clone(&bell), Arc::clone(&news));
+            let (wakeup, news) = (Arc::clone(&wakeup), Arc::clone(&news));
             thread::spawn(move || {
                 news.fetch_add(1, Ordering::Relaxed);
-                bell.ring(|_, _| false);
+                wakeup.ring(|_, _| false);
             })
         });
         elsewhere.is_run_by(&std::task::Waker::from(Arc::new(Runner(Arc::clone(&event)))));
         let mut seen = 0;
         let poll = || {
-            bell.hear();
+            wakeup.hear();
             news.load(Ordering::Relaxed)
         };
         seen = seen.max(poll());

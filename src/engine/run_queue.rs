@@ -3,7 +3,7 @@
 //! To the runtime they are one task. It polls those that are ready one after the other, so that what one check needs is still
 //! in the processor's caches for the next, the clock is read once for some of them, and to wake one from its own thread costs
 //! a place in a list. Wakers are those of the standard library: any future can be awaited, and woken from any thread
-//! (`bell.rs`).
+//! (`wakeup.rs`).
 //!
 //! A task that panics is dropped, and harms no other.
 
@@ -19,7 +19,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use tokio::task::{spawn_local, unconstrained, yield_now};
 
-use super::bell::{Bell, Elsewhere};
+use super::wakeup::{Elsewhere, Wakeup};
 use crate::clock;
 
 /// Tasks that are polled in one turn; then what else runs on the thread has its own, and what the system has to tell is heard.
@@ -63,12 +63,12 @@ struct Place {
 
 struct Task {
     future: Pin<Box<dyn Future<Output = ()>>>,
-    bell: Arc<Rope>,
+    wakeup: Arc<TaskWaker>,
     waker: Waker,
 }
 
 /// A task's waker.
-struct Rope(Bell);
+struct TaskWaker(Wakeup);
 
 thread_local! {
     /// The queue that runs on this thread; of several the newest, the others are woken as if from elsewhere.
@@ -91,9 +91,9 @@ impl RunQueue {
             places.push(Place::default());
             places.len() - 1
         });
-        let bell = Arc::new(Rope(Bell::new(task, Arc::clone(&state.elsewhere))));
-        let waker = Waker::from(Arc::clone(&bell));
-        state.places.borrow_mut()[task].task = Some(Task { future: Box::pin(future), bell, waker });
+        let wakeup = Arc::new(TaskWaker(Wakeup::new(task, Arc::clone(&state.elsewhere))));
+        let waker = Waker::from(Arc::clone(&wakeup));
+        state.places.borrow_mut()[task].task = Some(Task { future: Box::pin(future), wakeup, waker });
         self.wake(TaskId(task));
         TaskId(task)
     }
@@ -167,7 +167,7 @@ impl State {
             place.task.take()
         };
         let Some(mut taken) = taken else { return };
-        taken.bell.0.hear();
+        taken.wakeup.0.hear();
         let polled = catch_unwind(AssertUnwindSafe(|| {
             let mut cx = Context::from_waker(&taken.waker);
             taken.future.as_mut().poll(&mut cx)
@@ -186,7 +186,7 @@ impl State {
     }
 }
 
-impl Wake for Rope {
+impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }

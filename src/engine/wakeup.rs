@@ -1,6 +1,6 @@
 //! How a task of a run queue is woken, from whatever thread.
 //!
-//! A bell that was rung rings no more until its task is about to be polled; so whoever waits in a queue is there once:
+//! A wake-up that was rung rings no more until its task is about to be polled; so whoever waits in a queue is there once:
 //!
 //! ```text
 //! who wakes:  the news; rung = true ── was it false? ── yes ──▶ the task into the list
@@ -17,7 +17,7 @@ use super::sync::Mutex;
 use super::sync::atomic::{AtomicBool, Ordering};
 
 /// A task's.
-pub(super) struct Bell {
+pub(super) struct Wakeup {
     task: usize,
     rung: AtomicBool,
     elsewhere: Arc<Elsewhere>,
@@ -32,7 +32,7 @@ pub(super) struct Elsewhere {
     runner: Mutex<Option<Waker>>,
 }
 
-impl Bell {
+impl Wakeup {
     pub(super) fn new(task: usize, elsewhere: Arc<Elsewhere>) -> Self {
         Self { task, rung: AtomicBool::new(false), elsewhere }
     }
