@@ -13,7 +13,7 @@ use std::time::Duration;
 use alta_auth::Cause::{Connect, Protocol, Reset, Timeout, Tls};
 use alta_auth::Verdict;
 use support::layers::After::{Any, Closed, Dumb, Either, Kept, Refused};
-use support::layers::Outcome::{Answer, Broken, Outage};
+use support::layers::Outcome::{Answer, Broken, BrokenOrUnsent, Outage};
 use support::layers::{After, Case, Layer, Outcome, Place, Usual, run_all};
 use support::{Authority, Fault, Http2Server, Nginx, NginxOptions, Units};
 
@@ -39,13 +39,13 @@ const TABLE: [(Fault, [(Outcome, After); 9]); 9] = [
     // fault             connected                   client's preface      server's SETTINGS           in the request            before the reply           in the header section      before the body    in the body        after the reply
     (PAUSE,            [(Answer, Kept),             (Answer, Kept),       (Answer, Kept),             (Answer, Kept),           (Answer, Kept),            (Answer, Kept),            (Answer, Either),  (Answer, Either),  (Answer, Kept)]),
     (DRIP,             [(Answer, Kept),             (Outage(Timeout), Any), (Outage(Connect), Closed), (Outage(Timeout), Any),  (Outage(Timeout), Any),    (Outage(Timeout), Any),    (Answer, Any),     (Answer, Any),     (Answer, Kept)]),
-    (Fault::Close,     [(Outage(Reset), Closed),    (Broken, Closed),     (Outage(Protocol), Closed), (Outage(Reset), Closed),  (Outage(Reset), Closed),   (Outage(Reset), Closed),   (Answer, Closed),  (Answer, Closed),  (Answer, Closed)]),
+    (Fault::Close,     [(Outage(Reset), Closed),    (Broken, Closed),     (Broken, Closed),           (Outage(Reset), Closed),  (Outage(Reset), Closed),   (Outage(Reset), Closed),   (Answer, Closed),  (Answer, Closed),  (Answer, Closed)]),
     (Fault::Reset,     [(Broken, Closed),           (Broken, Closed),     (Broken, Closed),           (Outage(Reset), Closed),  (Outage(Reset), Closed),   (Outage(Reset), Closed),   (Answer, Closed),  (Answer, Closed),  (Answer, Closed)]),
     (Fault::HalfClose, [(Outage(Reset), Closed),    (Broken, Closed),     (Outage(Protocol), Closed), (Outage(Reset), Closed),  (Outage(Reset), Closed),   (Outage(Reset), Closed),   (Answer, Closed),  (Answer, Closed),  (Answer, Closed)]),
     (Fault::Duplicate, [(Answer, Kept),             (Broken, Closed),     (Outage(Protocol), Closed), (Broken, Closed),         (Answer, Kept),            (Outage(Protocol), Closed),(Answer, Either),  (Answer, Either),  (Answer, Either)]),
     (Fault::Garbage,   [(Outage(Protocol), Closed), (Broken, Closed),     (Outage(Protocol), Closed), (Broken, Closed),         (Outage(Protocol), Closed),(Outage(Protocol), Closed),(Answer, Closed),  (Answer, Closed),  (Answer, Closed)]),
     (Fault::Stop,      [(Outage(Connect), Closed),  (Outage(Timeout), Dumb), (Outage(Connect), Closed), (Outage(Timeout), Dumb), (Outage(Timeout), Dumb),   (Outage(Timeout), Dumb),   (Answer, Dumb),    (Answer, Dumb),    (Answer, Dumb)]),
-    (Fault::Refuse,    [(Outage(Reset), Refused),   (Broken, Refused),    (Outage(Protocol), Refused),(Outage(Reset), Refused), (Outage(Reset), Refused),  (Outage(Reset), Refused),  (Answer, Refused), (Answer, Refused), (Answer, Refused)]),
+    (Fault::Refuse,    [(Outage(Reset), Refused),   (Broken, Refused),    (Broken, Refused),          (Outage(Reset), Refused), (Outage(Reset), Refused),  (Outage(Reset), Refused),  (Answer, Refused), (Answer, Refused), (Answer, Refused)]),
 ];
 
 const RECORDS: [Place; 7] = [
@@ -101,17 +101,18 @@ fn a_connection_that_is_cut_at_any_byte_answers_by_whole_header_sections_only() 
     for (unit, length) in layer.usual.lengths.iter().enumerate() {
         for byte in 0..*length {
             let cut = match unit {
-                0 if byte == 0 => Outage(Reset),
-                0 => Outage(Protocol),
+                0 if byte == 0 => (Outage(Reset), Closed),
+                // Whether it was read before the client's next write failed.
+                0 => (Broken, Closed),
                 // Nobody waits for it: the request may be out or not.
-                _ if unit < layer.usual.before => Broken,
-                _ if unit == layer.usual.before => Outage(Reset),
-                _ => Answer,
+                _ if unit < layer.usual.before => (BrokenOrUnsent, Either),
+                _ if unit == layer.usual.before => (Outage(Reset), Closed),
+                _ => (Answer, Closed),
             };
             for truth in [Verdict::Allow, Verdict::Deny] {
                 let place = Place::Byte(unit, byte);
                 let case = |fault, outcome, after| Case { fault, place, used: false, truth, outcome, after };
-                cases.push(case(Fault::Close, cut, Closed));
+                cases.push(case(Fault::Close, cut.0, cut.1));
                 cases.push(case(Fault::Pause(Duration::from_millis(2)), Answer, Either));
             }
         }

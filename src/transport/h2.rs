@@ -12,6 +12,7 @@ use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -49,7 +50,8 @@ type Connection = http2::Connection<TokioIo<Tap>, Empty<Bytes>, LocalExecutor>;
 
 pub(super) struct Conn {
     sender: RefCell<SendRequest<Empty<Bytes>>>,
-    connection: Rc<RefCell<Connection>>,
+    /// `None`: it has ended, and whoever was still in line for it has heard so.
+    connection: Rc<RefCell<Option<Connection>>>,
     wire: Rc<Wire>,
     pub(super) born: Instant,
     pub(super) address: Option<IpAddr>,
@@ -93,7 +95,8 @@ impl Conn {
     }
 
     fn allowed(&self) -> usize {
-        self.connection.borrow().current_max_send_streams().min(MAX_STREAMS)
+        let connection = self.connection.borrow();
+        connection.as_ref().map_or(0, |it| it.current_max_send_streams().min(MAX_STREAMS))
     }
 
     /// Takes no new streams; closed when the last has ended.
@@ -159,9 +162,8 @@ pub(super) async fn establish(pool: &Rc<Pool>, link: Link, place: Place) -> Resu
         .handshake(TokioIo::new(wire.tap()))
         .await
         .map_err(|error| Failure::new(Cause::Reset, format!("no HTTP/2 with {label}: {error}")))?;
-    let connection = Rc::new(RefCell::new(connection));
-    let polled = Rc::clone(&connection);
-    spawn_local(poll_fn(move |cx| Pin::new(&mut *polled.borrow_mut()).poll(cx)));
+    let connection = Rc::new(RefCell::new(Some(connection)));
+    spawn_local(run(Rc::clone(&connection)));
     let conn = Rc::new(Conn {
         sender: RefCell::new(sender),
         connection,
@@ -200,6 +202,18 @@ pub(super) async fn establish(pool: &Rc<Pool>, link: Link, place: Place) -> Resu
     };
     wire.hang_up();
     Err(failure)
+}
+
+/// Polls it to its end. What hyper has not taken from its line by then it never will: who waits there hears so when the
+/// connection is dropped, not before.
+async fn run(connection: Rc<RefCell<Option<Connection>>>) {
+    poll_fn(|cx| match &mut *connection.borrow_mut() {
+        // Its error has gone to the exchanges.
+        Some(connection) => Pin::new(connection).poll(cx).map(drop),
+        None => Poll::Ready(()),
+    })
+    .await;
+    drop(connection.take());
 }
 
 fn no_settings(label: &str, fault: Option<Fault>, received: u64) -> Failure {

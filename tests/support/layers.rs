@@ -31,6 +31,8 @@ pub(crate) enum Outcome {
     /// No answer; why depends on how far the connection had come, and how much of it was read, when it ended. Where it was used,
     /// the check may have been asked again.
     Broken,
+    /// As `Broken`; or the request had not been sent when the connection ended, and another one brought the answer.
+    BrokenOrUnsent,
 }
 
 /// What becomes of the connection.
@@ -252,7 +254,8 @@ impl Case {
             Outcome::Answer => (got == answer, again),
             Outcome::Outage(cause) => (got == outage(cause), again),
             Outcome::Broken if retries > 0 => (got == answer, u64::from(self.used)),
-            Outcome::Broken => {
+            Outcome::BrokenOrUnsent if got == answer => (true, 0),
+            Outcome::Broken | Outcome::BrokenOrUnsent => {
                 let causes = [Cause::Connect, Cause::Tls, Cause::Reset, Cause::Protocol];
                 // A backend may refuse what reaches it as nonsense.
                 let refused = self.place == Place::Request

@@ -4,6 +4,7 @@ use ::h2::server::{Connection, SendResponse};
 use ::h2::{Reason, server};
 use bytes::Bytes;
 use http::{Request, Response};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::*;
@@ -138,6 +139,42 @@ async fn a_peer_that_allows_no_stream_is_a_failed_connection() {
         assert_eq!(began.elapsed().as_millis(), 500);
         settle().await;
         assert_eq!(world.gauges(), (1, 0, 0, 0));
+    })
+    .await;
+}
+
+/// Whether its exchange is in line for it, on the way to it, or out.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_ends_ends_its_exchanges_at_once() {
+    local(async {
+        let mut again = 0;
+        // Clean, and within a frame.
+        for (turns, begun) in (0..40).flat_map(|turns| [(turns, 0), (turns, 8)]) {
+            let mut world = h2c(&[]);
+            let began = Instant::now();
+            let asking = world.asking(false);
+            let mut peer = world.peer().await;
+            serve_all(&mut world);
+            peer.reply(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
+            spawn_local(async move {
+                for _ in 0..turns {
+                    yield_now().await;
+                }
+                peer.reply(&[0; 8][..begun]).await;
+            });
+            match asking.await.unwrap().0 {
+                Ok(reply) => {
+                    assert_eq!(reply.status, 200);
+                    again += 1;
+                }
+                Err(failure) => {
+                    let is_of_the_end = matches!(failure.cause, Cause::Reset | Cause::Protocol);
+                    assert!(is_of_the_end, "after {turns} turns: {}", failure.detail);
+                }
+            }
+            assert_eq!(began.elapsed(), Duration::ZERO, "after {turns} turns");
+        }
+        assert!(again > 0, "none was on its way");
     })
     .await;
 }
