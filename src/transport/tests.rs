@@ -59,24 +59,29 @@ impl World {
     /// Every connection gets `reply` for each request.
     fn always(set: &[(&str, &str)], reply: &'static [u8]) -> Self {
         let mut world = Self::new(set);
-        let (_, empty) = mpsc::unbounded_channel();
-        let mut peers = std::mem::replace(&mut world.peers, empty);
-        spawn_local(async move {
-            while let Some(mut peer) = peers.recv().await {
-                spawn_local(async move {
-                    let mut seen = Vec::new();
-                    while let Ok(byte) = peer.0.read_u8().await {
-                        seen.push(byte);
-                        if seen.ends_with(b"\r\n\r\n") {
-                            peer.reply(reply).await;
-                            seen.clear();
-                        }
-                    }
-                });
-            }
-        });
+        serve_all(&mut world, reply);
         world
     }
+}
+
+/// Every connection from now on gets `reply` for each request.
+fn serve_all(world: &mut World, reply: &'static [u8]) {
+    let (_, empty) = mpsc::unbounded_channel();
+    let mut peers = std::mem::replace(&mut world.peers, empty);
+    spawn_local(async move {
+        while let Some(mut peer) = peers.recv().await {
+            spawn_local(async move {
+                let mut seen = Vec::new();
+                while let Ok(byte) = peer.0.read_u8().await {
+                    seen.push(byte);
+                    if seen.ends_with(b"\r\n\r\n") {
+                        peer.reply(reply).await;
+                        seen.clear();
+                    }
+                }
+            });
+        }
+    });
 }
 
 /// Runs a test as an I/O thread would.

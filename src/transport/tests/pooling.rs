@@ -1,6 +1,8 @@
 //! Bounds, order and cleanliness of the pool.
 
 use tokio::io::duplex;
+use tokio::task::yield_now;
+use tokio::time::timeout;
 
 use super::*;
 
@@ -263,7 +265,7 @@ async fn an_exchange_dropped_anywhere_leaves_no_trace() {
                         reply.unwrap().body.discard();
                     })
                 });
-                tokio::task::yield_now().await;
+                yield_now().await;
                 {
                     let progress = Rc::<Progress>::default();
                     let mut exchange = Box::pin(ask_for("/", &world.transport, false, &progress));
@@ -421,6 +423,57 @@ async fn a_connection_is_looked_at_before_it_goes_to_the_next_in_line() {
             assert_eq!(next.await.unwrap().0.unwrap().status, 404, "{}", surplus.escape_ascii());
             drop(open);
         }
+    })
+    .await;
+}
+
+/// Wherever the exchanges of a connection are when it ends, or in line for it: each ends with it or goes on elsewhere.
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_connection_that_has_ended() {
+    in_each_lane(async || {
+        let mut answered = 0;
+        // How much of a reply there was, for how many turns of the tasks it was there.
+        let cases = (0..30).flat_map(|turns| [0, 5, 40, OK_EMPTY.len()].map(|sent| (turns, sent)));
+        for (turns, sent) in cases {
+            let mut world = bounded("1");
+            let exchanges: Vec<_> = (0..4)
+                .map(|_| {
+                    let transport = Rc::clone(&world.transport);
+                    spawn_local(async move {
+                        let reply = ask_for("/", &transport, false, &Rc::default()).await?;
+                        let status = reply.status;
+                        reply.body.discard();
+                        Ok::<_, Failure>(status)
+                    })
+                })
+                .collect();
+            let mut peer = world.peer().await;
+            serve_all(&mut world, OK_EMPTY);
+            spawn_local(async move {
+                if sent > 0 {
+                    peer.request().await;
+                    peer.reply(&OK_EMPTY[..sent]).await;
+                }
+                for _ in 0..turns {
+                    yield_now().await;
+                }
+            });
+            for (index, exchange) in exchanges.into_iter().enumerate() {
+                let context = format!("exchange {index}, {sent} bytes, {turns} turns");
+                let soon = timeout(Duration::from_millis(1), exchange).await;
+                match soon.unwrap_or_else(|_| panic!("{context}: it waits")).unwrap() {
+                    Ok(status) => {
+                        assert_eq!(status, 200, "{context}");
+                        answered += 1;
+                    }
+                    Err(failure) => {
+                        let is_of_the_end = matches!(failure.cause, Cause::Reset | Cause::Protocol);
+                        assert!(is_of_the_end, "{context}: {}", failure.detail);
+                    }
+                }
+            }
+        }
+        assert!(answered > 120, "{answered}");
     })
     .await;
 }
