@@ -3,6 +3,7 @@
 mod addresses;
 mod breakers;
 mod deadlines;
+mod each_turn;
 mod ending;
 mod flights;
 mod forgetting;
