@@ -162,12 +162,6 @@ pub(crate) struct ReplyHead<'a> {
     pub(crate) headers: &'a [(&'a [u8], &'a [u8])],
 }
 
-/// What was made of a complete header section. The body is still on the connection.
-pub(crate) struct Reply<T> {
-    pub(crate) head: T,
-    pub(crate) body: Body,
-}
-
 /// What all I/O threads of an engine share: TLS configuration and its session cache, resolved names.
 pub(crate) struct Shared {
     settings: Arc<Settings>,
@@ -308,15 +302,15 @@ impl Transport {
     /// The caller bounds the time and may drop the future: a request that was written then closes its
     /// HTTP/1.1 connection, so that the late reply is never read as another's; where others are on it, it keeps its place
     /// instead, and its reply is thrown away.
-    /// `read` makes of the header section what the caller needs, where it lies.
-    pub(crate) async fn exchange<T>(
+    /// `read` takes from the header section, where it lies, what the caller needs; the body is still on the connection.
+    pub(crate) async fn exchange(
         self: &Rc<Self>,
         endpoint: usize,
         head: &dyn RequestHead,
         fresh: bool,
         progress: &Rc<Progress>,
-        read: &impl Fn(&ReplyHead<'_>) -> T,
-    ) -> Result<Reply<T>, Failure> {
+        read: &impl Fn(&ReplyHead<'_>),
+    ) -> Result<Body, Failure> {
         let pool = &self.pools[endpoint];
         // Each turn uses up a connection that was closing under us; the bound only keeps a peer that closes
         // everything at once from keeping us busy.
@@ -339,7 +333,7 @@ impl Transport {
                 }
             };
             match outcome {
-                Ok(reply) => return Ok(reply),
+                Ok(body) => return Ok(body),
                 Err(Broken::Failed(failure)) => return Err(failure),
                 Err(Broken::Unsent) => progress.stage.set(Stage::Queued),
             }

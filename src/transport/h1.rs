@@ -18,7 +18,7 @@ use super::dial::Link;
 use super::head::{MAX_FIELDS, MAX_HEAD};
 use super::pool::{Lease, Place, Pool};
 use super::tap::Wire;
-use super::{Broken, Failure, Progress, Reply, ReplyHead, RequestHead, Stage};
+use super::{Broken, Failure, Progress, ReplyHead, RequestHead, Stage};
 use crate::decision::Cause;
 
 /// hyper on a connection, as the pool keeps it.
@@ -67,12 +67,12 @@ pub(super) async fn establish(pool: &Rc<Pool>, link: Link, place: Place) -> Resu
     Ok(Conn::new(speech, link.address, link.peer, link.tls, pool.limits.max_age))
 }
 
-pub(super) async fn exchange<T>(
+pub(super) async fn exchange(
     mut lease: Lease,
     head: &dyn RequestHead,
     progress: &Rc<Progress>,
-    read: impl Fn(&ReplyHead<'_>) -> T,
-) -> Result<Reply<T>, Broken> {
+    read: impl Fn(&ReplyHead<'_>),
+) -> Result<Body, Broken> {
     let request = request(head)?;
     let reused = lease.conn().is_old();
     lease.conn().describe(progress);
@@ -82,8 +82,8 @@ pub(super) async fn exchange<T>(
     match sent.await {
         Ok(reply) => {
             let (parts, incoming) = reply.into_parts();
-            let head = read_map(parts.status.as_u16(), &parts.headers, read);
-            Ok(Reply { head, body: Body::http1(incoming, lease) })
+            read_map(parts.status.as_u16(), &parts.headers, read);
+            Ok(Body::http1(incoming, lease))
         }
         Err(error) => Err(explain(&mut lease, error.error(), reused, progress)),
     }
@@ -97,11 +97,11 @@ pub(super) fn speaker(conn: &mut Conn) -> &mut Speaker {
     }
 }
 
-/// What `read` makes of a header section that hyper has parsed.
-pub(super) fn read_map<T>(status: u16, headers: &HeaderMap, read: impl Fn(&ReplyHead<'_>) -> T) -> T {
+/// Has a header section read that hyper has parsed.
+pub(super) fn read_map(status: u16, headers: &HeaderMap, read: impl Fn(&ReplyHead<'_>)) {
     let headers: Vec<(&[u8], &[u8])> =
         headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())).collect();
-    read(&ReplyHead { status, headers: &headers })
+    read(&ReplyHead { status, headers: &headers });
 }
 
 fn request(head: &dyn RequestHead) -> Result<Request<Empty<Bytes>>, Failure> {

@@ -32,7 +32,7 @@ use super::h1::{headers, read_map, target};
 use super::head::{MAX_FIELDS, MAX_HEAD};
 use super::pool::{Place, Pool};
 use super::tap::{Tap, Wire};
-use super::{Broken, Failure, Progress, Reply, ReplyHead, RequestHead, Stage};
+use super::{Broken, Failure, Progress, ReplyHead, RequestHead, Stage};
 use crate::decision::Cause;
 
 /// Whatever a peer allows: one connection is not asked to carry more at a time.
@@ -252,14 +252,14 @@ async fn tend(conn: Rc<Conn>) {
     }
 }
 
-pub(super) async fn exchange<T>(
+pub(super) async fn exchange(
     seat: Seat,
     origin: &(Scheme, Authority),
     head: &dyn RequestHead,
     budget: Duration,
     progress: &Rc<Progress>,
-    read: impl Fn(&ReplyHead<'_>) -> T,
-) -> Result<Reply<T>, Broken> {
+    read: impl Fn(&ReplyHead<'_>),
+) -> Result<Body, Broken> {
     let request = request(origin, head)?;
     let conn = Rc::clone(&seat.0);
     let Some(pool) = conn.pool.upgrade() else { return Err(Broken::Unsent) };
@@ -303,8 +303,8 @@ pub(super) async fn exchange<T>(
                 return Err(Failure::new(Cause::Protocol, format!("the reply of {label} {rule}")).into());
             }
             progress.enter(Stage::Replied);
-            let head = read_map(status, &parts.headers, read);
-            Ok(Reply { head, body: Body::http2(incoming, seat) })
+            read_map(status, &parts.headers, read);
+            Ok(Body::http2(incoming, seat))
         }
         Ok(Err(mut error)) => {
             if error.take_message().is_some() {

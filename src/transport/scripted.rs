@@ -55,14 +55,15 @@ pub(super) async fn ask_for(
     fresh: bool,
     progress: &Rc<Progress>,
 ) -> Result<Reply, Failure> {
+    let read = RefCell::new(None);
     let copy = |head: &ReplyHead<'_>| {
         let headers = head.headers.iter().map(|(name, value)| {
             (HeaderName::from_bytes(name).unwrap(), HeaderValue::from_bytes(value).unwrap())
         });
-        (head.status, headers.collect())
+        read.replace(Some((head.status, headers.collect())));
     };
-    let super::Reply { head: (status, headers), body } =
-        transport.exchange(0, &Ask(target), fresh, progress, &copy).await?;
+    let body = transport.exchange(0, &Ask(target), fresh, progress, &copy).await?;
+    let (status, headers) = read.take().expect("a reply was read");
     Ok(Reply { status, headers, body })
 }
 

@@ -46,7 +46,7 @@ use super::conn::{Conn, Ending, Fault, Speech, probe, system_heard};
 use super::dial::{Io, Link, Look};
 use super::head::{Fed, HeadReader, MAX_HEAD};
 use super::pool::{Lease, Place};
-use super::{Broken, Failure, Progress, Reply, ReplyHead, RequestHead, Stage};
+use super::{Broken, Failure, Progress, ReplyHead, RequestHead, Stage};
 use crate::decision::Cause;
 
 /// A connection of this lane: a socket, and its place in the pool.
@@ -114,12 +114,12 @@ fn stream(lease: &mut Lease) -> &mut Stream {
     }
 }
 
-pub(super) async fn exchange<T>(
+pub(super) async fn exchange(
     mut lease: Lease,
     head: &dyn RequestHead,
     progress: &Rc<Progress>,
-    read: impl Fn(&ReplyHead<'_>) -> T,
-) -> Result<Reply<T>, Broken> {
+    read: impl Fn(&ReplyHead<'_>),
+) -> Result<Body, Broken> {
     let reused = lease.conn().is_old();
     lease.conn().describe(progress);
     if let Err(ending) = first_look(&mut lease, progress).await {
@@ -156,10 +156,10 @@ pub(super) async fn exchange<T>(
         talk.receive(cx, stream, &desk, progress, most, &read)
     });
     match outcome.await {
-        Ok(Received { made, framing, persistent, kept }) => {
+        Ok(Received { framing, persistent, kept }) => {
             let traced = progress.trace.is_some().then(|| Rc::clone(progress));
             let rest = Rest { lease, desk, framing, persistent, kept, most, traced };
-            Ok(Reply { head: made, body: Body::Wire(rest) })
+            Ok(Body::Wire(rest))
         }
         Err(Trouble::Unfit(failure)) => Err(failure.into()),
         Err(Trouble::Ended(ending)) => Err(ending.explain(lease.pool().label())),
@@ -209,15 +209,11 @@ enum Trouble {
 }
 
 /// A complete header section, and as much of the body as came with it.
-struct Received<T> {
-    made: T,
+struct Received {
     framing: Result<Framing, BadChunk>,
     persistent: bool,
     kept: Vec<u8>,
 }
-
-/// A header section, what was made of it, and what comes behind it.
-type Understood<'a, T> = (Section, T, &'a [u8]);
 
 impl Talk {
     /// Nothing more can be.
@@ -324,15 +320,15 @@ impl Talk {
         }
     }
 
-    fn receive<T>(
+    fn receive(
         &mut self,
         cx: &mut Context<'_>,
         io: &mut dyn Io,
         desk: &Desk,
         progress: &Progress,
         most: usize,
-        read: impl Fn(&ReplyHead<'_>) -> T,
-    ) -> Poll<Result<Received<T>, Trouble>> {
+        read: impl Fn(&ReplyHead<'_>),
+    ) -> Poll<Result<Received, Trouble>> {
         loop {
             let room = &mut *desk.reply.borrow_mut();
             let mut buf = ReadBuf::new(room);
@@ -360,7 +356,7 @@ impl Talk {
                 return Poll::Ready(Err(Trouble::Ended(self.ending(Some(Fault::Surplus)))));
             }
             progress.enter(Stage::Replying);
-            let Some((section, made, body)) = self.understand(bytes, progress, &read)? else { continue };
+            let Some((section, body)) = self.understand(bytes, progress, &read)? else { continue };
             progress.status_line.set(Some(section.status));
             if self.early {
                 return Poll::Ready(Err(Trouble::Ended(self.ending(Some(Fault::EARLY)))));
@@ -370,21 +366,21 @@ impl Talk {
             let eaten = framing.eat(body, |data| keep(&mut kept, data, most));
             // Bytes behind the end of the body: nobody asked for them.
             let persistent = section.persistent && eaten == Ok(body.len());
-            return Poll::Ready(Ok(Received { made, framing: eaten.map(|_| framing), persistent, kept }));
+            return Poll::Ready(Ok(Received { framing: eaten.map(|_| framing), persistent, kept }));
         }
     }
 
-    /// The header section, once it is complete, and what comes behind it.
-    fn understand<'a, T>(
+    /// The header section, once it is complete and read, and what comes behind it.
+    fn understand<'a>(
         &mut self,
         bytes: &'a [u8],
         progress: &Progress,
-        read: impl Fn(&ReplyHead<'_>) -> T,
-    ) -> Result<Option<Understood<'a, T>>, Trouble> {
+        read: impl Fn(&ReplyHead<'_>),
+    ) -> Result<Option<(Section, &'a [u8])>, Trouble> {
         if self.reader.is_none()
-            && let Some((section, made)) = parse(bytes, &read)
+            && let Some((section, ())) = parse(bytes, &read)
         {
-            return Ok(Some((section, made, &bytes[section.len..])));
+            return Ok(Some((section, &bytes[section.len..])));
         }
         let reader = self.reader.get_or_insert_default();
         match reader.feed(bytes) {
@@ -400,7 +396,7 @@ impl Talk {
                 progress.status_line.set(Some(status));
                 let body = &bytes[bytes.len() - reader.rest()..];
                 match parse(reader.section(), read) {
-                    Some((section, made)) => Ok(Some((section, made, body))),
+                    Some((section, ())) => Ok(Some((section, body))),
                     None => Err(Trouble::Ended(self.ending(Some(Fault::Rule("cannot be read"))))),
                 }
             }

@@ -15,7 +15,7 @@ use crate::backend::{Answer, Judgement, Outgoing, ReplyHead, Undecided, judge, j
 use crate::clock;
 use crate::decision::Cause;
 use crate::engine::alarms::Elapsed;
-use crate::transport::{Among, Body, BodyError, Progress, Reply, Stage};
+use crate::transport::{Among, Body, BodyError, Progress, Stage};
 
 /// Asking one endpoint, at one of these addresses.
 pub(super) struct Inquiry<'a> {
@@ -89,7 +89,7 @@ impl Inquiry<'_> {
                     self.took(progress, began);
                     return (late(policy, self.endpoint, progress), attempt);
                 }
-                Ok(Ok(Reply { head: (), body })) => {
+                Ok(Ok(body)) => {
                     let (status, judgement) = judged.take().expect("a reply was judged");
                     let result = match self.settle(status, judgement, body) {
                         Settled::Known(result) => result,

@@ -35,7 +35,7 @@ use crate::decision::Cause;
 use crate::transport::body::{Body, BodyError};
 use crate::transport::conn::{Ending, Fault};
 use crate::transport::pool::{Lease, Pool};
-use crate::transport::{Broken, Failure, Progress, Reply, ReplyHead, RequestHead, Stage};
+use crate::transport::{Broken, Failure, Progress, ReplyHead, RequestHead, Stage};
 
 /// A peer that says that it closes after so many answers keeps its word about the requests behind, and will take as many on
 /// the next connection: that is no failure if there were so many answers for each request that is lost.
@@ -147,17 +147,17 @@ pub(in crate::transport) async fn begin(mut lease: Lease, progress: &Progress) -
     Ok(seat)
 }
 
-pub(in crate::transport) async fn exchange<T>(
+pub(in crate::transport) async fn exchange(
     seat: Seat,
     head: &dyn RequestHead,
     progress: &Rc<Progress>,
-    read: impl Fn(&ReplyHead<'_>) -> T,
-) -> Result<Reply<T>, Broken> {
+    read: impl Fn(&ReplyHead<'_>),
+) -> Result<Body, Broken> {
     let mut tail = seat.join(head, progress)?;
     let held = poll_fn(|cx| tail.poll_head(cx)).await?;
-    let made = held.read(read);
+    held.read(read);
     tail.pipe.pool.desk.spares.put(held.into_buffer());
-    Ok(Reply { head: made, body: Body::Piped(tail) })
+    Ok(Body::Piped(tail))
 }
 
 impl Pipe {
