@@ -38,14 +38,22 @@
 //! Free slots are a stack (Treiber, with a tag against ABA): the slot freed last is used next, so that the
 //! tables of the I/O threads stay as small as the number of checks that were ever pending at once.
 
+// Where `model.rs` finds them as well.
+#[path = "ledger/counters.rs"]
+mod counters;
+#[path = "ledger/several.rs"]
+mod several;
+
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::counters::Counters;
+pub(crate) use self::counters::Counts;
+pub(crate) use self::several::{Fetch, Vacancies};
 use super::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use super::sync::{Condvar, Mutex};
-use crate::decision::{Cause, Decision, Origin, Verdict};
-use crate::observe::{Durations, Histogram, Tally};
+use crate::decision::Decision;
 
 const FREE: u64 = 0;
 const PENDING: u64 = 1;
@@ -113,36 +121,6 @@ impl Ticket {
     }
 }
 
-#[derive(Default)]
-struct Counters {
-    submitted: AtomicU64,
-    /// Those that have completed, by what decided them: all that is told of them is a sum of these.
-    outcomes: [[[AtomicU64; CAUSES]; ORIGINS]; VERDICTS],
-    cancelled: AtomicU64,
-    refused: AtomicU64,
-    coalesced: AtomicU64,
-    /// No other thread's step depends on it.
-    latencies: Histogram,
-}
-
-const VERDICTS: usize = 2;
-const ORIGINS: usize = 4;
-const CAUSES: usize = Cause::ALL.len();
-
-/// What the counters said at one instant.
-pub(crate) struct Counts {
-    pub(crate) submitted: u64,
-    pub(crate) completed: u64,
-    pub(crate) cancelled: u64,
-    pub(crate) refused: u64,
-    pub(crate) allowed: u64,
-    pub(crate) denied: u64,
-    pub(crate) origins: [u64; ORIGINS],
-    pub(crate) causes: [u64; CAUSES],
-    pub(crate) coalesced: u64,
-    pub(crate) latencies: Durations,
-}
-
 pub(crate) struct Ledger {
     capacity: usize,
     /// By [`Room`].
@@ -197,19 +175,24 @@ impl Ledger {
 
     /// Room and slots for up to so many checks; none: there is no room.
     pub(crate) fn vacancies(&self, room: Room, wanted: usize) -> Vacancies<'_> {
-        let mut vacancies = Vacancies { ledger: self, room, next: NONE, count: 0 };
+        Vacancies::new(self, room, wanted)
+    }
+
+    /// The first of a chain of at most so many free slots, and how many there are; the room that they take is counted.
+    fn take_room(&self, room: Room, wanted: usize) -> (u32, usize) {
         let most = if room == Room::Spare { self.spare } else { self.capacity };
         let more =
             |pending: usize| (pending < most && wanted > 0).then(|| most.min(pending.saturating_add(wanted)));
         let pending = &self.pending[room as usize];
-        if let Ok(before) = pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
-            let granted = wanted.min(most - before);
-            (vacancies.next, vacancies.count) = self.pop_free(granted);
-            if vacancies.count < granted {
-                pending.fetch_sub(granted - vacancies.count, Ordering::Relaxed);
-            }
+        let Ok(before) = pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) else {
+            return (NONE, 0);
+        };
+        let granted = wanted.min(most - before);
+        let (first, count) = self.pop_free(granted);
+        if count < granted {
+            pending.fetch_sub(granted - count, Ordering::Relaxed);
         }
-        vacancies
+        (first, count)
     }
 
     /// Takes a slot for a check of queue `owner` that I/O thread `thread` will get. `None`: there is no room; say
@@ -240,7 +223,7 @@ impl Ledger {
 
     /// A check was not accepted for want of room.
     pub(crate) fn refused(&self) {
-        self.counters.refused.fetch_add(1, Ordering::Relaxed);
+        self.counters.refused();
     }
 
     /// Whose room a check takes. To be read while the check has not ended: then the slot may be another's.
@@ -258,7 +241,7 @@ impl Ledger {
         let room = self.room(ticket);
         if self.exchange(ticket, PENDING, CANCELLED) {
             self.not_pending(room);
-            self.counters.submitted.fetch_sub(1, Ordering::Relaxed);
+            self.counters.withdrawn();
         }
         self.recycle(ticket);
         self.wake_drainers();
@@ -281,20 +264,14 @@ impl Ledger {
         if !self.leaves(ticket, &[READY, DUE, PENDING], ticket.word(CALLING)) {
             return false;
         }
-        let counters = &self.counters;
-        counters.latencies.count(decision.latency);
-        if decision.coalesced {
-            counters.coalesced.fetch_add(1, Ordering::Relaxed);
-        }
         self.not_pending(self.room(ticket));
-        counters.completed(Outcome::of(decision), 1);
+        self.counters.delivered(decision);
         true
     }
 
     /// For decisions that a host fetches in one call.
     pub(crate) fn fetch(&self) -> Fetch<'_> {
-        let (ended, freed) = ([0; 2], None);
-        Fetch { ledger: self, outcome: None, coalesced: 0, latencies: Tally::default(), ended, freed }
+        Fetch::new(self)
     }
 
     /// The I/O thread to tell, if this call cancelled the check.
@@ -306,7 +283,7 @@ impl Ledger {
             return None;
         }
         self.not_pending(room);
-        self.counters.cancelled.fetch_add(1, Ordering::Release);
+        self.counters.cancelled();
         self.wake_drainers();
         Some(thread)
     }
@@ -367,36 +344,9 @@ impl Ledger {
         done
     }
 
-    /// `submitted = completed + cancelled + pending` holds for what it returns: pending is the difference,
-    /// and `submitted` is read last, so it is never behind the other two.
+    /// `submitted = completed + cancelled + pending` holds for what it returns: pending is the difference.
     pub(crate) fn counts(&self) -> Counts {
-        let counters = &self.counters;
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (mut verdicts, mut origins, mut causes) = ([0; VERDICTS], [0; ORIGINS], [0; CAUSES]);
-        for (verdict, outcomes) in counters.outcomes.iter().enumerate() {
-            for (origin, outcomes) in outcomes.iter().enumerate() {
-                for (cause, outcome) in outcomes.iter().enumerate() {
-                    let count = outcome.load(Ordering::Acquire);
-                    verdicts[verdict] += count;
-                    origins[origin] += count;
-                    causes[cause] += count;
-                }
-            }
-        }
-        let cancelled = counters.cancelled.load(Ordering::Acquire);
-        let (denied, allowed) = (verdicts[Verdict::Deny as usize], verdicts[Verdict::Allow as usize]);
-        Counts {
-            completed: denied + allowed,
-            cancelled,
-            submitted: read(&counters.submitted),
-            refused: read(&counters.refused),
-            denied,
-            allowed,
-            origins,
-            causes,
-            coalesced: read(&counters.coalesced),
-            latencies: counters.latencies.read(),
-        }
+        self.counters.read()
     }
 
     /// From whichever of these states it is in. To look first costs less than to try in vain.
@@ -469,132 +419,5 @@ impl Ledger {
                 Err(now) => top = now,
             }
         }
-    }
-}
-
-/// Room and slots that were taken for checks to come. Dropped, it gives back what is left.
-pub(crate) struct Vacancies<'a> {
-    ledger: &'a Ledger,
-    room: Room,
-    /// A chain of slots; behind the last of them it goes on with what is none of ours.
-    next: u32,
-    count: usize,
-}
-
-impl Vacancies<'_> {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// As [`Ledger::reserve`]. `None`: there is none left.
-    pub(crate) fn fill(&mut self, thread: u16, owner: u32) -> Option<Ticket> {
-        self.count = self.count.checked_sub(1)?;
-        let index = self.next;
-        let slot = &self.ledger.slots[index as usize];
-        self.next = slot.next.load(Ordering::Relaxed);
-        slot.thread.store(thread, Ordering::Relaxed);
-        slot.owner.store(owner, Ordering::Relaxed);
-        slot.room.store(self.room as u16, Ordering::Relaxed);
-        let ticket = Ticket::new(slot.word.load(Ordering::Relaxed) >> STATE_BITS, index);
-        // Before anything can end it: `submitted` is never behind `completed` in a reading of both.
-        self.ledger.counters.submitted.fetch_add(1, Ordering::Relaxed);
-        slot.word.store(ticket.word(PENDING), Ordering::Release);
-        fence(Ordering::SeqCst);
-        Some(ticket)
-    }
-}
-
-impl Drop for Vacancies<'_> {
-    fn drop(&mut self) {
-        if self.count == 0 {
-            return;
-        }
-        let Self { ledger, room, next: first, count } = *self;
-        let next = |slot: u32, _| ledger.slots[slot as usize].next.load(Ordering::Relaxed);
-        ledger.push_free(first, (1..count).fold(first, next));
-        ledger.pending[room as usize].fetch_sub(count, Ordering::Relaxed);
-    }
-}
-
-/// A place among the counters of what has completed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Outcome(Verdict, Origin, Cause);
-
-impl Outcome {
-    fn of(decision: &Decision) -> Self {
-        Self(decision.verdict, decision.origin, decision.cause)
-    }
-}
-
-impl Counters {
-    fn completed(&self, Outcome(verdict, origin, cause): Outcome, count: u64) {
-        // With Release: who sees that it has completed sees that it was submitted.
-        let outcomes = &self.outcomes[verdict as usize];
-        outcomes[origin as usize][cause as usize].fetch_add(count, Ordering::Release);
-    }
-}
-
-/// Deliveries of one call, in which none of the host's code runs. Each check ends at once; its room and its slot are given
-/// back, and it is counted, when this is dropped.
-pub(crate) struct Fetch<'a> {
-    ledger: &'a Ledger,
-    /// The newest kind, and how many of it in a row: mostly all are of one.
-    outcome: Option<(Outcome, u64)>,
-    coalesced: u64,
-    latencies: Tally,
-    /// By [`Room`].
-    ended: [usize; 2],
-    /// The first and the last of a chain of slots.
-    freed: Option<(u32, u32)>,
-}
-
-impl Fetch<'_> {
-    /// The host takes the decision: the delivery, and the last word about the check. False: it was cancelled, and is still to
-    /// be released.
-    pub(crate) fn deliver(&mut self, ticket: Ticket, decision: &Decision) -> bool {
-        let room = self.ledger.room(ticket);
-        if !self.ledger.leaves(ticket, &[READY, DUE, PENDING], ticket.next_free_word()) {
-            return false;
-        }
-        let slot = ticket.slot();
-        let last = self.freed.map_or(slot, |(first, last)| {
-            self.ledger.slots[slot as usize].next.store(first, Ordering::Relaxed);
-            last
-        });
-        self.freed = Some((slot, last));
-        self.ended[room] += 1;
-        self.latencies.count(decision.latency);
-        self.coalesced += u64::from(decision.coalesced);
-        let outcome = Outcome::of(decision);
-        match &mut self.outcome {
-            Some((kind, count)) if *kind == outcome => *count += 1,
-            other => {
-                if let Some((kind, count)) = other.replace((outcome, 1)) {
-                    self.ledger.counters.completed(kind, count);
-                }
-            }
-        }
-        true
-    }
-}
-
-impl Drop for Fetch<'_> {
-    fn drop(&mut self) {
-        let Some((first, last)) = self.freed else { return };
-        let Self { ledger, .. } = *self;
-        ledger.counters.latencies.add(&self.latencies);
-        if self.coalesced > 0 {
-            ledger.counters.coalesced.fetch_add(self.coalesced, Ordering::Relaxed);
-        }
-        ledger.push_free(first, last);
-        for (pending, ended) in ledger.pending.iter().zip(self.ended) {
-            if ended > 0 {
-                pending.fetch_sub(ended, Ordering::Relaxed);
-            }
-        }
-        if let Some((kind, count)) = self.outcome {
-            ledger.counters.completed(kind, count);
-        }
-        ledger.wake_drainers();
     }
 }
