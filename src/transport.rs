@@ -8,6 +8,7 @@
 //! The lanes: `wire.rs` is our own for HTTP/1.1; `h1.rs` and `h2.rs` are hyper, behind a tap (`tap.rs`) that sees
 //! every plain byte.
 
+mod anew;
 mod body;
 mod conn;
 mod connect;

@@ -23,8 +23,8 @@ use mio::{Events, Token};
 use socket2::Socket;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::task::spawn_local;
 
+use super::anew;
 use super::dial::{Io, Look, WriteHalf};
 use crate::sys::within_runtime;
 
@@ -98,7 +98,9 @@ impl Reactor {
             woken: RefCell::default(),
             waker: RefCell::default(),
         });
-        spawn_local(serve(Rc::downgrade(&reactor)));
+        // Without it its sockets would be silent for ever.
+        let served = Rc::downgrade(&reactor);
+        anew::spawn(move || serve(served.clone()));
         Ok(reactor)
     }
 
@@ -251,7 +253,6 @@ impl Drop for Reactor {
 }
 
 async fn serve(reactor: Weak<Reactor>) {
-    let _again = Again(reactor.clone());
     let (mut is_known, mut is_more) = (false, true);
     poll_fn(|cx| {
         loop {
@@ -277,17 +278,6 @@ async fn serve(reactor: Weak<Reactor>) {
         }
     })
     .await;
-}
-
-/// A task that a defect ends begins anew: its sockets would be silent for ever.
-struct Again(Weak<Reactor>);
-
-impl Drop for Again {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            spawn_local(serve(self.0.clone()));
-        }
-    }
 }
 
 impl Places {

@@ -3,7 +3,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::task::{LocalSet, yield_now};
+use tokio::task::{LocalSet, spawn_local, yield_now};
 
 use super::*;
 

@@ -15,10 +15,9 @@ use std::io;
 use std::rc::{Rc, Weak};
 use std::task::{Poll, Waker};
 
-use tokio::task::spawn_local;
-
 use super::Desk;
 use crate::clock;
+use crate::transport::anew;
 use crate::transport::dial::WriteHalf;
 use crate::transport::{Failure, Progress};
 
@@ -130,7 +129,9 @@ impl SendQueue {
         if let Some(sender) = &*self.sender.borrow() {
             sender.wake_by_ref();
         } else if !self.started.replace(true) {
-            spawn_local(serve(Rc::downgrade(desk)));
+            // Without it nothing would be sent any more.
+            let served = Rc::downgrade(desk);
+            anew::spawn(move || serve(served.clone()));
         }
     }
 
@@ -174,7 +175,6 @@ impl Drop for SendQueue {
 }
 
 async fn serve(desk: Weak<Desk>) {
-    let _again = Again(desk.clone());
     let mut is_known = false;
     poll_fn(|cx| {
         let Some(desk) = desk.upgrade() else { return Poll::Ready(()) };
@@ -187,20 +187,9 @@ async fn serve(desk: Weak<Desk>) {
     .await;
 }
 
-/// A task that a defect ends begins anew: nothing would be sent any more.
-struct Again(Weak<Desk>);
-
-impl Drop for Again {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            spawn_local(serve(self.0.clone()));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use tokio::task::{LocalSet, yield_now};
+    use tokio::task::{LocalSet, spawn_local, yield_now};
 
     use super::*;
     use crate::decision::Cause;
