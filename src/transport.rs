@@ -280,7 +280,7 @@ impl Transport {
             stall: settings.timeout / 4,
             max_body: settings.verdict_body.as_ref().map_or(0, |_| settings.verdict_max_body),
         };
-        let desk = wire::Desk::new(Rc::clone(&dialer));
+        let desk = Rc::<wire::Desk>::default();
         let endpoints = settings.backends.len();
         let (pools, origins) = settings
             .backends

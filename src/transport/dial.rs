@@ -75,6 +75,9 @@ pub(crate) trait WriteHalf {
 
     /// Wakes whoever waits for something to read on it.
     fn wake(&self);
+
+    /// Asks the system what has come on all connections that it knows of together with this one.
+    fn look_around(&self) {}
 }
 
 /// What waits on a connection that should be silent.

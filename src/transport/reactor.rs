@@ -58,6 +58,7 @@ struct Places {
 /// A socket, and what is known of it.
 struct Source {
     socket: Socket,
+    reactor: Weak<Reactor>,
     /// A read may find something.
     readable: Cell<bool>,
     /// The peer sends no more, or the connection is broken: a read finds something whenever it is tried.
@@ -107,6 +108,7 @@ impl Reactor {
     pub(super) fn add(self: &Rc<Self>, socket: Socket) -> io::Result<Plain> {
         let source = Rc::new(Source {
             socket,
+            reactor: Rc::downgrade(self),
             readable: Cell::new(false),
             closed: Cell::new(false),
             writable: Cell::new(true),
@@ -431,6 +433,12 @@ impl Io for Plain {
 impl WriteHalf for Source {
     fn write_now(&self, bytes: &[u8]) -> Option<io::Result<usize>> {
         if self.is_heard() || self.ahead.borrow().is_some() { None } else { self.write(bytes) }
+    }
+
+    fn look_around(&self) {
+        if let Some(reactor) = self.reactor.upgrade() {
+            reactor.look_around();
+        }
     }
 
     fn wake(&self) {

@@ -43,7 +43,7 @@ use send_queue::{Posted, Returned, SendQueue, Sent};
 
 use super::body::{Body, BodyError, DRAIN_BYTES, DRAIN_TIME};
 use super::conn::{Conn, Ending, Fault, Speech, probe, system_heard};
-use super::dial::{Dial, Io, Link, Look};
+use super::dial::{Io, Link, Look};
 use super::head::{Fed, HeadReader, MAX_HEAD};
 use super::pool::{Lease, Place};
 use super::{Broken, Failure, Progress, ReplyHead, RequestHead, Stage};
@@ -64,14 +64,12 @@ pub(super) struct Desk {
     /// For what waits on pipes.
     spares: Spares,
     sends: SendQueue,
-    /// Whose connections they are.
-    dialer: Rc<dyn Dial>,
 }
 
-impl Desk {
-    pub(super) fn new(dialer: Rc<dyn Dial>) -> Rc<Self> {
-        let (request, reply) = (RefCell::default(), RefCell::new(vec![0; 2 * MAX_HEAD].into()));
-        Rc::new(Self { request, reply, spares: Spares::default(), sends: SendQueue::default(), dialer })
+impl Default for Desk {
+    fn default() -> Self {
+        let reply = RefCell::new(vec![0; 2 * MAX_HEAD].into());
+        Self { request: RefCell::default(), reply, spares: Spares::default(), sends: SendQueue::default() }
     }
 }
 

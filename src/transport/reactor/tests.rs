@@ -239,7 +239,7 @@ async fn a_look_around_hears_of_all_that_has_come_at_once() {
         for theirs in &mut theirs {
             theirs.write_all(b"x").unwrap();
         }
-        reactor.look_around();
+        plain[0].source.look_around();
         assert!(!plain.iter().any(silent), "without a turn of its task");
     })
     .await;

@@ -18,7 +18,7 @@ use std::task::{Poll, Waker};
 use super::Desk;
 use crate::clock;
 use crate::transport::anew;
-use crate::transport::dial::{Dial, WriteHalf};
+use crate::transport::dial::WriteHalf;
 use crate::transport::{Failure, Progress};
 
 /// So many are sent at once, whoever is still in line: the first of them has waited long enough.
@@ -94,7 +94,7 @@ impl Posted {
             (ticket, waiting.len(), waiting.len() >= MOST || bytes.len() >= MOST_BYTES)
         };
         if full {
-            queue.send(&*desk.dialer);
+            queue.send();
         } else if count == 1 {
             queue.wake(desk);
         }
@@ -135,10 +135,10 @@ impl SendQueue {
         }
     }
 
-    fn send(&self, dialer: &dyn Dial) {
-        let any = self.state.borrow().waiting.iter().any(|waiting| waiting.writer.is_some());
-        if any {
-            dialer.look_around();
+    fn send(&self) {
+        let any = self.state.borrow().waiting.iter().find_map(|waiting| waiting.writer.clone());
+        if let Some(any) = any {
+            any.look_around();
         }
         let State { first, waiting, bytes, returned } = &mut *self.state.borrow_mut();
         // Should a defect end this, the rest counts as sent and is not: nobody gets another's ticket.
@@ -181,7 +181,7 @@ async fn serve(desk: Weak<Desk>) {
         if !std::mem::replace(&mut is_known, true) {
             *desk.sends.sender.borrow_mut() = Some(cx.waker().clone());
         }
-        desk.sends.send(&*desk.dialer);
+        desk.sends.send();
         Poll::Pending
     })
     .await;
@@ -193,17 +193,7 @@ mod tests {
 
     use super::*;
     use crate::decision::Cause;
-    use crate::transport::dial::{Dialing, Watch};
-    use crate::transport::{Among, Stage};
-
-    /// Of its connections nothing is known.
-    struct Nowhere;
-
-    impl Dial for Nowhere {
-        fn dial(&self, _: usize, _: Among, _: Rc<Watch>) -> Dialing {
-            unreachable!("no test makes a connection")
-        }
-    }
+    use crate::transport::Stage;
 
     /// What the system takes of a request.
     #[derive(Clone, Copy, Default, PartialEq)]
@@ -270,7 +260,7 @@ mod tests {
      {
         LocalSet::new()
             .run_until(async {
-                let desk = Desk::new(Rc::new(Nowhere));
+                let desk = Rc::<Desk>::default();
                 for round in 0..3 {
                     let senders: Vec<_> = (0..5).map(|_| Rc::new(Sender::new(&desk))).collect();
                     let tasks = senders.iter().cloned().enumerate().map(|(index, sender)| {
@@ -301,7 +291,7 @@ mod tests {
     async fn whoever_leaves_before_is_not_sent_and_the_others_are() {
         LocalSet::new()
             .run_until(async {
-                let desk = Desk::new(Rc::new(Nowhere));
+                let desk = Rc::<Desk>::default();
                 let [first, leaves, last] = std::array::from_fn(|_| Sender::new(&desk));
                 drop(leaves.post("alone"));
                 yield_now().await;
@@ -323,7 +313,7 @@ mod tests {
     async fn what_the_system_does_not_take_comes_back_to_its_exchange_and_holds_up_nobody() {
         LocalSet::new()
             .run_until(async {
-                let desk = Desk::new(Rc::new(Nowhere));
+                let desk = Rc::<Desk>::default();
                 let [part, nothing, whole] = std::array::from_fn(|_| Sender::new(&desk));
                 part.writer.takes.set(Takes::Some(3));
                 nothing.writer.takes.set(Takes::Nothing);
@@ -353,7 +343,7 @@ mod tests {
     async fn many_or_long_ones_do_not_wait_and_their_memory_is_not_kept() {
         LocalSet::new()
             .run_until(async {
-                let desk = Desk::new(Rc::new(Nowhere));
+                let desk = Rc::<Desk>::default();
                 let sender = Sender::new(&desk);
                 let posted: Vec<_> = (0..MOST).map(|_| sender.post("request")).collect();
                 assert_eq!(sender.written().len(), MOST);
@@ -376,7 +366,7 @@ mod tests {
     async fn of_what_cannot_be_written_nothing_is_left() {
         LocalSet::new()
             .run_until(async {
-                let desk = Desk::new(Rc::new(Nowhere));
+                let desk = Rc::<Desk>::default();
                 let sender = Sender::new(&desk);
                 let _before = sender.post("before, ");
                 let unfit = Posted::new(&desk, Rc::clone(&sender.writer) as _, &sender.progress, |out| {
@@ -395,7 +385,7 @@ mod tests {
     async fn what_was_given_up_is_not_sent_though_its_exchange_has_not_left_yet() {
         LocalSet::new()
             .run_until(async {
-                let desk = Desk::new(Rc::new(Nowhere));
+                let desk = Rc::<Desk>::default();
                 let [given_up, other] = std::array::from_fn(|_| Sender::new(&desk));
                 let _posted = [given_up.post("given up"), other.post("other")];
                 given_up.progress.given_up.set(true);
@@ -410,7 +400,7 @@ mod tests {
     async fn a_defect_while_a_request_is_written_leaves_nothing_before_the_next() {
         LocalSet::new()
             .run_until(async {
-                let desk = Desk::new(Rc::new(Nowhere));
+                let desk = Rc::<Desk>::default();
                 let sender = Sender::new(&desk);
                 let _before = sender.post("before");
                 let panics = Sender::new(&desk);
@@ -437,7 +427,7 @@ mod tests {
     async fn a_defect_while_sending_stops_nobody_else_and_gives_nobody_anothers_outcome() {
         LocalSet::new()
             .run_until(async {
-                let desk = Desk::new(Rc::new(Nowhere));
+                let desk = Rc::<Desk>::default();
                 let [first, panics, lost, next] = std::array::from_fn(|_| Sender::new(&desk));
                 first.writer.takes.set(Takes::Some(2));
                 panics.writer.takes.set(Takes::Panic);
@@ -464,7 +454,7 @@ mod tests {
         let local = LocalSet::new();
         local
             .run_until(async {
-                let desk = Desk::new(Rc::new(Nowhere));
+                let desk = Rc::<Desk>::default();
                 let _posted = Sender::new(&desk).post("request");
                 yield_now().await;
             })
