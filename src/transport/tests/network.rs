@@ -105,6 +105,28 @@ async fn surplus_and_end_are_seen_before_a_connection_is_lent() {
 }
 
 #[tokio::test]
+async fn a_look_around_hears_of_a_reply_before_the_runtime_does() {
+    local(async {
+        let (listener, port) = listen().await;
+        let (transport, _) = real(&[("backend.url", &format!("http://127.0.0.1:{port}/"))]).unwrap();
+        let asking = Rc::clone(&transport);
+        let asking = spawn_local(async move { ask(&asking).await });
+        let mut stream = listener.accept().await.unwrap().0;
+        while !matches!(stream.read_u8().await, Ok(b'\n')) {}
+        assert!(!transport.look_around(), "nothing has come");
+        stream.try_write(OK_EMPTY).unwrap();
+        // The runtime has no turn meanwhile; the loopback delivers in its own time.
+        let began = Instant::now();
+        while !transport.look_around() {
+            assert!(began.elapsed() < Duration::from_secs(10), "it is not heard of");
+            std::thread::yield_now();
+        }
+        assert_eq!(asking.await.unwrap().unwrap().status, 200);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_unix_socket_is_asked_and_its_owner_checked() {
     local(async {
         let directory = tempfile::tempdir().unwrap();
