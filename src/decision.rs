@@ -109,18 +109,29 @@ impl Texts {
     pub(crate) fn new(user_id: &str, location: &str, detail: &str) -> Self {
         let cut = |text: &str| text.floor_char_boundary(usize::from(u16::MAX));
         let [user_id, location, detail] = [user_id, location, detail].map(|text| &text[..cut(text)]);
+        let alone = user_id.is_empty() && location.is_empty();
         Self {
-            bytes: [user_id, location, detail].concat().into_bytes().into(),
+            bytes: if alone {
+                detail.as_bytes().into()
+            } else {
+                [user_id, location, detail].concat().into_bytes().into()
+            },
             user_id: user_id.len() as u16,
             location: location.len() as u16,
             detail: detail.len() as u16,
         }
     }
 
-    fn user_id(&self) -> &str {
+    /// Whether they are this detail and nothing else.
+    pub(crate) fn is_detail(&self, detail: &str) -> bool {
+        (self.user_id, self.location, usize::from(self.detail)) == (0, 0, detail.len())
+            && &self.bytes[..detail.len()] == detail.as_bytes()
+    }
+
+    pub(crate) fn user_id(&self) -> &str {
         self.text(0, self.user_id)
     }
-    fn location(&self) -> &str {
+    pub(crate) fn location(&self) -> &str {
         self.text(usize::from(self.user_id), self.location)
     }
     fn detail(&self) -> &str {
@@ -188,12 +199,19 @@ impl Decision {
     }
 }
 
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Verdict {
+    /// As in logs, metrics and JSON.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
             Self::Deny => "deny",
             Self::Allow => "allow",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

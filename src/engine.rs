@@ -66,7 +66,7 @@ use tokio::task::LocalSet;
 use tokio::time::Instant;
 
 pub(crate) use self::asking::{
-    Asking, Attempt, Means, Outage, ask, backend_decision, doing, explained, outage_decision,
+    Asking, Attempt, Means, Outage, Phrases, ask, backend_decision, doing, outage_decision,
 };
 pub(crate) use self::batch::Batch;
 pub(crate) use self::completion::Tag;

@@ -18,8 +18,8 @@ use crate::check::{Check, Question};
 use crate::config::{BackendUrl, Config};
 use crate::decision::Decision;
 use crate::engine::{
-    Asking, Attempt, Means, Policy, RetryBudget, StartError, SubmitError, ask, backend_decision, doing,
-    explained, outage_decision,
+    Asking, Attempt, Means, Phrases, Policy, RetryBudget, StartError, SubmitError, ask, backend_decision,
+    doing, outage_decision,
 };
 use crate::observe::{LogLevel, Logger};
 use crate::transport::{Stage, Trace, Transport};
@@ -112,7 +112,10 @@ pub fn probe(config: &Config, check: &Check<'_>) -> Result<Result<ProbeReport, S
             let ttl = answer.ttl;
             backend_decision(answer, ttl)
         }
-        Err(outage) => explained(outage_decision(&policy, &outage), "default action"),
+        Err(outage) => {
+            let decision = outage_decision(&policy, &outage);
+            Phrases::default().explain(decision, &outage.detail, "default action")
+        }
     };
     decision.latency = began.elapsed();
     let attempts = attempts

@@ -11,6 +11,7 @@ mod endpoint;
 mod hedge;
 mod in_turn;
 mod inquiry;
+mod phrases;
 mod settling;
 
 use std::rc::Rc;
@@ -20,7 +21,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub(crate) use attempts::{Asking, Attempt};
-pub(crate) use deciding::{backend_decision, explained, outage_decision};
+pub(crate) use deciding::{backend_decision, outage_decision};
+pub(crate) use phrases::Phrases;
 pub(crate) use settling::doing;
 
 use super::alarms::{Alarms, Bell};

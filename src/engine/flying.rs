@@ -113,7 +113,7 @@ impl Shard {
         let decision = {
             let flights = self.flights.borrow();
             let flight = flights.flight(id);
-            self.fallback(outage_decision(&flight.policy, outage), flight.about())
+            self.fallback(outage_decision(&flight.policy, outage), &outage.detail, flight.about())
         };
         self.land(id, &decision);
     }

@@ -17,6 +17,8 @@ pub(crate) struct Policy {
     pub(crate) settings: Arc<Settings>,
     /// One an endpoint, in the order of `backend.url`.
     pub(crate) plans: Box<[Arc<RequestPlan>]>,
+    /// One an endpoint: how it is called in messages.
+    pub(crate) labels: Box<[String]>,
     pub(crate) replies: ReplyRules,
     pub(crate) shared: Arc<Shared>,
     /// One an endpoint.
@@ -108,6 +110,7 @@ impl Policy {
                 },
             )?,
             addresses,
+            labels: settings.backends.iter().map(BackendUrl::label).collect(),
             gauges: gauges(settings.threads_io, settings.backends.len()),
             plans,
             rules,

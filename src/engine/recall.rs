@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::asking::explained;
 use super::core::Core;
 use super::policy::Policy;
 use super::revocations::Mark;
@@ -111,7 +110,7 @@ impl Core {
     /// A session that was revoked gets no decision of our own that lets it in, until the backend is heard about it.
     pub(crate) fn unless_revoked(&self, policy: &Policy, session: u64, decision: Decision) -> Decision {
         if decision.origin == Origin::Default && self.revocations.denies(session, policy.settings.ttl.max) {
-            return explained(Decision { verdict: Verdict::Deny, ..decision }, "revoked");
+            return Decision { verdict: Verdict::Deny, ..decision };
         }
         decision
     }

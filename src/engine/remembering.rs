@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::asking::{backend_decision, client, explained};
+use super::asking::{backend_decision, client};
 use super::flights::{Flight, FlightId};
 use super::inbox::Asked;
 use super::policy::Policy;
@@ -16,7 +16,7 @@ use crate::backend::{Answer, jittered};
 use crate::check::Question;
 use crate::clock;
 use crate::config::Settings;
-use crate::decision::{Decision, Origin, Texts, Verdict};
+use crate::decision::{Decision, Origin, Verdict};
 use crate::memory::{Facts, Record};
 use crate::outage::Health;
 
@@ -128,12 +128,16 @@ impl Shard {
 
     /// What a check gets without an answer. In an outage: what the backend said last, if that may be repeated; else the
     /// default action. A session that was revoked gets neither if they let it in, until the backend is heard again.
-    pub(super) fn fallback(&self, mut decision: Decision, about: About<'_>) -> Decision {
+    pub(super) fn fallback(&self, mut decision: Decision, detail: &str, about: About<'_>) -> Decision {
         if decision.origin != Origin::Default {
             return decision;
         }
         let About { policy, question, mark } = about;
         let (core, now) = (&self.core, Instant::now());
+        let explained = |decision, done| match detail {
+            "" => decision,
+            detail => self.phrases.borrow_mut().explain(decision, detail, done),
+        };
         if core.revocations.denies(mark.session, policy.settings.ttl.max)
             || core.is_user_revoked(policy, question, mark.session)
         {
@@ -147,8 +151,8 @@ impl Shard {
             let mut known = standing.unwrap_or(known);
             known.cause = decision.cause;
             known.http_status = decision.http_status;
-            known.texts = Some(Texts::new(known.user_id(), known.location(), decision.detail()));
-            return explained(known, "last known");
+            let why = if detail.is_empty() { decision.reason } else { detail };
+            return self.phrases.borrow_mut().explain(known, why, "last known");
         }
         // A request that only fails itself, because of what it is, gets nothing by that. Of several endpoints each is in
         // question: one that answers the others would have answered this.

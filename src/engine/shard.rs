@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::alarms::Alarms;
-use super::asking::GRACE;
+use super::asking::{GRACE, Phrases};
 use super::completion::Completion;
 use super::core::Core;
 use super::crew::Crew;
@@ -54,6 +54,7 @@ pub(crate) struct Shard {
     pub(super) retries: RetryBudget,
     pub(super) alarms: Alarms,
     pub(super) outages: OutageLog,
+    pub(super) phrases: RefCell<Phrases>,
     pub(super) shadow: Rc<Shadow>,
     pub(super) sweeping: RefCell<Sweeping>,
     pub(super) watches: RefCell<Watches>,
@@ -84,6 +85,7 @@ impl Shard {
             outlet,
             transports,
             flights: RefCell::default(),
+            phrases: RefCell::default(),
             crew: Crew::default(),
             outbox: RefCell::default(),
             sweeping: RefCell::default(),
@@ -211,7 +213,7 @@ impl Shard {
             // It waited in the inbox for all of its time: that is our load, not the backend's silence.
             let why = "the deadline passed before the check could be sent";
             let decision = asked.policy.without_answer(Cause::Overload, why);
-            return self.decide(completion, self.fallback(decision, asked.about()));
+            return self.decide(completion, self.fallback(decision, "", asked.about()));
         }
         let is_joinable = |mark| self.core.revocations.is_joinable(mark);
         let joins =
@@ -250,7 +252,8 @@ impl Shard {
             let decision = {
                 let flights = self.flights.borrow();
                 let flight = flights.flight(id);
-                self.fallback(flight.asking.overdue(&flight.policy), flight.about())
+                let (decision, detail) = flight.asking.overdue(&flight.policy);
+                self.fallback(decision, &detail, flight.about())
             };
             self.decide(completion, decision);
             self.abandon_if_empty(id);
@@ -314,7 +317,7 @@ impl Shard {
             match message {
                 Message::Ask(asked, completion) => {
                     let decision = asked.policy.without_answer(Cause::Shutdown, "the engine was shut down");
-                    self.decide(completion, self.fallback(decision, asked.about()));
+                    self.decide(completion, self.fallback(decision, "", asked.about()));
                 }
                 Message::Decided(completion, decision) => self.decide(completion, *decision),
             }
@@ -331,7 +334,7 @@ impl Shard {
                 let flight = flights.flight(id);
                 flight.asking.give_up();
                 let decision = flight.policy.without_answer(Cause::Shutdown, "the engine was shut down");
-                (flight.hand.clone(), self.fallback(decision, flight.about()))
+                (flight.hand.clone(), self.fallback(decision, "", flight.about()))
             };
             self.land(id, &decision);
             if let Some(hand) = hand {

@@ -155,16 +155,16 @@ impl Asking {
         running.peek().is_some() && running.all(|attempt| attempt.progress.stage.get() == Stage::Queued)
     }
 
-    /// What a waiter gets whose time is up while the flight goes on.
-    pub(crate) fn overdue(&self, policy: &Policy) -> Decision {
+    /// What a waiter gets whose time is up while the flight goes on, and an outage's detail.
+    pub(crate) fn overdue(&self, policy: &Policy) -> (Decision, String) {
         if let Some(refused) = &*self.refused.borrow() {
-            return backend_decision(refused.clone(), Duration::ZERO);
+            return (backend_decision(refused.clone(), Duration::ZERO), String::new());
         }
         let attempts = self.attempts.borrow();
         let mut outage = None;
         for attempt in attempts.iter().rev() {
             match late(policy, attempt.endpoint, &attempt.progress) {
-                Ok(answer) => return backend_decision(answer, Duration::ZERO),
+                Ok(answer) => return (backend_decision(answer, Duration::ZERO), String::new()),
                 Err(newest) => {
                     outage.get_or_insert(newest);
                 }
@@ -172,9 +172,10 @@ impl Asking {
         }
         match outage {
             None => {
-                policy.without_answer(Cause::Overload, "the deadline passed before the check could be sent")
+                let why = "the deadline passed before the check could be sent";
+                (policy.without_answer(Cause::Overload, why), String::new())
             }
-            Some(outage) => outage_decision(policy, &outage),
+            Some(outage) => (outage_decision(policy, &outage), outage.detail),
         }
     }
 }

@@ -21,19 +21,10 @@ pub(crate) fn backend_decision(answer: Answer, ttl: Duration) -> Decision {
     decision
 }
 
-/// What the waiters of a failed flight get, unless there is something better than the default action.
+/// What the waiters of a failed flight get, unless there is something better than the default action. Its detail is still
+/// to be said.
 pub(crate) fn outage_decision(policy: &Policy, outage: &Outage) -> Decision {
     let mut decision = policy.without_answer(outage.cause, "");
     decision.http_status = outage.http_status;
-    decision.texts = Some(Texts::new("", "", &outage.detail));
-    decision
-}
-
-/// An outage's detail says what was done about it.
-pub(crate) fn explained(mut decision: Decision, what: &str) -> Decision {
-    if decision.texts.is_some() {
-        let detail = format!("{}; {what}: {}", decision.detail(), decision.verdict);
-        decision.texts = Some(Texts::new(decision.user_id(), decision.location(), &detail));
-    }
     decision
 }

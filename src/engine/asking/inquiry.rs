@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::attempts::UnderWay;
-use super::settling::{failed, label, late, refusal};
+use super::settling::{failed, late, refusal};
 use super::{GRACE, MAX_REQUESTS, Means, Outage};
 use crate::backend::{Answer, Judgement, Outgoing, ReplyHead, Undecided, judge, judge_body};
 use crate::clock;
@@ -173,7 +173,7 @@ impl Inquiry<'_> {
     }
 
     fn outage(&self, cause: Cause, http_status: Option<u16>, what: &str) -> Outage {
-        let detail = format!("{}: {what}", label(self.means.policy, self.endpoint));
+        let detail = format!("{}: {what}", self.means.policy.labels[self.endpoint]);
         Outage { endpoint: self.endpoint, cause, http_status, detail, retry_after: None }
     }
 }

@@ -17,7 +17,8 @@ pub(super) fn late(policy: &Policy, endpoint: usize, progress: &Progress) -> Res
         Stage::Queued => Cause::Overload,
         _ => Cause::Timeout,
     };
-    let detail = format!("{}: timeout while {}", label(policy, endpoint), doing(stage));
+    // Of a backend that hangs there may be very many at one time.
+    let detail = [&*policy.labels[endpoint], ": timeout while ", doing(stage)].concat();
     settle(policy, endpoint, progress, cause, detail)
 }
 
@@ -68,12 +69,8 @@ pub(super) fn refusal(status: u16, reason: &'static str) -> Answer {
 }
 
 pub(super) fn breaker_open(policy: &Policy, endpoint: usize) -> Outage {
-    let detail = format!("{}: not asked, the breaker is open", label(policy, endpoint));
+    let detail = [&*policy.labels[endpoint], ": not asked, the breaker is open"].concat();
     Outage { endpoint, cause: Cause::BreakerOpen, http_status: None, detail, retry_after: None }
-}
-
-pub(super) fn label(policy: &Policy, endpoint: usize) -> String {
-    policy.settings.backends[endpoint].label()
 }
 
 /// For a person: what the exchange was doing.
