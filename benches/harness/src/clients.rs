@@ -69,6 +69,7 @@ pub fn for_small(options: &Options, lanes: &[&str], server: &Small) -> Vec<Clien
     for lane in lanes {
         clients.push(engine(options, lane, "queue", &url));
         clients.push(engine(options, lane, "callback", &url));
+        clients.push(inline(options, lane, &url));
         let unix = format!("unix:{}:/auth", server.socket.display());
         clients.push(Client {
             id: format!("{lane}-unix"),
@@ -122,6 +123,16 @@ fn engine(options: &Options, lane: &str, mode: &str, url: &str) -> Client {
         more: vec![format!("http.lane={lane}")],
         stops_short: false,
         over_tcp: true,
+    }
+}
+
+/// Callbacks that do not block may run on the I/O thread.
+fn inline(options: &Options, lane: &str, url: &str) -> Client {
+    Client {
+        id: format!("{lane}-inline"),
+        label: format!("alta-auth {lane}, callback, threads.callback = 0"),
+        more: vec![format!("http.lane={lane}"), "threads.callback=0".to_owned()],
+        ..engine(options, lane, "callback", url)
     }
 }
 

@@ -46,8 +46,10 @@ pub fn of(lane: &str, groups: &[Group], counted: &Counted, singles: &Singles) ->
     };
     let small = |mode: &str, to: &str| ratio("small server", mode, to);
     let mut rows = Vec::new();
-    for mode in ["queue", "callback"] {
-        let plain = |peer: &str| format!("64 in flight, {mode}, CPU beside {peer}");
+    for (mode, what) in
+        [("queue", "queue"), ("callback", "callback"), ("inline", "callback, threads.callback = 0")]
+    {
+        let plain = |peer: &str| format!("64 in flight, {what}, CPU beside {peer}");
         rows.push(Row::spread(plain("wrk"), "x", 0.85, small(mode, "wrk")));
         rows.push(Row::spread(plain("libcurl multi"), "x", 0.20, small(mode, "libcurl")));
         rows.push(Row::spread(plain("hyper-util legacy"), "x", 0.55, small(mode, "hyper_util")));
