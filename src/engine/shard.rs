@@ -39,6 +39,8 @@ use crate::decision::{Cause, Decision};
 const FAR: Duration = Duration::from_hours(1);
 /// Decisions of a turn from which on it looks for more: one that is alone is told at once.
 const SEVERAL: usize = 2;
+/// Checks whose time is up that are answered in one turn: their hosts can be told before the next ones are looked at.
+pub(super) const OVERDUE: usize = 1024;
 /// Checks that are taken in by one reading of the clock.
 const AT_ONCE: usize = 16;
 /// Between two looks at the inbox while a submit that the end has overtaken finishes.
@@ -239,11 +241,9 @@ impl Shard {
 
     /// Whether there was anybody.
     fn expire(self: &Rc<Self>, now: Instant) -> bool {
-        let mut anybody = false;
-        loop {
+        for answered in 0..OVERDUE {
             let expired = self.flights.borrow_mut().expired(now);
-            let Some((id, mut completion)) = expired else { return anybody };
-            anybody = true;
+            let Some((id, mut completion)) = expired else { return answered > 0 };
             let queued = self.flights.borrow().flight(id).asking.is_queued();
             if queued && !std::mem::replace(&mut completion.graced, true) {
                 self.flights.borrow_mut().link(id, completion, now + GRACE);
@@ -258,6 +258,9 @@ impl Shard {
             self.decide(completion, decision);
             self.abandon_if_empty(id);
         }
+        // Another turn for the others.
+        self.outlet.poke();
+        true
     }
 
     /// An exchange that nobody waits for is dropped if the backend knows nothing of it yet; otherwise it runs

@@ -1,13 +1,19 @@
 //! Each check has its own deadline; an exchange has one of its own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{advance, sleep};
 
 use super::support::{ALLOW, DENY, Peer, check, with_shard};
 use crate::check::Check;
 use crate::decision::{Cause, Origin, Verdict};
+use crate::engine::asking::GRACE;
+use crate::engine::batch::Batch;
+use crate::engine::completion::{Completed, Receiver, Tag};
+use crate::engine::shard::OVERDUE;
 
 const fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
@@ -35,6 +41,39 @@ async fn a_hung_backend_gets_the_default_action_at_each_check_s_own_deadline() {
         })
         .await;
     }
+}
+
+/// How many decisions came at a time.
+#[derive(Default)]
+struct Batches(Mutex<Vec<usize>>);
+
+impl Receiver for Batches {
+    fn receive(&self, batch: &mut Vec<Completed>) {
+        self.0.lock().push(batch.len());
+        batch.drain(..).for_each(|completed| drop(completed.take()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_whose_time_is_up_at_once_is_told_bit_by_bit_and_no_later() {
+    const CROWD: usize = 5000;
+    // The exchanges have more time than those who wait for them.
+    let keys = [("timeout", "30s"), ("inbox.capacity", "5000")];
+    with_shard(&keys, Peer::answering(|_, _| None), |bench| async move {
+        let told = Arc::<Batches>::default();
+        let receiver: Arc<dyn Receiver> = Arc::clone(&told) as _;
+        for number in 0..CROWD {
+            let session = number.to_string();
+            let tag = Tag { user_data: number, owner: 0 };
+            let check = Check { timeout: Some(ms(2000)), ..check(&session, "") };
+            Batch::new(&bench.core, 1).submit(&check, &receiver, tag, |_| ()).unwrap();
+        }
+        sleep(ms(2000) + GRACE + ms(2)).await;
+        let batches = told.0.lock().clone();
+        assert_eq!(batches.iter().sum::<usize>(), CROWD);
+        assert!(batches.iter().all(|&count| count <= OVERDUE), "{batches:?}");
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
