@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 use super::alarms::Alarms;
@@ -39,12 +40,23 @@ use crate::decision::{Cause, Decision};
 const FAR: Duration = Duration::from_hours(1);
 /// Decisions of a turn from which on it looks for more: one that is alone is told at once.
 const SEVERAL: usize = 2;
-/// Checks whose time is up that are answered in one turn: their hosts can be told before the next ones are looked at.
-pub(super) const OVERDUE: usize = 1024;
+/// Checks whose time is up that are answered in one turn: then their hosts are told, and flights and sockets have their turn.
+pub(super) const OVERDUE: usize = 256;
 /// Checks that are taken in by one reading of the clock.
 const AT_ONCE: usize = 16;
 /// Between two looks at the inbox while a submit that the end has overtaken finishes.
 const END_PAUSE: Duration = Duration::from_micros(100);
+
+/// What a turn has done about checks whose time is up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Overdue {
+    /// There were none: what is to be told can wait a moment.
+    None,
+    /// They were answered.
+    All,
+    /// There may be more.
+    More,
+}
 
 pub(crate) struct Shard {
     pub(super) core: Arc<Core>,
@@ -99,12 +111,17 @@ impl Shard {
     pub(crate) async fn run(self: Rc<Self>) {
         let mut timer = pin!(sleep_until(Instant::now() + FAR));
         loop {
-            if self.turn() {
+            let overdue = self.turn();
+            if overdue == Overdue::None {
                 self.gather().await;
             }
             self.deliver();
             if self.outlet.stopped() {
                 break;
+            }
+            if overdue == Overdue::More {
+                self.give_way().await;
+                continue;
             }
             let swept = self.sweeping.borrow().next_at().map(|at| self.core.instant(at));
             let next = self.flights.borrow().next_deadline();
@@ -127,8 +144,24 @@ impl Shard {
         self.end();
     }
 
-    /// Everything but to call receivers, which may take their time. Whether they can wait a moment: nobody's time was up.
-    fn turn(self: &Rc<Self>) -> bool {
+    /// Until another turn is wanted by somebody else, or all have had theirs and the system was heard. A breaker that opens
+    /// meanwhile is so looked at before those in line go out on the connections of those that have failed.
+    async fn give_way(&self) {
+        let (mut changed, mut others) = (pin!(self.outlet.changed()), pin!(yield_now()));
+        let mut theirs = true;
+        poll_fn(|cx| {
+            if !std::mem::take(&mut theirs) {
+                return Poll::Ready(());
+            }
+            // Both keep the waker. What had been wanted before is the next turn's, too, which comes behind the others'.
+            let _ = (changed.as_mut().poll(cx), others.as_mut().poll(cx));
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Everything but to call receivers, which may take their time.
+    fn turn(self: &Rc<Self>) -> Overdue {
         self.turn_to(self.core.policy());
         self.take_in();
         let now = Instant::now();
@@ -137,7 +170,7 @@ impl Shard {
         self.turn_away();
         let overdue = self.expire(now);
         self.sweep(now);
-        !overdue
+        overdue
     }
 
     pub(super) fn take_in(self: &Rc<Self>) {
@@ -239,11 +272,12 @@ impl Shard {
         may
     }
 
-    /// Whether there was anybody.
-    fn expire(self: &Rc<Self>, now: Instant) -> bool {
+    fn expire(self: &Rc<Self>, now: Instant) -> Overdue {
         for answered in 0..OVERDUE {
             let expired = self.flights.borrow_mut().expired(now);
-            let Some((id, mut completion)) = expired else { return answered > 0 };
+            let Some((id, mut completion)) = expired else {
+                return if answered == 0 { Overdue::None } else { Overdue::All };
+            };
             let queued = self.flights.borrow().flight(id).asking.is_queued();
             if queued && !std::mem::replace(&mut completion.graced, true) {
                 self.flights.borrow_mut().link(id, completion, now + GRACE);
@@ -258,9 +292,7 @@ impl Shard {
             self.decide(completion, decision);
             self.abandon_if_empty(id);
         }
-        // Another turn for the others.
-        self.outlet.poke();
-        true
+        Overdue::More
     }
 
     /// An exchange that nobody waits for is dropped if the backend knows nothing of it yet; otherwise it runs

@@ -344,6 +344,10 @@ fn explain(label: &str, conn: &Conn, error: &hyper::Error, reused: bool) -> Fail
         }
         Some(Fault::Surplus) | None => {}
     }
+    if error.is_user() {
+        // It was to be opened when the connection took leave, and may have been sent.
+        return Failure::new(Cause::Reset, format!("{label} takes no more on its connection"));
+    }
     let cause = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
     let Some(cause) = cause else {
         let mut failure =

@@ -1,10 +1,13 @@
 //! Each check has its own deadline; an exchange has one of its own.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
 use tokio::time::{advance, sleep};
 
 use super::support::{ALLOW, DENY, Peer, check, with_shard};
@@ -43,13 +46,18 @@ async fn a_hung_backend_gets_the_default_action_at_each_check_s_own_deadline() {
     }
 }
 
-/// How many decisions came at a time.
+/// How many decisions came at a time, and how often the neighbour had run by then, who is woken each time.
 #[derive(Default)]
-struct Batches(Mutex<Vec<usize>>);
+struct Batches {
+    told: Mutex<Vec<(usize, usize)>>,
+    neighbour: Notify,
+    ran: AtomicUsize,
+}
 
 impl Receiver for Batches {
     fn receive(&self, batch: &mut Vec<Completed>) {
-        self.0.lock().push(batch.len());
+        self.told.lock().push((batch.len(), self.ran.load(Ordering::Relaxed)));
+        self.neighbour.notify_one();
         batch.drain(..).for_each(|completed| drop(completed.take()));
     }
 }
@@ -62,6 +70,13 @@ async fn a_crowd_whose_time_is_up_at_once_is_told_bit_by_bit_and_no_later() {
     with_shard(&keys, Peer::answering(|_, _| None), |bench| async move {
         let told = Arc::<Batches>::default();
         let receiver: Arc<dyn Receiver> = Arc::clone(&told) as _;
+        let its = Arc::clone(&told);
+        spawn_local(async move {
+            loop {
+                its.neighbour.notified().await;
+                its.ran.fetch_add(1, Ordering::Relaxed);
+            }
+        });
         for number in 0..CROWD {
             let session = number.to_string();
             let tag = Tag { user_data: number, owner: 0 };
@@ -69,9 +84,11 @@ async fn a_crowd_whose_time_is_up_at_once_is_told_bit_by_bit_and_no_later() {
             Batch::new(&bench.core, 1).submit(&check, &receiver, tag, |_| ()).unwrap();
         }
         sleep(ms(2000) + GRACE + ms(2)).await;
-        let batches = told.0.lock().clone();
-        assert_eq!(batches.iter().sum::<usize>(), CROWD);
-        assert!(batches.iter().all(|&count| count <= OVERDUE), "{batches:?}");
+        let batches = told.told.lock().clone();
+        assert_eq!(batches.iter().map(|(count, _)| count).sum::<usize>(), CROWD);
+        assert!(batches.iter().all(|&(count, _)| count <= OVERDUE), "{batches:?}");
+        let others_run = batches.windows(2).all(|two| two[0].1 < two[1].1);
+        assert!(others_run, "{batches:?}");
     })
     .await;
 }

@@ -145,6 +145,7 @@ async fn a_cancel_takes_nothing_from_anybody_else_whenever_it_comes() {
 
 #[tokio::test(start_paused = true)]
 async fn the_end_of_the_engine_decides_every_check_whenever_it_comes() {
+    let (answered, ended) = (Cell::new(0), Cell::new(0));
     at_each_turn(backend, async |bench, turns| {
         for user_data in 1..=3 {
             bench.submit(&check(["a", "b", "b"][user_data - 1], "good"), user_data);
@@ -155,19 +156,21 @@ async fn the_end_of_the_engine_decides_every_check_whenever_it_comes() {
         for user_data in 1..=3 {
             let (decision, _) = bench.decided(user_data).await;
             let told = (decision.verdict, decision.origin, decision.cause);
-            let expected = [
-                (Verdict::Allow, Origin::Backend, Cause::None),
-                (Verdict::Deny, Origin::Default, Cause::Shutdown),
-            ];
-            assert!(expected.contains(&told), "after {turns} turns: {told:?}");
+            let count = match told {
+                (Verdict::Allow, Origin::Backend, Cause::None) => &answered,
+                (Verdict::Deny, Origin::Default, Cause::Shutdown) => &ended,
+                _ => panic!("after {turns} turns: {told:?}"),
+            };
+            count.set(count.get() + 1);
         }
     })
     .await;
+    assert!(answered.get() > 0 && ended.get() > 0, "{answered:?} {ended:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_end_of_a_connection_keeps_nobody_waiting_whenever_it_comes() {
-    let turns_of_one = Rc::new(Cell::new(0));
+    let (turns_of_one, reset) = (Rc::new(Cell::new(0)), Cell::new(0));
     let its = Rc::clone(&turns_of_one);
     // The first connection ends after so many turns, whatever is on it.
     let peer = move || {
@@ -196,14 +199,14 @@ async fn the_end_of_a_connection_keeps_nobody_waiting_whenever_it_comes() {
         }
         for user_data in 1..=3 {
             let (decision, _) = bench.decided(user_data).await;
-            let is_right = match decision.origin {
-                Origin::Default => decision.cause == Cause::Reset,
-                _ => decision.verdict == Verdict::Allow,
-            };
-            assert!(is_right, "after {turns} turns: {decision:?}");
+            match (decision.origin, decision.cause) {
+                (Origin::Default, Cause::Reset) => reset.set(reset.get() + 1),
+                _ => assert_eq!(decision.verdict, Verdict::Allow, "after {turns} turns: {decision:?}"),
+            }
         }
         bench.submit(&check("after", "good"), 4);
         assert_allowed(bench, 4, turns).await;
     })
     .await;
+    assert!(reset.get() > 0, "no end met a check");
 }

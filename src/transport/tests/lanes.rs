@@ -179,6 +179,78 @@ async fn a_connection_that_ends_ends_its_exchanges_at_once() {
     .await;
 }
 
+/// It takes leave between one exchange and the next, for which there is one place: what may have been sent is not asked again.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_takes_leave_is_asked_at_most_once_and_keeps_nobody_waiting() {
+    // Of the highest stream there can be, and of the one that was answered.
+    const HIGHEST: [u8; 4] = [0x7f, 0xff, 0xff, 0xff];
+    local(async {
+        let (mut asked, mut failed) = (0, 0);
+        for (turns, last) in (0..40).flat_map(|turns| [(turns, HIGHEST), (turns, [0, 0, 0, 1])]) {
+            let mut world = h2c(&[]);
+            let first = world.asking(false);
+            let mut peer = world.peer().await;
+            // SETTINGS with one stream at a time; then the first is answered 200: HEADERS that end it.
+            peer.reply(&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1]).await;
+            settle().await;
+            peer.reply(&[0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88]).await;
+            assert_eq!(first.await.unwrap().0.unwrap().status, 200);
+            settle().await;
+            let mut heard = vec![0; 4096];
+            let _ = peer.0.read(&mut heard).await.unwrap();
+            serve_all(&mut world);
+            let began = Instant::now();
+            let second = world.asking(false);
+            let ending = spawn_local(async move {
+                for _ in 0..turns {
+                    yield_now().await;
+                }
+                peer.reply(&[[0, 0, 8, 7, 0, 0, 0, 0, 0].as_slice(), &last, &[0, 0, 0, 0]].concat()).await;
+                // It answers what it has said it will, and then closes.
+                let (mut heard, mut sent) = (vec![0; 4096], false);
+                for _ in 0..20 {
+                    let read = tokio::select! { biased; read = peer.0.read(&mut heard) => read.unwrap(), () = yield_now() => 0 };
+                    if has_headers(&heard[..read]) {
+                        sent = true;
+                        let reply: &[u8] = if last == HIGHEST { &[0, 0, 1, 1, 5, 0, 0, 0, 3, 0x88] } else { b"" };
+                        peer.reply(reply).await;
+                    }
+                }
+                sent
+            });
+            let outcome = second.await.unwrap().0;
+            let sent = ending.await.unwrap();
+            let context = format!("after {turns} turns, {last:?}, sent: {sent}");
+            asked += usize::from(sent);
+            let elsewhere = world.gauges().0 > 1;
+            assert!(!(sent && elsewhere && last == HIGHEST), "{context}: asked twice");
+            match outcome {
+                Ok(reply) => assert_eq!(reply.status, 200),
+                Err(failure) => {
+                    failed += 1;
+                    assert_eq!(failure.cause, Cause::Reset, "{context}: {}", failure.detail);
+                    let again = failure.retry_is_safe && sent && last == HIGHEST;
+                    assert!(!again, "{context}: would be asked twice: {}", failure.detail);
+                }
+            }
+            assert!(began.elapsed() < Duration::from_millis(1), "{context}");
+        }
+        assert!(asked > 0 && failed > 0);
+    })
+    .await;
+}
+
+/// Among whole frames.
+fn has_headers(mut frames: &[u8]) -> bool {
+    while let [a, b, c, kind, ..] = *frames {
+        if kind == 1 {
+            return true;
+        }
+        frames = &frames[9 + u32::from_be_bytes([0, a, b, c]) as usize..];
+    }
+    false
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_does_not_speak_http2_is_told() {
     local(async {
