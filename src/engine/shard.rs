@@ -41,7 +41,7 @@ const FAR: Duration = Duration::from_hours(1);
 /// Decisions of a turn from which on it looks for more: one that is alone is told at once.
 const SEVERAL: usize = 2;
 /// Checks whose time is up that are answered in one turn: then their hosts are told, and flights and sockets have their turn.
-pub(super) const OVERDUE: usize = 256;
+pub(super) const OVERDUE: usize = 1024;
 /// Checks that are taken in by one reading of the clock.
 const AT_ONCE: usize = 16;
 /// Between two looks at the inbox while a submit that the end has overtaken finishes.
