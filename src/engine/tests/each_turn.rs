@@ -4,7 +4,6 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -12,9 +11,7 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::support::{Bench, DENY, Peer, check, with_shard};
-use crate::config::Config;
 use crate::decision::{Cause, Origin, Verdict};
-use crate::engine::policy::Policy;
 
 /// More than a check needs from its submit to its decision.
 const TURNS: usize = 48;
@@ -52,16 +49,6 @@ async fn pass(turns: usize) {
     for _ in 0..turns {
         yield_now().await;
     }
-}
-
-fn reload(bench: &Bench, keys: &[(&str, &str)]) {
-    let mut config = Config::new();
-    let first = [("backend.url", "http://127.0.0.1:1/auth"), ("default_action", "deny")];
-    for (key, value) in first.iter().chain(keys) {
-        config.set(key, value).unwrap();
-    }
-    let (settings, before) = (Arc::new(config.settings().unwrap()), bench.core.policy());
-    bench.core.set_policy(Policy::new(settings, Some(&before), &bench.core.log).unwrap());
 }
 
 async fn assert_allowed(bench: &Bench, user_data: usize, turns: usize) {
@@ -105,7 +92,7 @@ async fn a_check_behind_a_reload_is_judged_by_the_new_rules_whenever_that_comes(
     at_each_turn(backend, async |bench, turns| {
         bench.submit(&check("s", "good"), 1);
         pass(turns).await;
-        reload(bench, &[("allow_statuses", "204")]);
+        bench.reload(&[("allow_statuses", "204")]);
         bench.submit(&check("s", "good"), 2);
         let (decision, _) = bench.decided(2).await;
         assert_eq!(

@@ -11,9 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::support::{ALLOW, Bench, DENY, Peer, Surroundings, check, with_shard, with_shard_in};
 use super::viewers::{Says, allow, assert_by, deny, pass, secs, with_viewers};
 use crate::check::Check;
-use crate::config::Config;
 use crate::decision::{Decision, Origin, Verdict};
-use crate::engine::Policy;
 use crate::engine::batch::Batch;
 use crate::engine::completion::{Completed, Receiver, Tag};
 use crate::engine::inbox::{Asked, News};
@@ -43,17 +41,6 @@ fn watch(bench: &Bench, check: &Check<'_>, told: &Arc<Told>, user_data: usize) -
 fn minded(says: &Rc<Cell<Option<&'static str>>>) -> Rc<Peer> {
     let says = Rc::clone(says);
     Peer::answering(move |_, _| says.get().map(str::to_owned))
-}
-fn reload(bench: &Bench, keys: &[(&str, &str)]) {
-    let mut config = Config::new();
-    let first =
-        [("backend.url", "http://127.0.0.1:1/auth"), ("default_action", "deny"), ("ttl.jitter", "off")];
-    for (key, value) in first.iter().chain(keys) {
-        config.set(key, value).unwrap();
-    }
-    let settings = Arc::new(config.settings().unwrap());
-    let before = bench.core.policy();
-    bench.core.set_policy(Policy::new(settings, Some(&before), &bench.core.log).unwrap());
 }
 const ALLOW_10: &str = "HTTP/1.1 200 OK\r\nX-AuthDuration: 10\r\nX-UserId: u1\r\nContent-Length: 0\r\n\r\n";
 const ALLOW_1000: &str =
@@ -90,7 +77,7 @@ async fn a_lower_ttl_max_cuts_what_a_watch_holds() {
         watch(&bench, &check("s", ""), &told, 1);
         sleep(seconds(1)).await;
         says.set(Some(DENY));
-        reload(&bench, &[("ttl.max", "5s")]);
+        bench.reload(&[("ttl.max", "5s")]);
         sleep(seconds(60)).await;
         assert_eq!(told.all().len(), 2, "asked about again within ttl.max");
     })
@@ -220,7 +207,7 @@ async fn a_limit_that_is_switched_on_counts_the_watches_that_are_open() {
         let told = Arc::new(Told::default());
         watch(&bench, &check("a", ""), &told, 1);
         sleep(seconds(1)).await;
-        reload(&bench, &[("sessions.enforce", "newest")]);
+        bench.reload(&[("sessions.enforce", "newest")]);
         sleep(seconds(150)).await; // asked about again at 100 s under the new rules
         bench.submit(&check("b", ""), 2);
         let (d, _) = bench.decided(2).await;
@@ -248,7 +235,7 @@ async fn a_watch_after_a_reload_is_asked_about_by_the_new_rules() {
                             tokio::task::yield_now().await;
                         }
                         let bench = of.borrow().clone().unwrap();
-                        reload(&bench, &[("allow_statuses", "204")]);
+                        bench.reload(&[("allow_statuses", "204")]);
                         watch(&bench, &check("s", ""), &told, 2);
                     }
                 }

@@ -23,7 +23,7 @@ use crate::engine::core::Core;
 use crate::engine::ledger::Ticket;
 use crate::engine::shard::Shard;
 use crate::engine::transports::Transports;
-use crate::engine::{SubmitError, core};
+use crate::engine::{Policy, SubmitError, core};
 use crate::observe::{Log, LogLevel, Logger};
 use crate::outage::Addresses;
 use crate::transport::{Among, Counted, Dial, Failure, Link, Stage, Transport, Watch};
@@ -40,6 +40,8 @@ pub(super) enum Defect {
     /// The same, for a question to the shadow.
     LendingToShadow,
 }
+
+const BACKEND: &str = "http://127.0.0.1:1/auth";
 
 /// The shadow's endpoints are numbered from here.
 pub(super) const SHADOW: usize = 100;
@@ -268,6 +270,17 @@ impl Bench {
         self.core.cancel(Ticket::from_number(ticket))
     }
 
+    /// Other keys, beside those that every bench begins with and memory that ends when it says.
+    pub(super) fn reload(&self, keys: &[(&str, &str)]) {
+        let mut config = Config::new();
+        let first = [("backend.url", BACKEND), ("default_action", "deny"), ("ttl.jitter", "off")];
+        for (key, value) in first.iter().chain(keys) {
+            config.set(key, value).unwrap();
+        }
+        let (settings, before) = (Arc::new(config.settings().unwrap()), self.core.policy());
+        self.core.set_policy(Policy::new(settings, Some(&before), &self.core.log).unwrap());
+    }
+
     /// Lets everything run that can run without time passing.
     pub(super) async fn settle(&self) {
         for _ in 0..64 {
@@ -341,7 +354,7 @@ pub(super) async fn with_shard_in<F: Future<Output = ()>>(
     count_panics();
     PANICS.set(0);
     let mut config = Config::new();
-    config.set("backend.url", "http://127.0.0.1:1/auth").unwrap();
+    config.set("backend.url", BACKEND).unwrap();
     config.set("default_action", "deny").unwrap();
     for (key, value) in keys {
         config.set(key, value).unwrap();

@@ -13,9 +13,7 @@ use tokio::time::Instant;
 
 use super::support::{Bench, Peer, with_shard};
 use crate::check::Check;
-use crate::config::Config;
 use crate::decision::{Cause, Decision, Origin, Verdict};
-use crate::engine::Policy;
 
 /// What the backend does about the requests that come next.
 #[derive(Clone)]
@@ -153,18 +151,10 @@ impl Viewers {
 
     /// As [`crate::Engine::reload`].
     pub(super) fn reload(&self, keys: &[(&str, &str)]) {
-        let mut config = Config::new();
-        let first = [("backend.url", "http://127.0.0.1:1/auth"), ("default_action", "deny")];
-        for (key, value) in first.iter().chain(&KEYS).chain(keys) {
-            config.set(key, value).unwrap();
-        }
-        let now = self.bench.core.policy();
-        let policy =
-            Policy::new(Arc::new(config.settings().unwrap()), Some(&now), &self.bench.core.log).unwrap();
-        let forgets = !Arc::ptr_eq(&policy.memory, &now.memory);
-        self.bench.core.set_policy(policy);
-        if forgets {
-            now.memory.clear();
+        let before = self.bench.core.policy();
+        self.bench.reload(&[&KEYS, keys].concat());
+        if !Arc::ptr_eq(&before.memory, &self.bench.core.policy().memory) {
+            before.memory.clear();
         }
     }
 }
