@@ -33,25 +33,34 @@ const PHP: &str = r#"
     }
 "#;
 
-/// Cuts at `&` as today's `parse_qsl` does, or at `;` as well as older ones do.
+/// Cuts at `&` as today's `parse_qsl` does, or at `;` as well as older ones do; or names are what Ruby's Rack 2 makes
+/// of them.
 const PYTHON: &str = r#"
-import sys
+import re, sys
 from urllib.parse import parse_qsl
-asked = ["ip", "api.key", "a_b", "token", "user[id]", "sess"]
+asked = ["ip", "api.key", "a_b", "token", "user" if sys.argv[1] == "rack" else "user[id]", "sess"]
 for line in sys.stdin:
     query = bytes.fromhex(line.strip()).decode("latin-1")
-    if sys.argv[1] == "old":
+    if sys.argv[1] != "new":
         query = query.replace(";", "&")
     for name, value in parse_qsl(query, keep_blank_values=True, errors="ignore"):
+        if sys.argv[1] == "rack":
+            name = re.match(r"[\[\]]*([^\[\]]*)", name)[1]
         if name.strip().lower() in asked:
             print(name.encode().hex() + "=" + value.encode().hex(), end=" ")
     print()
 "#;
 
-/// `URLSearchParams`, or the older `querystring`; in both, bracketed names are also looked up by their base.
+/// `URLSearchParams`, or the older `querystring`; in both, bracketed names are also looked up by their base. Or the first
+/// key that qs, Express 4's parser, makes of a name, without and with its dots.
 const NODE: &str = r#"
-    const asked = ["ip", "api.key", "a_b", "token", "user", "user[id]", "sess"];
-    const old = process.argv[1] === "old";
+        const [old, qs, dots] = ["old", "qs", "qs-dots"].map((way) => process.argv[1] === way);
+    const asked = ["ip", dots ? "api" : "api.key", "a_b", "token", "user", "user[id]", "sess"];
+    const key = (name) => {
+        const bracketed = dots ? name.replace(/\.([^.[]+)/g, "[$1]") : name;
+        const child = /\[([^[\]]*)]/.exec(bracketed);
+        return child ? bracketed.slice(0, child.index) || child[1] : bracketed;
+    };
     const querystring = require("querystring");
     const hex = (text) => Buffer.from(String(text)).toString("hex");
     let out = "";
@@ -61,7 +70,7 @@ const NODE: &str = r#"
             ? Object.entries(querystring.parse(query)).flatMap(([name, value]) => [value].flat().map((one) => [name, one]))
             : [...new URLSearchParams(query)];
         for (const [name, value] of pairs) {
-            const plain = name.trim().toLowerCase();
+            const plain = (qs || dots ? key(name) : name).trim().toLowerCase();
             if (asked.includes(plain) || asked.includes(plain.split("[")[0])) {
                 out += hex(name) + "=" + hex(value) + " ";
             }
@@ -80,12 +89,15 @@ fn php_finds_the_operators_parameters_and_no_others() {
 fn python_finds_the_operators_parameters_and_no_others() {
     compare("python3", "python3", &["-c", PYTHON, "new"]);
     compare("python3", "python3", &["-c", PYTHON, "old"]);
+    compare("python3", "python3", &["-c", PYTHON, "rack"]);
 }
 
 #[test]
 fn node_finds_the_operators_parameters_and_no_others() {
     compare("node", "nodejs", &["-e", NODE, "new"]);
     compare("node", "nodejs", &["-e", NODE, "old"]);
+    compare("node", "nodejs", &["-e", NODE, "qs"]);
+    compare("node", "nodejs", &["-e", NODE, "qs-dots"]);
 }
 
 fn compare(program: &str, package: &str, arguments: &[&str]) {

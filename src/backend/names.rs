@@ -1,11 +1,13 @@
 //! Which of the client's parameters a backend might take for one of the operator's.
 //!
 //! Nobody knows how the backend reads a name: PHP makes `api_key` of `api.key`, `+api[key` and `api_key[x]`;
+//! Rack 2 makes `ip` of `[ip]`, `]ip` and `ip]x`, qs (Express 4) of `[ip]`, and of `.ip` where dots are allowed;
 //! a proxy may decode before the backend does; ASP reads `%u0069p` as `ip`. So a name has *readings*, and a
 //! client's parameter is dropped when one of its readings is one of a protected name's. The readings are, of
 //! the name as it is, decoded once, and decoded twice (`%XX`, `%uXXXX`, `+`):
-//! without space, control bytes and `?` before it; cut at NUL; whole, up to `[`, or up to `[` or `.`; with and
-//! without space after it; `.`, `[` and space as `_`; ASCII case ignored.
+//! without space, control bytes and `?` before it, and without `[`, `]` and `.` as well; cut at NUL; whole, or up to
+//! `[`, with or without `]` and `.` as ends too; with and without space after it; `.`, `[` and space as `_`; ASCII
+//! case ignored.
 //!
 //! A name that parsers disagree about in ways that cannot be listed is dropped as soon as any name is
 //! protected: a `%` that introduces nothing (left alone, dropped, decoded as rubbish, or the end of the
@@ -86,7 +88,7 @@ const SINGLE: [bool; 256] = {
     let mut single = [false; 256];
     let mut byte = 0x21;
     while byte < 0x7F {
-        single[byte] = !matches!(byte as u8, b'%' | b'+' | b'.' | b'[' | b'?');
+        single[byte] = !matches!(byte as u8, b'%' | b'+' | b'.' | b'[' | b']' | b'?');
         byte += 1;
     }
     single
@@ -102,14 +104,17 @@ fn fold(byte: u8) -> u8 {
 /// Calls `matches` with the readings of a decoded name, before folding, until it says true.
 fn each_part(name: &[u8], mut matches: impl FnMut(&[u8]) -> bool) -> bool {
     let blank = |byte: u8| byte <= b' ' || byte == 0x7F || byte == b'+';
-    let start = name.iter().position(|&byte| !blank(byte) && byte != b'?').unwrap_or(name.len());
-    let whole = up_to(&name[start..], |byte| byte == 0);
-    [whole, up_to(whole, |byte| byte == b'['), up_to(whole, |byte| byte == b'[' || byte == b'.')]
-        .into_iter()
-        .any(|part| {
+    let begins = |others: &'static [u8]| {
+        let start = name.iter().position(|&byte| !blank(byte) && byte != b'?' && !others.contains(&byte));
+        up_to(&name[start.unwrap_or(name.len())..], |byte| byte == 0)
+    };
+    [begins(b""), begins(b"[].")].into_iter().any(|whole| {
+        [&b""[..], b"[", b"[.", b"[]", b"[]."].into_iter().any(|ends| {
+            let part = up_to(whole, |byte| ends.contains(&byte));
             let end = part.iter().rposition(|&byte| !blank(byte)).map_or(0, |last| last + 1);
             matches(part) || (end < part.len() && matches(&part[..end]))
         })
+    })
 }
 
 fn up_to(name: &[u8], stop: impl Fn(u8) -> bool) -> &[u8] {
@@ -189,6 +194,28 @@ mod tests {
             "%0aip",
             "?ip",
             "%3fip",
+            "[ip]",
+            "[ip",
+            "ip]",
+            "]ip",
+            "ip]x",
+            "[]ip",
+            "[[ip]]",
+            "[ip][x]",
+            "[ip]x",
+            "%5Bip%5D",
+            "%5bip",
+            "%255Bip%255D",
+            "%u005bip",
+            "[+ip",
+            "+[ip",
+            ".ip",
+            "%2eip.x",
+            "[IP]",
+            "]api.key[",
+            "[api_key]",
+            "user]",
+            "]user[x]",
             "api.key",
             "api+key",
             "api%20key",
@@ -258,9 +285,13 @@ mod tests {
             "a+b=1",
             "token==",
             "%00=1",
-            "[ip]=1",
             "[]=1",
-            ".ip=1",
+            "]=1",
+            "list[]=1",
+            "list[ip]=1",
+            "[list][ip]=1",
+            "list]ip=1",
+            "[ipx]=1",
             "_ip=1",
             "ip_=1",
             "a%3D=1",
@@ -277,6 +308,8 @@ mod tests {
             ("%69p", "ip=1"),
             ("api.key", "api_key=1"),
             ("api.key", "api[key=1"),
+            ("[ip]", "ip=1"),
+            ("a]b[c", "a]b=1"),
             ("a%20b", "a_b=1"),
             ("a+b", "a.b=1"),
             ("ip ", "ip_=1"),

@@ -15,6 +15,8 @@ pub(super) struct Parser {
     pub(super) trims: bool,
     /// PHP's: no leading space; `.`, space and `[` are `_`.
     pub(super) mangles: bool,
+    /// What is no part of a name that it stands before.
+    pub(super) skips: &'static [u8],
     /// What ends a name, besides `=`.
     pub(super) ends: &'static [u8],
     pub(super) ignores_case: bool,
@@ -39,6 +41,8 @@ impl Parser {
         if self.cuts_at_nul {
             name.truncate(name.iter().position(|&byte| byte == 0).unwrap_or(name.len()));
         }
+        let start = name.iter().position(|byte| !self.skips.contains(byte)).unwrap_or(name.len());
+        name.drain(..start);
         name.truncate(name.iter().position(|byte| self.ends.contains(byte)).unwrap_or(name.len()));
         if self.trims {
             name = trimmed(&name);

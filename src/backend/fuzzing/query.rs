@@ -35,7 +35,7 @@ pub fn query(input: &[u8]) {
     bounds(&asked);
     asked_again(&plan, &asked, rules);
     let alone = Asked::new(&plan, &Check { query: b"", ..check }, rules).expect("less was accepted");
-    for parser in [parser(&habits), parser(b"m+i"), parser(b"+;"), parser(b"22+%u8ti0.")] {
+    for parser in [parser(&habits), parser(b"m+i"), parser(b"+;"), parser(b"+;]"), parser(b"22+%u8ti0.")] {
         forged(&parser, &own, &asked, &alone, fills_in_the_query(&keys));
     }
     if !fills_in_the_query(&keys) {
@@ -246,8 +246,17 @@ fn parser(habits: &[u8]) -> Parser {
         drops_beyond_ascii: has(b'8'),
         cuts_at_nul: has(b'0'),
         trims: has(b't'),
-        mangles: has(b'm'),
-        ends: if has(b'.') {
+        // None does both.
+        mangles: has(b'm') && !has(b']'),
+        // Rack 2, and qs with dots.
+        skips: match (has(b']'), has(b'.')) {
+            (false, _) => b"",
+            (true, false) => b"[]",
+            (true, true) => b"[].",
+        },
+        ends: if has(b']') {
+            b"[]"
+        } else if has(b'.') {
             b"[."
         } else if has(b'[') {
             b"["
