@@ -301,7 +301,8 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::Duration { min: Duration::ZERO, max: LONGEST_TTL, put: |s, d| s.last_known = d },
         default: Value("0"),
         text: "For how long, after its reuse has ended, what the backend last said is repeated when it gives no answer; \
-               it comes before `default_action`. 0: not at all.",
+               it comes before `default_action`. With `sessions.enforce` it lets in only who has a place of its user or finds \
+               one free. 0: not at all.",
     },
     Key {
         name: "refresh", section: "Reuse", reload: Keeps,

@@ -34,6 +34,21 @@ impl Core {
         }
     }
 
+    /// The same for what the backend said last, repeated in an outage: the session goes on if it has a place or takes one
+    /// that is free.
+    pub(crate) fn enforce_known(
+        &self,
+        policy: &Policy,
+        session: u64,
+        decision: Decision,
+        now: Instant,
+    ) -> Decision {
+        match self.asks(policy, session, &decision, now) {
+            Some(asks) if !self.limits.admit_known(asks) => refused(decision),
+            _ => decision,
+        }
+    }
+
     /// Without taking a place. `None`: the session has none yet, and is not banned either.
     pub(crate) fn standing(
         &self,

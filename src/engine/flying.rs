@@ -113,7 +113,13 @@ impl Shard {
         let decision = {
             let flights = self.flights.borrow();
             let flight = flights.flight(id);
-            self.fallback(outage_decision(&flight.policy, outage), &outage.detail, flight.about())
+            let decision = outage_decision(&flight.policy, outage);
+            // Who asked only to refresh takes no place.
+            if flights.is_awaited(id) {
+                self.fallback(decision, &outage.detail, flight.about())
+            } else {
+                decision
+            }
         };
         self.land(id, &decision);
     }

@@ -7,6 +7,9 @@
 //! what Flussonic documents of its limit (flussonic.com/doc/limit-sessions-per-user); a new session of the viewer is
 //! let in as soon as there is a place.
 //!
+//! In an outage, when a ban may have ended and the backend cannot be asked, who was let in before (`last_known`) goes on in its
+//! place or takes one that is free.
+//!
 //! `X-Unique: true` without `X-Max-Sessions` is a limit of one (assumed: the vendor does not define it).
 //!
 //! Bounded: users that have neither places nor bans are forgotten; a user has at most as many places as its limit says
@@ -111,6 +114,25 @@ impl Limits {
         } else {
             Admission::InPlaceOf(gone.into_iter().map(|place| place.session).collect())
         }
+    }
+
+    /// Whether a session that the backend let in before may go on in an outage: it holds a place or takes one that is free.
+    /// Nobody gives way to it, and nobody is banned.
+    pub(crate) fn admit_known(&self, asks: Asks<'_>) -> bool {
+        let mut users = self.users.lock();
+        let user = users.of(asks);
+        if user.is_banned(asks.session) {
+            return false;
+        }
+        if let Some(place) = user.place(asks.session) {
+            place.used = asks.now;
+            return true;
+        }
+        let is_free = user.places.len() < asks.limit;
+        if is_free {
+            user.places.push(Place { session: asks.session, watches: 0, used: asks.now, ban: asks.now });
+        }
+        is_free
     }
 
     /// Whether the session holds a place, or is banned: what can be said of it without taking one. `None`: neither.
@@ -276,6 +298,23 @@ mod tests {
             limits.admit(asks(session, Enforce::Newest, 0));
         }
         assert_eq!((standing(1), standing(3), standing(4)), (Some(true), Some(false), None));
+    }
+
+    #[test]
+    fn in_an_outage_nobody_gives_way_and_nobody_is_banned() {
+        let limits = Limits::default();
+        let known = |session, now| limits.admit_known(asks(session, Enforce::Oldest, now));
+        assert!(known(1, 0) && known(2, 1) && !known(3, 2));
+        assert!(known(1, 29_000) && !known(3, 29_000));
+        assert!(known(3, 31_001), "nobody asked for the second for 30 s");
+        assert!(!known(2, 31_001) && known(1, 31_001));
+        // Who was banned before stays banned.
+        assert_eq!(limits.admit(asks(4, Enforce::Oldest, 40_000)), InPlaceOf(vec![1]));
+        assert!(
+            limits.admit(asks(5, Enforce::Newest, 40_000)) == Refused
+                && !known(5, 99_999)
+                && known(5, 100_000)
+        );
     }
 
     #[test]

@@ -147,8 +147,7 @@ impl Shard {
         if decision.cause.is_outage()
             && let Some(known) = core.last_known(policy, question, mark.session, now)
         {
-            let standing = core.standing(policy, mark.session, known.clone(), now);
-            let mut known = standing.unwrap_or(known);
+            let mut known = core.enforce_known(policy, mark.session, known, now);
             known.cause = decision.cause;
             known.http_status = decision.http_status;
             let why = if detail.is_empty() { decision.reason } else { detail };

@@ -1,7 +1,7 @@
 //! In an outage what the backend itself said last is repeated for a while, before anybody's default.
 
 use super::support::check;
-use super::viewers::{Says, allow, allow_for, assert_by, deny, ms, pass, secs, with_viewers};
+use super::viewers::{Says, allow, allow_for, assert_by, deny, held, ms, pass, secs, with_viewers};
 use crate::check::Check;
 use crate::decision::{Cause, Origin, Verdict};
 
@@ -191,7 +191,7 @@ async fn when_the_outage_is_over_the_backend_decides_again() {
 
 #[tokio::test(start_paused = true)]
 async fn every_outage_is_one_and_a_timeout_keeps_its_deadline() {
-    let (silent, _never) = super::viewers::held(200, "");
+    let (silent, _never) = held(200, "");
     with_viewers(&[("last_known", "10m"), ("timeout", "2s")], allow_for(10), |viewers| async move {
         let check = check("s", "");
         viewers.ask(&check).await;
@@ -283,6 +283,66 @@ async fn a_reload_with_a_shorter_bound_holds_at_once_and_one_that_forgets_ends_i
         assert_by(&viewers.ask(&check).await, Origin::LastKnown, Verdict::Allow);
         viewers.reload(&[("last_known", "10m"), ("header.x-key", "one")]);
         assert_by(&viewers.ask(&check).await, Origin::Default, Verdict::Deny);
+    })
+    .await;
+}
+
+const ONE_SESSION: &str = "X-AuthDuration: 60|X-UserId: u|X-Max-Sessions: 1";
+
+#[tokio::test(start_paused = true)]
+async fn a_session_over_its_user_s_limit_is_not_let_in_by_an_outage() {
+    for (enforce, kept, gone) in [("newest", "s1", "s2"), ("oldest", "s2", "s1"), ("off", "s1", "s2")] {
+        let keys = [("last_known", "1h"), ("sessions.enforce", enforce), ("breaker.failures", "0")];
+        with_viewers(&keys, allow(ONE_SESSION), |viewers| async move {
+            let limited = if enforce == "off" { Verdict::Allow } else { Verdict::Deny };
+            let [kept, gone] = [kept, gone].map(|session| check(session, ""));
+            viewers.ask(&check("s1", "")).await;
+            viewers.ask(&check("s2", "")).await;
+            viewers.now_says(Says::Outage);
+            for _ in 0..2 {
+                pass(secs(20)).await;
+                assert_by(&viewers.ask(&kept).await, Origin::Memory, Verdict::Allow);
+                assert_by(&viewers.ask(&gone).await, Origin::Memory, limited);
+            }
+            // What was decided has ended, and with it the ban.
+            for _ in 0..3 {
+                pass(secs(20)).await;
+                assert_by(&viewers.ask(&gone).await, Origin::LastKnown, limited);
+                assert_by(&viewers.ask(&kept).await, Origin::LastKnown, Verdict::Allow);
+            }
+            // Nobody has asked about who had the place: it is free, and whoever comes first takes it.
+            pass(secs(30)).await;
+            assert_by(&viewers.ask(&gone).await, Origin::LastKnown, Verdict::Allow);
+            assert_by(&viewers.ask(&kept).await, Origin::LastKnown, limited);
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asked_only_ahead_of_the_end_takes_no_place_in_an_outage() {
+    let keys = [
+        ("last_known", "1h"),
+        ("sessions.enforce", "newest"),
+        ("breaker.failures", "0"),
+        ("refresh.ahead", "50%"),
+    ];
+    with_viewers(&keys, allow(ONE_SESSION), |viewers| async move {
+        let [kept, over] = ["s1", "s2"].map(|session| check(session, ""));
+        viewers.ask(&kept).await;
+        viewers.ask(&over).await;
+        let (says, gate) = held(503, "");
+        viewers.now_says(says);
+        pass(secs(40)).await;
+        // Refused by what is remembered, which is asked about again.
+        assert_by(&viewers.ask(&over).await, Origin::Memory, Verdict::Deny);
+        assert_eq!(viewers.requests(), 3);
+        viewers.now_says(Says::Outage);
+        pass(secs(35)).await;
+        gate.notify_one();
+        pass(ms(1)).await;
+        assert_by(&viewers.ask(&kept).await, Origin::LastKnown, Verdict::Allow);
+        assert_by(&viewers.ask(&over).await, Origin::LastKnown, Verdict::Deny);
     })
     .await;
 }
