@@ -209,7 +209,7 @@ pub(super) const KEYS: &[Key] = &[
         default: Value("off"),
         text: "How many requests to the backend the checks of one client address may cause: `20/s` lets 20 through at once, then \
                one each 50 ms. A check over it is denied (OVERLOAD), whatever `default_action` and `fail_open.overload` say. Memory \
-               hits and checks that join another's request do not count. IPv6: a /64 is one address, and one of \
+               hits, checks that join another's request and those that an open breaker stops do not count. IPv6: a /64 is one address, and one of \
                NAT64 is its IPv4 address. All checks without `ip` count as one address. Mind that many viewers may share one.",
     },
     Key {

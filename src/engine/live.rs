@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::inbox::{Asked, News, Whose};
 use super::policy::Policy;
+use super::remembering::About;
 use super::revocations::Mark;
 use super::shard::Shard;
 use super::watch::Watch;
@@ -87,9 +88,11 @@ impl Shard {
             );
         }
         let is_joinable = |mark| self.core.revocations.is_joinable(mark);
-        if policy.per_client.is_some() && !self.is_admitted(ticket, &policy, &question, hash) {
-            let heard = Heard { policy: &policy, mark, overtaken: false };
-            return self.tell_watch(ticket, Policy::over_limit(), heard);
+        if policy.per_client.is_some()
+            && let Some(decision) =
+                self.watch_held_back(ticket, hash, About { policy: &policy, question: &question, mark })
+        {
+            return self.tell_watch(ticket, decision, Heard { policy: &policy, mark, overtaken: false });
         }
         let (id, begun) =
             self.flights.borrow_mut().watch(&policy, &question, hash, mark, is_joinable, ticket);
@@ -99,18 +102,18 @@ impl Shard {
         }
     }
 
-    /// Whether `limit.per_ip` lets it be asked about: one that was let through once is from then on, at the pace of watches.
-    fn is_admitted(&self, ticket: u64, policy: &Arc<Policy>, question: &Question, hash: u64) -> bool {
+    /// With `limit.per_ip`: the decision if it may not be asked about. One that was let through once is from then on, at the
+    /// pace of watches.
+    fn watch_held_back(&self, ticket: u64, hash: u64, about: About<'_>) -> Option<Decision> {
         let watches = self.watches.borrow();
-        let Some(watched) = watches.get(ticket) else { return false };
+        let watch = &watches.get(ticket)?.watch;
         let is_joinable = |mark| self.core.revocations.is_joinable(mark);
-        let admitted = watched.watch.is_admitted()
-            || self.flights.borrow().takes_on(policy, question.key(), hash, is_joinable)
-            || self.may_ask(policy, question);
-        if admitted {
-            watched.watch.admit();
+        let joins = || self.flights.borrow().takes_on(about.policy, about.question.key(), hash, is_joinable);
+        let held_back = if watch.is_admitted() || joins() { None } else { self.held_back(about) };
+        if held_back.is_none() {
+            watch.admit();
         }
-        admitted
+        held_back
     }
 
     /// After a reload: the watch is asked about by the new rules. False: it is not here any more.

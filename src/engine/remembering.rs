@@ -26,9 +26,9 @@ const SWEEP: usize = 1024;
 /// What a decision is about.
 #[derive(Clone, Copy)]
 pub(super) struct About<'a> {
-    policy: &'a Arc<Policy>,
-    question: &'a Question,
-    mark: Mark,
+    pub(super) policy: &'a Arc<Policy>,
+    pub(super) question: &'a Question,
+    pub(super) mark: Mark,
 }
 
 impl Asked {

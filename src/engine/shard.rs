@@ -18,7 +18,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 use super::alarms::Alarms;
-use super::asking::{GRACE, Phrases};
+use super::asking::{GRACE, Phrases, breaker_open, outage_decision};
 use super::completion::Completion;
 use super::core::Core;
 use super::crew::Crew;
@@ -27,14 +27,15 @@ use super::inbox::{Asked, Message, News, Outlet};
 use super::outages::OutageLog;
 use super::outbox::Outbox;
 use super::policy::Policy;
+use super::remembering::About;
 use super::retries::RetryBudget;
 use super::shadow::Shadow;
 use super::sweeping::Sweeping;
 use super::transports::Transports;
 use super::watches::Watches;
-use crate::check::Question;
 use crate::clock;
 use crate::decision::{Cause, Decision};
+use crate::outage::Health;
 
 /// When no waiter has a deadline.
 const FAR: Duration = Duration::from_hours(1);
@@ -253,8 +254,11 @@ impl Shard {
         let is_joinable = |mark| self.core.revocations.is_joinable(mark);
         let joins =
             || self.flights.borrow().takes_on(&asked.policy, asked.question.key(), asked.hash, is_joinable);
-        if asked.policy.per_client.is_some() && !joins() && !self.may_ask(&asked.policy, &asked.question) {
-            return self.decide(completion, Policy::over_limit());
+        if asked.policy.per_client.is_some()
+            && !joins()
+            && let Some(decision) = self.held_back(asked.about())
+        {
+            return self.decide(completion, decision);
         }
         let (boarding, spare) = self.flights.borrow_mut().board(asked, is_joinable, completion, deadline);
         if let Some(spare) = spare {
@@ -265,11 +269,21 @@ impl Shard {
         }
     }
 
-    /// Whether `limit.per_ip` lets this client cause one more exchange.
-    pub(super) fn may_ask(&self, policy: &Policy, question: &Question) -> bool {
-        let may = policy.per_client.as_ref().is_none_or(|limit| limit.admits(question.ip()));
-        self.core.limited.fetch_add(u64::from(!may), Ordering::Relaxed);
-        may
+    /// With `limit.per_ip`: the decision if this client may not cause one more exchange. What every breaker stops causes
+    /// none, and does not count.
+    pub(super) fn held_back(&self, about: About<'_>) -> Option<Decision> {
+        let About { policy, question, .. } = about;
+        let limit = policy.per_client.as_ref()?;
+        if policy.health.iter().all(Health::stops) {
+            let outage = breaker_open(policy, 0);
+            self.outages.note(&outage);
+            return Some(self.fallback(outage_decision(policy, &outage), &outage.detail, about));
+        }
+        if limit.admits(question.ip()) {
+            return None;
+        }
+        self.core.limited.fetch_add(1, Ordering::Relaxed);
+        Some(Policy::over_limit())
     }
 
     fn expire(self: &Rc<Self>, now: Instant) -> Overdue {

@@ -177,6 +177,15 @@ impl Breaker {
         }
     }
 
+    /// What [`Breaker::admit`] would do, without a change.
+    pub(super) fn stops(&self, now: Instant) -> bool {
+        match self.state {
+            State::Closed(_) => false,
+            State::Open { until, .. } => now < until,
+            State::HalfOpen { .. } => true,
+        }
+    }
+
     pub(super) fn is_open(&self) -> bool {
         !matches!(self.state, State::Closed(_))
     }

@@ -62,6 +62,11 @@ impl Health {
         }
     }
 
+    /// Whether nobody may ask it now, not even as the one that finds out.
+    pub(crate) fn stops(&self) -> bool {
+        !self.spotless.load(Ordering::Relaxed) && self.breaker.lock().stops(Instant::now())
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         !self.spotless.load(Ordering::Relaxed) && self.breaker.lock().is_open()
     }
@@ -199,11 +204,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_probe_that_is_dropped_is_taken_by_the_next_check() {
         let health = health(1);
+        assert!(!health.stops());
         health.admit().unwrap().failed(b"a", None, "");
-        assert!(health.admit().is_none() && health.is_open());
+        assert!(health.stops() && health.admit().is_none() && health.is_open());
         tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(!health.stops(), "a probe is due");
         let probe = health.admit().unwrap();
-        assert!(health.admit().is_none());
+        assert!(health.stops() && health.admit().is_none());
         drop(probe);
         health.admit().unwrap().answered();
         assert!(!health.is_open());

@@ -68,7 +68,7 @@ pub(super) fn refusal(status: u16, reason: &'static str) -> Answer {
     }
 }
 
-pub(super) fn breaker_open(policy: &Policy, endpoint: usize) -> Outage {
+pub(crate) fn breaker_open(policy: &Policy, endpoint: usize) -> Outage {
     let detail = [&*policy.labels[endpoint], ": not asked, the breaker is open"].concat();
     Outage { endpoint, cause: Cause::BreakerOpen, http_status: None, detail, retry_after: None }
 }

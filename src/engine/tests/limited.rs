@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::advance;
 
 use super::support::{ALLOW, Bench, DENY, Peer, check, with_shard};
+use super::viewers::{Says, allow, assert_by, pass, secs, with_viewers};
 use crate::check::Check;
 use crate::config::Config;
 use crate::decision::{Cause, Origin, Verdict};
@@ -146,6 +147,43 @@ async fn a_reload_gives_nobody_a_new_share_unless_it_changes_the_limit() {
         assert_eq!(guess(&bench, "192.0.2.1", 200, 10).await, 6);
         turn(&[]);
         assert_eq!(guess(&bench, "192.0.2.1", 300, 10).await, 10);
+    })
+    .await;
+}
+
+/// Viewers behind one address, whose share is used up but for one.
+#[tokio::test(start_paused = true)]
+async fn what_an_open_breaker_stops_does_not_count_and_is_not_denied() {
+    let keys = [("limit.per_ip", "4/h"), ("last_known", "1h"), ("breaker.failures", "1")];
+    with_viewers(&keys, allow("X-AuthDuration: 10"), |viewers| async move {
+        let elsewhere = |session| Check { ip: b"192.0.2.9", ..check(session, "") };
+        for session in ["a", "b", "c"] {
+            assert_by(&viewers.ask(&check(session, "")).await, Origin::Backend, Verdict::Allow);
+        }
+        viewers.now_says(Says::Outage);
+        pass(secs(10)).await;
+        assert_by(&viewers.ask(&elsewhere("x")).await, Origin::Default, Verdict::Deny);
+        assert_eq!(viewers.requests(), 4);
+        for _ in 0..5 {
+            for session in ["a", "b", "c"] {
+                let repeated = viewers.ask(&check(session, "")).await;
+                assert_by(&repeated, Origin::LastKnown, Verdict::Allow);
+                assert_eq!(repeated.cause, Cause::BreakerOpen, "{}", repeated.detail());
+            }
+            let unknown = viewers.ask(&check("unknown", "")).await;
+            assert_by(&unknown, Origin::Default, Verdict::Deny);
+            assert_eq!(unknown.cause, Cause::BreakerOpen);
+        }
+        assert_eq!((viewers.requests(), viewers.bench.core.stats().limited), (4, 0));
+
+        // What is sent counts: the one that finds out, and no other.
+        viewers.now_says(allow("X-AuthDuration: 10"));
+        pass(secs(60)).await;
+        assert_by(&viewers.ask(&check("a", "")).await, Origin::Backend, Verdict::Allow);
+        let over = viewers.ask(&check("b", "")).await;
+        assert_by(&over, Origin::Default, Verdict::Deny);
+        assert_eq!((over.cause, viewers.bench.core.stats().limited), (Cause::Overload, 1));
+        assert_eq!(viewers.requests(), 5);
     })
     .await;
 }

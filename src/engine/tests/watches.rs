@@ -370,6 +370,33 @@ async fn a_user_s_oldest_session_gives_way_and_its_watch_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watch_that_begins_while_the_breaker_is_open_is_told_what_was_known_whatever_limit_per_ip_says() {
+    let says = Rc::new(Cell::new(Some(ALLOW_10)));
+    let keys = [
+        EXACT,
+        ("limit.per_ip", "1/h"),
+        ("last_known", "1h"),
+        ("breaker.failures", "1"),
+        ("unavailable_statuses", "503"),
+    ];
+    with_shard(&keys, minded(&says), |bench| async move {
+        let told = Arc::new(Told::default());
+        bench.submit(&check("s", ""), 1);
+        bench.decided(1).await;
+        says.set(Some("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"));
+        tokio::time::advance(seconds(10)).await;
+        bench.submit(&Check { ip: b"192.0.2.9", ..check("x", "") }, 2);
+        bench.decided(2).await;
+        watch(&bench, &check("s", ""), &told, 3).unwrap();
+        bench.settle().await;
+        let known = told.newest();
+        assert_eq!((known.verdict, known.origin), (Verdict::Allow, Origin::LastKnown), "{}", known.detail());
+        assert_eq!((known.cause, bench.peer.requests()), (Cause::BreakerOpen, 2));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn watches_over_limit_per_ip_are_denied_and_one_that_was_let_through_stays() {
     let says = Rc::new(Cell::new(Some(ALLOW_10)));
     let keys = [EXACT, ("limit.per_ip", "5/h"), ("default_action", "allow"), ("fail_open.overload", "on")];
