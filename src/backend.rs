@@ -24,7 +24,7 @@ mod properties;
 pub(crate) use body::BodyRule;
 pub(crate) use lifetime::jittered;
 pub(crate) use reply::{
-    Answer, Basis, Judgement, REFUSING_STATUS, ReplyHead, ReplyRules, Undecided, judge, judge_body,
+    Answer, Basis, Judgement, REFUSING_STATUS, ReplyHead, ReplyRules, Subject, Undecided, judge, judge_body,
 };
 pub(crate) use request::{Outgoing, RequestPlan};
 pub(crate) use status::StatusSet;

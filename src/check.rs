@@ -344,7 +344,7 @@ impl<B: AsRef<[u8]>> Question<B> {
     pub(crate) fn key_fields(&self) -> Vec<(Field, &[u8])> {
         let kind = self.bytes.as_ref()[0];
         let scope = matches!(kind & !KIND_WITH_PATH, KIND_HOST | KIND_DIRECTORY).then_some(Field::Scope);
-        let path = (kind & KIND_WITH_PATH != 0).then_some(Field::Path);
+        let path = self.path_in_key().then_some(Field::Path);
         let always = [Field::SessionId, Field::Ip, Field::Query, Field::Origin, Field::UserAgent];
         let value = |field| match field {
             Field::SessionId => self.session_id(),
@@ -357,11 +357,16 @@ impl<B: AsRef<[u8]>> Question<B> {
         };
         always.into_iter().chain(scope).chain(path).map(|field| (field, value(field))).collect()
     }
+    /// Whether the path is part of the key.
+    pub(crate) fn path_in_key(&self) -> bool {
+        self.bytes.as_ref()[0] & KIND_WITH_PATH != 0
+    }
+
 
     /// For a person: what a decision covers.
     pub(crate) fn covers(&self) -> &'static str {
         let kind = self.bytes.as_ref()[0];
-        match (kind & !KIND_WITH_PATH, kind & KIND_WITH_PATH != 0) {
+        match (kind & !KIND_WITH_PATH, self.path_in_key()) {
             (KIND_PATH, _) => "scope = path: a decision covers this path alone",
             (KIND_HOST, false) => {
                 "a decision covers all that the host calls by this scope, whatever the path"

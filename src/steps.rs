@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::backend::{Judgement, Outgoing, judge};
+use crate::backend::{Judgement, Outgoing, Subject, judge};
 use crate::check::{Check, Draft, Question};
 use crate::config::Config;
 use crate::decision::{Cause, Decision, Origin, Verdict};
@@ -56,7 +56,8 @@ impl Steps {
 
     /// Reads a reply's header section and judges it. True: it allows.
     pub fn parse(&self, reply: &[u8]) -> bool {
-        let judged = read_section(reply, |head| judge(&self.policy.replies, b"", head, SystemTime::now));
+        let subject = Subject { session_id: b"", path_in_key: true };
+        let judged = read_section(reply, |head| judge(&self.policy.replies, subject, head, SystemTime::now));
         matches!(judged, Some(Judgement::Decided(answer)) if answer.verdict == Verdict::Allow)
     }
 

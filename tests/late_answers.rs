@@ -225,6 +225,25 @@ fn surplus_behind_a_reply_does_not_decide_the_next_check() {
 /// An allow that comes while nobody has asked, at whatever moment: the request that follows has not been
 /// written when it arrives, so it answers nothing.
 #[test]
+fn behind_a_reply_that_names_another_session_nobody_is_asked_about_on_its_connection() {
+    let keys = [("unavailable_statuses", "503"), ("breaker.failures", "0")];
+    for status in [200, 403, 503] {
+        for (named, kept) in [("another", false), ("s0", true)] {
+            let backend = Scripted::new(move |request| match request.sequence + request.connection {
+                0 => Reply::status(status, &format!("X-Session-Id: {named}\r\n")),
+                _ => Reply::status(403, ""),
+            });
+            let engine = engine(&backend.url(), &keys);
+            for session in ["s0", "s1"] {
+                ask(&engine, &Check { session_id: session.as_bytes(), ..good() });
+            }
+            let connections: Vec<_> = backend.requests().iter().map(|request| request.connection).collect();
+            assert_eq!(connections, [0, usize::from(!kept)], "{status} of {named}");
+        }
+    }
+}
+
+#[test]
 fn a_reply_that_begins_before_its_request_decides_nothing() {
     for refusal in REFUSALS {
         // When to send what nobody asked for, and that it was sent; anew for each check.

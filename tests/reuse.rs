@@ -298,6 +298,28 @@ fn an_answer_that_varies_with_what_was_not_sent_is_not_remembered() {
 }
 
 #[test]
+fn an_answer_that_varies_with_the_path_is_remembered_where_the_path_is_part_of_the_question() {
+    let vary = |name| format!("Cache-Control: max-age=600|Vary: {name}");
+    let (path, ip) = (vary("X-Real-IP, x-real-path"), vary("X-Real-IP"));
+    for (keys, seconds) in [
+        (&[][..], 600),
+        (&[("scope", "directory")], 0),
+        (&[("scope", "session")], 0),
+        (&[("scope", "session"), ("param.p", "{path}")], 600),
+    ] {
+        assert_allows_reused(&[(&path, seconds), (&ip, 600)], keys);
+    }
+    // By a scope that the host names.
+    for (reply, scope, requests) in [(&path, "", 1), (&path, "ch", 2), (&ip, "ch", 1)] {
+        let (backend, engine) = serving(vec![allow(reply)], &[]);
+        for _ in 0..2 {
+            ask(&engine, &Check { scope: scope.as_bytes(), ..question("0") });
+        }
+        assert_eq!(backend.request_count(), requests, "{reply} {scope:?}");
+    }
+}
+
+#[test]
 fn an_answer_that_varies_with_credentials_that_were_not_sent_is_not_remembered() {
     assert_allows_reused(&[("Cache-Control: max-age=600|Vary: Authorization", 0)], &[]);
 }

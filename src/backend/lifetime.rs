@@ -25,8 +25,8 @@ pub(super) struct Lifetime {
 }
 
 impl Lifetime {
-    /// `sent`: the names of the headers that requests carry.
-    pub(super) fn of(fields: &Fields<'_>, rules: &TtlRules, sent: &[Box<str>]) -> Self {
+    /// `asks_by`: whether a header of the request is part of the question.
+    pub(super) fn of(fields: &Fields<'_>, rules: &TtlRules, asks_by: impl Fn(&[u8]) -> bool) -> Self {
         for header in &rules.headers {
             let found = match header {
                 TtlHeader::XAuthDuration => {
@@ -34,7 +34,7 @@ impl Lifetime {
                     said.map(|said| Self { said: Some(Duration::from_secs(said)), ..Self::default() })
                 }
                 TtlHeader::CacheControl => CacheControl::of(fields).map(|control| {
-                    let varies = varies(fields, sent);
+                    let varies = varies(fields, &asks_by);
                     Self {
                         said: Some(Duration::from_secs(control.seconds())),
                         must_revalidate: control.must_revalidate || control.no_cache,
@@ -132,13 +132,13 @@ impl<'a> Iterator for Directives<'a> {
 }
 
 /// Whether the backend says that its answer depends on something that is not part of the question.
-fn varies(fields: &Fields<'_>, sent: &[Box<str>]) -> bool {
+fn varies(fields: &Fields<'_>, asks_by: impl Fn(&[u8]) -> bool) -> bool {
     fields
         .all("Vary")
         .flat_map(|line| line.split(|&byte| byte == b','))
         .map(<[u8]>::trim_ascii)
         .filter(|name| !name.is_empty())
-        .any(|name| !sent.iter().any(|sent| sent.as_bytes().eq_ignore_ascii_case(name)))
+        .any(|name| !asks_by(name))
 }
 
 /// Whether a cache answered in the backend's place. An `Age` that is no number is not 0.
@@ -191,8 +191,10 @@ mod tests {
     fn lifetime(order: &[TtlHeader], lines: &Lines) -> Lifetime {
         let headers: Vec<_> = lines.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
         let rules = TtlRules { headers: order.to_vec(), ..settings(&[], &[], &[]).ttl };
-        let sent = ["Host", "X-Real-Ip", "X-Api-Key"].map(Into::into);
-        Lifetime::of(&Fields::of(&ReplyHead { status: 200, headers: &headers }), &rules, &sent)
+        let sent = ["Host", "X-Real-Ip", "X-Api-Key"];
+        Lifetime::of(&Fields::of(&ReplyHead { status: 200, headers: &headers }), &rules, |name| {
+            sent.iter().any(|sent| sent.as_bytes().eq_ignore_ascii_case(name))
+        })
     }
 
     const BOTH: [TtlHeader; 2] = [TtlHeader::XAuthDuration, TtlHeader::CacheControl];

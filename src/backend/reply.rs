@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use super::StatusSet;
 use super::fields::Fields;
 use super::lifetime::{Lifetime, digits, from_cache};
-use super::template::FIVE;
+use super::template::{FIVE, PATH};
 use crate::backend::BodyRule;
 use crate::config::{Settings, TtlHeader, TtlRules};
 use crate::decision::Verdict;
@@ -31,7 +31,7 @@ pub(crate) struct ReplyRules {
     pub(crate) unavailable: StatusSet,
     pub(crate) body: Option<BodyRule>,
     pub(crate) ttl: TtlRules,
-    /// The names of the headers that requests carry: `Vary` may name these.
+    /// The names of the headers that requests carry.
     sent: Box<[Box<str>]>,
 }
 
@@ -48,6 +48,12 @@ impl ReplyRules {
             ttl: settings.ttl.clone(),
             sent: ["Host"].into_iter().chain(authorization).chain(FIVE).chain(own).map(Into::into).collect(),
         }
+    }
+
+    /// Whether a header is the same in all requests that the answer would be given for: `Vary` may name these.
+    fn asks_by(&self, name: &[u8], subject: Subject<'_>) -> bool {
+        self.sent.iter().any(|sent| sent.as_bytes().eq_ignore_ascii_case(name))
+            && (subject.path_in_key || !name.eq_ignore_ascii_case(PATH.as_bytes()))
     }
 }
 
@@ -97,8 +103,8 @@ pub(crate) enum Judgement {
     Decided(Answer),
     /// An allowing status, and `verdict.body` is set: ask [`judge_body`] with the complete body.
     NeedsBody(Undecided),
-    /// One of `unavailable_statuses`: an outage.
-    Unavailable { retry_after: Option<Duration> },
+    /// One of `unavailable_statuses`: an outage. `broken`: its connection is not to be used again.
+    Unavailable { retry_after: Option<Duration>, broken: bool },
     /// An allowing status in a header section that breaks the rules.
     Malformed(&'static str),
 }
@@ -110,25 +116,33 @@ pub(crate) struct Undecided {
     deny_ttl: Duration,
 }
 
-/// Judges a header section. `session_id` is the one that was asked about; `now` dates `Retry-After`.
+/// What a reply is held against of the question.
+#[derive(Clone, Copy)]
+pub(crate) struct Subject<'a> {
+    pub(crate) session_id: &'a [u8],
+    /// The path is part of the key.
+    pub(crate) path_in_key: bool,
+}
+
+/// Judges a header section. `now` dates `Retry-After`.
 pub(crate) fn judge(
     rules: &ReplyRules,
-    session_id: &[u8],
+    subject: Subject<'_>,
     head: &ReplyHead<'_>,
     now: impl FnOnce() -> SystemTime,
 ) -> Judgement {
     let fields = Fields::of(head);
+    let broken = broken(subject.session_id, &fields);
     if rules.unavailable.contains(head.status) {
-        return Judgement::Unavailable { retry_after: retry_after(&fields, now) };
+        return Judgement::Unavailable { retry_after: retry_after(&fields, now), broken: broken.is_some() };
     }
     let allows = rules.allow.contains(head.status);
-    let broken = broken(session_id, &fields);
     if allows && let Some(why) = broken {
         return Judgement::Malformed(why);
     }
 
     let from_cache = from_cache(&fields);
-    let lifetime = Lifetime::of(&fields, &rules.ttl, &rules.sent);
+    let lifetime = Lifetime::of(&fields, &rules.ttl, |name| rules.asks_by(name, subject));
     // An error is no decision to hold on to: a 404 or 429 with max-age would cut off a viewer.
     let unkept = if !allows && !matches!(head.status, 401 | 403) {
         Some("a refusing status other than 401 and 403 may be a passing error")

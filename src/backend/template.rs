@@ -237,7 +237,9 @@ pub(crate) struct HeaderField {
 }
 
 /// The five headers of every request, in the order in which they are sent.
-pub(super) const FIVE: [&str; 5] = ["X-Session-Id", "X-Real-Ip", "X-Real-Path", "X-Real-Origin", "X-Real-Ua"];
+pub(super) const FIVE: [&str; 5] = ["X-Session-Id", "X-Real-Ip", PATH, "X-Real-Origin", "X-Real-Ua"];
+/// The one that a scope may stand in for.
+pub(super) const PATH: &str = "X-Real-Path";
 
 /// What frames the request, names its receiver, or lets the reply come in a form that is not read.
 const OURS: [&str; 11] = [

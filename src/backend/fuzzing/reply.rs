@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::super::reply::{Answer, Judgement, ReplyRules, judge, judge_body};
+use super::super::reply::{Answer, Judgement, ReplyRules, Subject, judge, judge_body};
 use crate::config::{Config, Settings};
 use crate::decision::Verdict;
 use crate::fuzzing::{lines, pairs};
@@ -166,7 +166,8 @@ impl<'a> Section<'a> {
 fn judged(settings: &Settings, session_id: &[u8], section: &Section<'_>, body: &[u8]) {
     let rules = ReplyRules::new(settings);
     let judged = |headers: &[(&[u8], &[u8])]| {
-        judge(&rules, session_id, &ReplyHead { status: section.status, headers }, || SystemTime::UNIX_EPOCH)
+        let subject = Subject { session_id, path_in_key: true };
+        judge(&rules, subject, &ReplyHead { status: section.status, headers }, || SystemTime::UNIX_EPOCH)
     };
     let judgement = judged(&section.fields);
     let padded: Vec<_> = section
@@ -184,8 +185,10 @@ fn judged(settings: &Settings, session_id: &[u8], section: &Section<'_>, body: &
     let allowing = rules.allow.contains(section.status);
     let unavailable = rules.unavailable.contains(section.status);
     match judgement {
-        Judgement::Unavailable { retry_after } => {
+        Judgement::Unavailable { retry_after, broken } => {
             assert!(unavailable && !allowing);
+            let other_session = section.values("x-session-id").any(|id| id != session_id);
+            assert_eq!(broken, other_session);
             assert!(retry_after.is_none_or(|wait| wait <= Duration::from_mins(1)));
         }
         Judgement::Malformed(_) => assert!(allowing && !unavailable),

@@ -15,9 +15,11 @@ fn rules() -> ReplyRules {
     ReplyRules::new(&settings)
 }
 
+const SUBJECT: Subject<'_> = Subject { session_id: b"s 1", path_in_key: true };
+
 fn judged(rules: &ReplyRules, status: u16, lines: &Lines<'_>) -> Judgement {
     let headers: Vec<_> = lines.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
-    judge(rules, b"s 1", &ReplyHead { status, headers: &headers }, || UNIX_EPOCH)
+    judge(rules, SUBJECT, &ReplyHead { status, headers: &headers }, || UNIX_EPOCH)
 }
 
 fn decided(rules: &ReplyRules, status: u16, lines: &Lines<'_>) -> Answer {
@@ -53,11 +55,12 @@ fn configured_statuses_replace_200() {
 }
 
 #[test]
-fn unavailable_statuses_are_outages_and_nothing_else_about_them_matters() {
+fn unavailable_statuses_are_outages_and_nothing_else_about_them_decides() {
     let rules = ReplyRules { unavailable: StatusSet::parse("502,503,504").unwrap(), ..rules() };
     for status in 500..600 {
         let lines: &Lines<'_> = &[("Content-Length", "x"), ("X-Session-Id", "other")];
-        let outage = judged(&rules, status, lines) == Judgement::Unavailable { retry_after: None };
+        let outage =
+            judged(&rules, status, lines) == Judgement::Unavailable { retry_after: None, broken: true };
         assert_eq!(outage, matches!(status, 502..=504), "{status}");
     }
 }
@@ -82,12 +85,15 @@ fn retry_after_is_seconds_or_a_date_and_at_most_a_minute() {
         ("", None),
         ("\u{e9}", None),
     ] {
-        let expected = Judgement::Unavailable { retry_after: expected.map(secs) };
+        let expected = Judgement::Unavailable { retry_after: expected.map(secs), broken: false };
         assert_eq!(judged(&rules, 503, &[("retry-after", value)]), expected, "{value}");
     }
     let past = ReplyHead { status: 503, headers: &[(b"Retry-After", b"Thu, 01 Jan 1970 00:00:20 GMT")] };
     let later = UNIX_EPOCH + secs(100);
-    assert_eq!(judge(&rules, b"s", &past, || later), Judgement::Unavailable { retry_after: Some(secs(0)) });
+    assert_eq!(
+        judge(&rules, SUBJECT, &past, || later),
+        Judgement::Unavailable { retry_after: Some(secs(0)), broken: false }
+    );
 }
 
 #[test]
@@ -109,6 +115,9 @@ fn what_breaks_an_allow_leaves_a_refusal_a_refusal_that_is_not_remembered() {
     ];
     for lines in broken {
         assert!(matches!(judged(&rules(), 200, lines), Judgement::Malformed(_)), "{lines:?}");
+        let unavailable = ReplyRules { unavailable: StatusSet::parse("503").unwrap(), ..rules() };
+        let outage = Judgement::Unavailable { retry_after: None, broken: true };
+        assert_eq!(judged(&unavailable, 503, lines), outage, "{lines:?}");
         for status in [302, 401, 403, 500] {
             let answer = decided(&rules(), status, lines);
             assert_eq!(
@@ -272,7 +281,7 @@ fn each_byte_of_foreign_text() {
         let location = [b'/', b'a', byte, b'a'];
         let headers: [(&[u8], &[u8]); 2] = [(b"X-UserId", &user_id), (b"Location", &location)];
         let Judgement::Decided(answer) =
-            judge(&rules, b"s", &ReplyHead { status: 302, headers: &headers }, || UNIX_EPOCH)
+            judge(&rules, SUBJECT, &ReplyHead { status: 302, headers: &headers }, || UNIX_EPOCH)
         else {
             panic!("{byte:#x}")
         };

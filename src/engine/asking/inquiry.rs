@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::attempts::UnderWay;
 use super::settling::{failed, late, refusal};
 use super::{GRACE, MAX_REQUESTS, Means, Outage};
-use crate::backend::{Answer, Judgement, Outgoing, ReplyHead, Undecided, judge, judge_body};
+use crate::backend::{Answer, Judgement, Outgoing, ReplyHead, Subject, Undecided, judge, judge_body};
 use crate::clock;
 use crate::decision::Cause;
 use crate::engine::alarms::Elapsed;
@@ -56,11 +56,11 @@ impl Inquiry<'_> {
             let began = clock::now();
             retries.exchange(began);
             let mut until = (began + self.share).min(self.deadline);
-            let session = question.session_id();
+            let subject = Subject { session_id: question.session_id(), path_in_key: question.path_in_key() };
             // Where it stays, without a move from one future to the next: it is large.
             let judged = Cell::new(None);
             let judge = |head: &ReplyHead<'_>| {
-                judged.set(Some((head.status, judge(&policy.replies, session, head, SystemTime::now))));
+                judged.set(Some((head.status, judge(&policy.replies, subject, head, SystemTime::now))));
             };
             let outcome = {
                 let mut exchange = pin!(transport.exchange(self.endpoint, &head, fresh, progress, &judge));
@@ -138,8 +138,12 @@ impl Inquiry<'_> {
             Judgement::NeedsBody(undecided) => {
                 return Settled::NeedsBody(Box::new((status, undecided, body)));
             }
-            Judgement::Unavailable { retry_after } => {
-                body.discard();
+            Judgement::Unavailable { retry_after, broken } => {
+                if broken {
+                    body.close();
+                } else {
+                    body.discard();
+                }
                 let detail = format!("status {status} counts as unavailable");
                 Err(Outage { retry_after, ..self.outage(Cause::Status, Some(status), &detail) })
             }

@@ -64,7 +64,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
-    use crate::backend::{Judgement, ReplyHead, ReplyRules, judge};
+    use crate::backend::{Judgement, ReplyHead, ReplyRules, Subject, judge};
     use crate::config::Config;
 
     fn answer(status: u16, lines: Lines<'_>) -> Answer {
@@ -73,7 +73,8 @@ mod tests {
         config.set("default_action", "deny").unwrap();
         let rules = ReplyRules::new(&config.settings().unwrap());
         let headers: Vec<_> = lines.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
-        match judge(&rules, b"s", &ReplyHead { status, headers: &headers }, || UNIX_EPOCH) {
+        let subject = Subject { session_id: b"s", path_in_key: true };
+        match judge(&rules, subject, &ReplyHead { status, headers: &headers }, || UNIX_EPOCH) {
             Judgement::Decided(answer) => answer,
             other => panic!("{other:?}"),
         }
