@@ -37,8 +37,9 @@ pub mod limits {
     pub const REQUEST: usize = 32 * 1024;
 }
 
-/// One question, as the host asks it. Every field may hold any bytes; what is not known stays empty.
-#[derive(Clone, Copy, Debug, Default)]
+/// One question, as the host asks it. Every field may hold any bytes; what is not known stays empty. `Debug` shows how
+/// long each is, and what is in none.
+#[derive(Clone, Copy, Default)]
 pub struct Check<'a> {
     /// Required. Sent as `X-Session-Id`.
     pub session_id: &'a [u8],
@@ -59,6 +60,22 @@ pub struct Check<'a> {
     /// Not to be answered from memory: the backend is asked, and its answer replaces what was remembered. An
     /// exchange that is under way is joined all the same; its answer is at most `timeout` old.
     pub fresh: bool,
+}
+
+impl fmt::Debug for Check<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Check")
+            .field("session_id", &self.session_id.len())
+            .field("ip", &self.ip.len())
+            .field("path", &self.path.len())
+            .field("query", &self.query.len())
+            .field("origin", &self.origin.len())
+            .field("user_agent", &self.user_agent.len())
+            .field("scope", &self.scope.len())
+            .field("timeout", &self.timeout)
+            .field("fresh", &self.fresh)
+            .finish()
+    }
 }
 
 /// A field of a check, as named in errors.
@@ -340,6 +357,11 @@ impl<B: AsRef<[u8]>> Question<B> {
         }
     }
 
+    /// Whether the path is part of the key.
+    pub(crate) fn path_in_key(&self) -> bool {
+        self.bytes.as_ref()[0] & KIND_WITH_PATH != 0
+    }
+
     /// What the key is made of, field by field.
     pub(crate) fn key_fields(&self) -> Vec<(Field, &[u8])> {
         let kind = self.bytes.as_ref()[0];
@@ -357,11 +379,6 @@ impl<B: AsRef<[u8]>> Question<B> {
         };
         always.into_iter().chain(scope).chain(path).map(|field| (field, value(field))).collect()
     }
-    /// Whether the path is part of the key.
-    pub(crate) fn path_in_key(&self) -> bool {
-        self.bytes.as_ref()[0] & KIND_WITH_PATH != 0
-    }
-
 
     /// For a person: what a decision covers.
     pub(crate) fn covers(&self) -> &'static str {

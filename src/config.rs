@@ -34,6 +34,7 @@ pub(crate) use shadow::ShadowSettings;
 pub(crate) use url::{Address, BackendUrl, Scheme};
 pub(crate) use value::show_duration;
 
+use crate::backend::ParamField;
 use crate::observe::Log;
 use value::Kind;
 
@@ -305,6 +306,9 @@ impl Config {
             Kind::Header(_) => secret_file(&entry.value).is_none(),
             Kind::Urls(_) => BackendUrl::parse_list(&entry.value)
                 .is_ok_and(|urls| urls.iter().any(|url| url.authorization.is_some() || url.query.is_some())),
+            Kind::Param(_) => {
+                ParamField::parse(&entry.name, &entry.value).is_ok_and(|field| field.has_text())
+            }
             _ => false,
         };
         self.values.iter().find(|(_, entry)| is_secret(entry)).map(|(key, _)| key.clone())

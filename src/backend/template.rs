@@ -32,7 +32,7 @@ pub(super) enum Part {
     Hole(Hole),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) enum Hole {
     Ip,
     Path,
@@ -103,15 +103,19 @@ impl Template {
         })
     }
 
+    fn has_text(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Text(_)))
+    }
+
     fn uses_path(&self) -> bool {
         self.holes().any(|hole| matches!(hole, Hole::Path | Hole::PathSegment(_)))
     }
 }
 
-/// The text is the operator's secret; the placeholders are not.
+/// The text is the operator's secret, and what stands in `{query.X}` may be by mistake.
 impl fmt::Debug for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.holes()).finish_non_exhaustive()
+        f.debug_struct("Template").field("placeholders", &self.holes().count()).finish_non_exhaustive()
     }
 }
 
@@ -218,6 +222,11 @@ impl ParamField {
     /// Uses `{path}` or `{path.N}`: the path stays in the key, or one path's answer would serve another.
     pub(crate) fn uses_path(&self) -> bool {
         self.template.uses_path()
+    }
+
+    /// There is text of the operator's own in the value, which may be a secret.
+    pub(crate) fn has_text(&self) -> bool {
+        self.template.has_text()
     }
 
     pub(crate) fn name(&self) -> &str {

@@ -176,3 +176,22 @@ fn a_fragment_is_dropped_from_the_query() {
     assert_eq!(question(&Check { query: b"token=1#t=9", ..check() }).query(), b"token=1");
     assert_eq!(question(&Check { query: b"?token=1", ..check() }).query(), b"?token=1");
 }
+
+#[test]
+fn debug_shows_how_long_each_field_is_and_what_is_in_none() {
+    let canary = b"canary";
+    let secret = Check {
+        session_id: canary,
+        ip: canary,
+        path: canary,
+        query: b"token=canary",
+        origin: canary,
+        user_agent: canary,
+        scope: canary,
+        ..Check::default()
+    };
+    let shown = format!("{secret:?}");
+    // As bytes are shown, too.
+    assert!(!shown.contains("canary") && !shown.contains("99, 97"), "{shown}");
+    assert!(shown.contains("session_id: 6") && shown.contains("query: 12"), "{shown}");
+}

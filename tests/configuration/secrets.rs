@@ -53,11 +53,14 @@ fn a_file_of_secrets_that_everybody_can_read_is_warned_about() {
         "shadow.url = \"http://u:p@b/\"",
         "backend.url = \"http://u:p@a/\"",
         "backend.url = \"http://a/?key=k\"",
+        "param.key = \"k\"",
+        "param.key = \"k{ip}\"",
+        "shadow.param.key = \"k\"",
     ] {
         assert_eq!(load(secret, 0o644), 1, "{secret}");
         assert_eq!(load(secret, 0o640), 0, "{secret}");
     }
-    assert_eq!(load("timeout = \"1s\"\nbackend.url = \"http://a/x\"", 0o644), 0);
+    assert_eq!(load("timeout = \"1s\"\nbackend.url = \"http://a/x\"\nparam.ip = \"{ip}\"", 0o644), 0);
 
     let key = files.write("key.pem", "", 0o604);
     let keys = [("tls.client_cert", "/cert.pem"), ("tls.client_key", key.to_str().unwrap())];
