@@ -148,8 +148,12 @@ impl Drop for Seat {
     }
 }
 
-/// Puts hyper on a new connection and waits for the peer's SETTINGS.
-pub(super) async fn establish(pool: &Rc<Pool>, link: Link, place: Place) -> Result<Rc<Conn>, Failure> {
+/// Puts hyper on a new connection and waits for the peer's SETTINGS. With the first seat.
+pub(super) async fn establish(
+    pool: &Rc<Pool>,
+    link: Link,
+    place: Place,
+) -> Result<(Rc<Conn>, Seat), Failure> {
     let label = pool.label();
     let wire = Wire::http2(link.io, place.open());
     let (sender, connection) = http2::Builder::new(LocalExecutor)
@@ -193,12 +197,16 @@ pub(super) async fn establish(pool: &Rc<Pool>, link: Link, place: Place) -> Resu
                 if wire.has_settings() { "allows no HTTP/2 stream" } else { "sends no HTTP/2 SETTINGS" };
             Failure::new(Cause::Connect, format!("{label} {what} within {} ms", limit.as_millis()))
         }
-        (Ok(()), fault) if fault.is_some() || wire.is_gone() => no_settings(label, fault, wire.received()),
-        (Ok(()), _) => {
-            conn.count_idle(Some(Instant::now()));
-            spawn_local(tend(Rc::clone(&conn)));
-            return Ok(conn);
+        (Ok(()), None) if wire.is_going_away() => {
+            Failure::new(Cause::Reset, format!("{label} takes leave as soon as it is connected"))
         }
+        (Ok(()), fault) => match conn.seat() {
+            Some(seat) => {
+                spawn_local(tend(Rc::clone(&conn)));
+                return Ok((conn, seat));
+            }
+            None => no_settings(label, fault, wire.received()),
+        },
     };
     wire.hang_up();
     Err(failure)

@@ -323,11 +323,16 @@ impl Pool {
     async fn connect(&self, place: Place, first: &Waiter, watch: &Rc<Watch>) -> Result<(), Failure> {
         let link = self.dialer.dial(self.endpoint, first.among.clone(), Rc::clone(watch)).await?;
         if link.http2 {
-            let conn = h2::establish(&self.rc(), link, place).await?;
+            let (conn, seat) = h2::establish(&self.rc(), link, place).await?;
             let mut state = self.state.borrow_mut();
             state.lane = Lane::H2;
             state.shared.push(conn);
+            // Its own, wherever it leads by now. A seat that nobody takes is dropped below: the connection is idle.
+            let waiter = state.line.take(first);
             drop(state);
+            if let Some(waiter) = waiter {
+                waiter.give(Grant::Lent(Lent::H2(seat)));
+            }
             self.offer_seats();
         } else {
             let conn = if self.limits.wire {

@@ -90,6 +90,8 @@ pub(super) struct Scripted {
     pub(super) room: Cell<usize>,
     pub(super) http2: Cell<bool>,
     pub(super) current: Cell<bool>,
+    /// Where the name has moved to: connections go there, wherever they were to go.
+    pub(super) moved: Cell<Option<IpAddr>>,
     /// By all connections.
     pub(super) writes: Rc<Cell<u64>>,
 }
@@ -97,7 +99,8 @@ pub(super) struct Scripted {
 impl Dial for Scripted {
     fn dial(&self, _: usize, among: Among, watch: Rc<Watch>) -> Dialing {
         watch.enter(Stage::Connecting);
-        let address = among.0.as_ref().map_or(IpAddr::from([192, 0, 2, 1]), |these| these[0]);
+        let known = among.0.as_ref().map_or(IpAddr::from([192, 0, 2, 1]), |these| these[0]);
+        let address = self.moved.get().unwrap_or(known);
         let failure = self.failures.borrow_mut().pop_front();
         let greeting = self.greeting.get();
         let (peers, delay, http2) = (self.peers.clone(), self.delay.get(), self.http2.get());
@@ -152,6 +155,7 @@ impl World {
             room: Cell::new(256 * 1024),
             http2: Cell::new(settings.http_version == HttpVersion::H2c),
             current: Cell::new(true),
+            moved: Cell::default(),
             writes: Rc::default(),
         });
         let dial = Rc::clone(&dialer) as Rc<dyn Dial>;

@@ -9,6 +9,7 @@ mod pipelining;
 mod pooling;
 mod replies;
 mod sending;
+mod shared;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

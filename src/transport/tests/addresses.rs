@@ -1,9 +1,12 @@
 //! Which of a name's addresses an exchange goes to.
 
+use tokio::time::timeout;
+
 use super::*;
 
 const ONE: [u8; 4] = [192, 0, 2, 1];
 const TWO: [u8; 4] = [192, 0, 2, 2];
+const THREE: [u8; 4] = [192, 0, 2, 3];
 
 impl World {
     /// In a task of its own; only to these, in the end to one of them.
@@ -107,6 +110,34 @@ async fn a_failed_connection_over_http2_fails_those_who_could_have_used_it_and_n
         lanes::serve_all(&mut world);
         let (reply, address) = other.await.unwrap();
         assert_eq!((reply.unwrap().status, address), (200, IpAddr::from(TWO)));
+    })
+    .await;
+}
+
+/// Made for it, it is of use to it, and to nobody else who may only go where the name stood before.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_an_address_takes_its_own_connection_to_where_the_name_has_moved() {
+    local(async {
+        for version in ["1.1", "h2c"] {
+            let mut world = World::new(&[("http.version", version)]);
+            world.dialer.delay.set(Duration::from_millis(5));
+            world.dialer.moved.set(Some(IpAddr::from(THREE)));
+            let asking = [world.asking_at([ONE]), world.asking_at([TWO]), world.asking_at([TWO])];
+            if version == "h2c" {
+                lanes::serve_all(&mut world);
+            } else {
+                serve_all(&mut world, OK_EMPTY);
+            }
+            for asking in asking {
+                let (reply, address) = timeout(Duration::from_millis(50), asking).await.unwrap().unwrap();
+                reply.unwrap().body.discard();
+                assert_eq!(address, IpAddr::from(THREE), "{version}");
+            }
+            assert_eq!(world.gauges().0, 3, "{version}: one for each");
+            // Who may go anywhere has them all.
+            assert_eq!(world.ask().await.unwrap().status, 200);
+            assert_eq!(world.gauges().0, 3, "{version}");
+        }
     })
     .await;
 }

@@ -9,29 +9,29 @@ use tokio::time::timeout;
 
 use super::*;
 
-type Server = Connection<DuplexStream, Bytes>;
-type Asked = (Request<::h2::RecvStream>, SendResponse<Bytes>);
+pub(super) type Server = Connection<DuplexStream, Bytes>;
+pub(super) type Asked = (Request<::h2::RecvStream>, SendResponse<Bytes>);
 
-fn h2c(set: &[(&str, &str)]) -> World {
+pub(super) fn h2c(set: &[(&str, &str)]) -> World {
     World::new(&[&[("http.version", "h2c")], set].concat())
 }
 
-async fn serve(world: &mut World, streams: u32) -> Server {
+pub(super) async fn serve(world: &mut World, streams: u32) -> Server {
     let peer = world.peer().await;
     server::Builder::new().max_concurrent_streams(streams).handshake(peer.0).await.unwrap()
 }
 
-async fn next(server: &mut Server) -> Asked {
+pub(super) async fn next(server: &mut Server) -> Asked {
     server.accept().await.expect("a stream").unwrap()
 }
 
-fn answer(mut asked: Asked, status: u16) {
+pub(super) fn answer(mut asked: Asked, status: u16) {
     let reply = Response::builder().status(status).header("x-userid", "u").body(()).unwrap();
     asked.1.send_response(reply, true).unwrap();
 }
 
 /// Keeps a connection moving.
-fn drive(mut server: Server) {
+pub(super) fn drive(mut server: Server) {
     spawn_local(async move {
         while let Some(Ok(asked)) = server.accept().await {
             answer(asked, 200);

@@ -1,0 +1,66 @@
+//! HTTP/2: connections that exchanges share, from the first who has one to the last: each serves the check that it was made
+//! for, and none stays that nobody can use.
+
+use super::lanes::{drive, h2c, serve};
+use super::*;
+
+const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+/// Up to this stream, without an error.
+const fn goaway(last: u8) -> [u8; 17] {
+    [0, 0, 8, 7, 0, 0, 0, 0, 0, last, 0, 0, 0, 0, 0, 0, 0]
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_is_sent_on_the_connection_that_was_made_for_it_though_its_name_has_moved_meanwhile() {
+    local(async {
+        for moves in [false, true] {
+            let mut world = h2c(&[]);
+            let asking = world.asking(false);
+            settle().await;
+            world.dialer.current.set(!moves);
+            let began = Instant::now();
+            drive(serve(&mut world, 10).await);
+            asking.await.unwrap().0.unwrap().body.discard();
+            assert!(began.elapsed() < Duration::from_millis(1));
+            let next = world.asking(false);
+            if moves {
+                drive(serve(&mut world, 10).await);
+            }
+            assert_eq!(next.await.unwrap().0.unwrap().status, 200);
+            let opened = if moves { 2 } else { 1 };
+            assert_eq!(
+                (world.gauges().0, world.gauges().1),
+                (opened, 1),
+                "nobody else is sent on it if the name has moved"
+            );
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_takes_leave_with_its_first_settings_fails_those_who_wait_for_it_at_once() {
+    local(async {
+        // It has seen no stream, or would still take what is on its way to it.
+        for last in [0x7f, 0] {
+            let mut world = h2c(&[]);
+            let began = Instant::now();
+            let asking = [world.asking(false), world.asking(false)];
+            let mut peer = world.peer().await;
+            peer.reply(&[SETTINGS, &goaway(last)].concat()).await;
+            for asking in asking {
+                let failure = asking.await.unwrap().0.err().expect("nobody was asked");
+                // As over HTTP/1.1 one that is closed at once.
+                let how = (failure.cause, failure.retry_is_safe);
+                assert_eq!(how, (Cause::Reset, false), "{last}: {}", failure.detail);
+            }
+            assert!(began.elapsed() < Duration::from_millis(1));
+            peer.closed().await;
+            assert_eq!(world.gauges(), (1, 0, 0, 0));
+            let again = world.asking(true);
+            drive(serve(&mut world, 10).await);
+            assert_eq!(again.await.unwrap().0.unwrap().status, 200);
+        }
+    })
+    .await;
+}
