@@ -28,6 +28,7 @@ use tokio::time::{Instant, timeout};
 use super::body::Body;
 use super::conn::Fault;
 use super::dial::Link;
+use super::gauges::Row;
 use super::h1::{headers, read_map, target};
 use super::head::{MAX_FIELDS, MAX_HEAD};
 use super::pool::{Place, Pool};
@@ -62,6 +63,7 @@ pub(super) struct Conn {
     /// No streams since then; counted as idle.
     idle: Cell<Option<Instant>>,
     retired: Cell<bool>,
+    gauges: Row,
     pool: Weak<Pool>,
 }
 
@@ -78,12 +80,16 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor 
 }
 
 impl Conn {
-    pub(super) fn has_room(&self) -> bool {
+    /// Takes new streams, if not now then when one has ended.
+    fn is_open(&self) -> bool {
         !self.retired.get()
             && !self.wire.is_gone()
             && !self.wire.is_going_away()
             && !self.sender.borrow().is_closed()
-            && self.streams.get() < self.allowed()
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.is_open() && self.streams.get() < self.allowed()
     }
 
     pub(super) fn seat(self: &Rc<Self>) -> Option<Seat> {
@@ -103,6 +109,7 @@ impl Conn {
     pub(super) fn retire(&self) {
         self.retired.set(true);
         if self.streams.get() == 0 {
+            self.count_idle(None);
             self.wire.hang_up();
         }
     }
@@ -112,14 +119,9 @@ impl Conn {
     }
 
     fn count_idle(&self, since: Option<Instant>) {
-        let Some(pool) = self.pool.upgrade() else { return };
         match (self.idle.replace(since), since) {
-            (None, Some(_)) => {
-                pool.gauges().idle.add(1);
-            }
-            (Some(_), None) => {
-                pool.gauges().idle.sub(1);
-            }
+            (None, Some(_)) => self.gauges.idle.add(1),
+            (Some(_), None) => self.gauges.idle.sub(1),
             _ => {}
         }
     }
@@ -135,16 +137,20 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let conn = &self.0;
         conn.streams.set(conn.streams.get() - 1);
-        let Some(pool) = conn.pool.upgrade() else { return };
-        if conn.streams.get() == 0 {
-            if conn.retired.get() || pool.is_closed() {
-                conn.retire();
-            } else if !conn.wire.is_gone() {
+        let pool = conn.pool.upgrade();
+        if let Some(pool) = &pool {
+            pool.offer_seats();
+        }
+        if conn.streams.get() > 0 {
+            return;
+        }
+        match pool {
+            Some(pool) if conn.is_open() && !pool.is_closed() => {
                 conn.count_idle(Some(Instant::now()));
                 pool.shared_idled();
             }
+            _ => conn.retire(),
         }
-        pool.offer_seats();
     }
 }
 
@@ -180,6 +186,7 @@ pub(super) async fn establish(
         used: Cell::new(false),
         idle: Cell::new(None),
         retired: Cell::new(false),
+        gauges: pool.gauges().clone(),
         pool: Rc::downgrade(pool),
     });
     let wire = &conn.wire;
@@ -202,7 +209,7 @@ pub(super) async fn establish(
         }
         (Ok(()), fault) => match conn.seat() {
             Some(seat) => {
-                spawn_local(tend(Rc::clone(&conn)));
+                spawn_local(tend(Rc::clone(&conn), limit));
                 return Ok((conn, seat));
             }
             None => no_settings(label, fault, wire.received()),
@@ -237,10 +244,9 @@ fn no_settings(label: &str, fault: Option<Fault>, received: u64) -> Failure {
     }
 }
 
-/// Follows a connection to its end: new limits, and none at all for too long.
-async fn tend(conn: Rc<Conn>) {
+/// Follows a connection to its end, which may be after its pool's: new limits, and none at all for too long.
+async fn tend(conn: Rc<Conn>, limit: Duration) {
     loop {
-        let Some(limit) = conn.pool.upgrade().map(|pool| pool.limits.connect_timeout) else { return };
         let settled = conn.wire.settled.notified();
         if conn.allowed() > 0 {
             settled.await;
@@ -248,15 +254,20 @@ async fn tend(conn: Rc<Conn>) {
             conn.retire();
         }
         yield_now().await;
-        let Some(pool) = conn.pool.upgrade() else { return };
+        let pool = conn.pool.upgrade();
         if conn.wire.is_gone() {
             conn.count_idle(None);
-            return pool.forget_shared(&conn);
+            if let Some(pool) = pool {
+                pool.forget_shared(&conn);
+            }
+            return;
         }
         if conn.wire.is_going_away() {
             conn.retire();
         }
-        pool.offer_seats();
+        if let Some(pool) = pool {
+            pool.offer_seats();
+        }
     }
 }
 

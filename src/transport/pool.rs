@@ -35,7 +35,7 @@ use windows::Windows;
 use super::conn::{Conn, system_heard};
 use super::dial::{Dial, Look, Watch};
 use super::gauges::Row;
-use super::{Among, Failure, PoolGauges, Progress, Stage, h1, h2, wire};
+use super::{Among, Failure, Progress, Stage, h1, h2, wire};
 use crate::clock;
 use crate::decision::Cause;
 
@@ -151,7 +151,7 @@ impl Pool {
         &self.label
     }
 
-    pub(super) fn gauges(&self) -> &PoolGauges {
+    pub(super) fn gauges(&self) -> &Row {
         &self.gauges
     }
 
@@ -577,8 +577,12 @@ impl Drop for Crash<'_> {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        let idle = self.state.get_mut().idle.len();
-        self.gauges().idle.sub(idle as u64);
+        let state = self.state.get_mut();
+        let (idle, shared) = (state.idle.len(), std::mem::take(&mut state.shared));
+        self.gauges.idle.sub(idle as u64);
         self.idled.notify_one();
+        for conn in shared {
+            conn.retire();
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! HTTP/2: connections that exchanges share, from the first who has one to the last: each serves the check that it was made
 //! for, and none stays that nobody can use.
 
-use super::lanes::{drive, h2c, serve};
+use super::lanes::{answer, drive, h2c, next, serve};
 use super::*;
 
 const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -61,6 +61,88 @@ async fn a_connection_that_takes_leave_with_its_first_settings_fails_those_who_w
             drive(serve(&mut world, 10).await);
             assert_eq!(again.await.unwrap().0.unwrap().status, 200);
         }
+    })
+    .await;
+}
+
+/// What is under way then ends by itself, wherever it is: waiting for its reply, or reading a body that nobody needs.
+#[tokio::test(start_paused = true)]
+async fn what_a_reload_leaves_behind_is_closed_when_its_last_stream_has_ended() {
+    local(async {
+        for (replied, answers) in [(false, true), (false, false), (true, false)] {
+            let mut world = h2c(&[]);
+            let gauges = Arc::clone(&world.gauges);
+            let asking = world.asking(false);
+            let mut server = serve(&mut world, 10).await;
+            let (request, mut respond) = next(&mut server).await;
+            drive(server);
+            let mut body = None;
+            if replied {
+                body = Some(respond.send_response(http::Response::new(()), false).unwrap());
+                world.transport.close();
+                asking.await.unwrap().0.unwrap().body.discard();
+            } else {
+                world.transport.close();
+                asking.abort();
+            }
+            drop(world);
+            settle().await;
+            assert_eq!(gauges[0].open.get(), 1, "its stream has not ended");
+            if answers {
+                answer((request, respond), 200);
+                settle().await;
+            } else {
+                // Twice the time of an exchange.
+                sleep(Duration::from_secs(5)).await;
+            }
+            assert_eq!((gauges[0].open.get(), gauges[0].idle.get()), (0, 0), "{replied} {answers}");
+            drop(body);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_being_connected_when_its_last_check_left_is_closed() {
+    local(async {
+        // By a reload, with the engine, or in its own time.
+        for (closed, dropped) in [(true, true), (true, false), (false, true), (false, false)] {
+            let world = h2c(&[]);
+            let gauges = Arc::clone(&world.gauges);
+            world.dialer.delay.set(Duration::from_millis(10));
+            let asking = world.asking(false);
+            sleep(Duration::from_millis(1)).await;
+            asking.abort();
+            if closed {
+                world.transport.close();
+            }
+            let World { transport, mut peers, dialer, .. } = world;
+            let transport = (!dropped).then_some(transport);
+            let peer = peers.recv().await.unwrap();
+            drive(::h2::server::handshake(peer.0).await.unwrap());
+            settle().await;
+            let stays = u64::from(!closed && !dropped);
+            assert_eq!((gauges[0].open.get(), gauges[0].idle.get()), (stays, stays), "{closed} {dropped}");
+            sleep(Duration::from_secs(2)).await;
+            assert_eq!((gauges[0].opened.get(), gauges[0].open.get()), (1, 0), "{closed} {dropped}");
+            drop((transport, dialer));
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_everything_closes_what_is_idle_and_shared() {
+    local(async {
+        let mut world = h2c(&[]);
+        lanes::serve_all(&mut world);
+        world.ask().await.unwrap().body.discard();
+        settle().await;
+        assert_eq!(world.gauges(), (1, 1, 1, 0));
+        let gauges = Arc::clone(&world.gauges);
+        drop(world);
+        settle().await;
+        assert_eq!((gauges[0].open.get(), gauges[0].idle.get()), (0, 0));
     })
     .await;
 }
