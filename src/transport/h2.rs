@@ -81,7 +81,7 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor 
 
 impl Conn {
     /// Takes new streams, if not now then when one has ended.
-    fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         !self.retired.get()
             && !self.wire.is_gone()
             && !self.wire.is_going_away()

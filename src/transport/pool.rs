@@ -347,9 +347,11 @@ impl Pool {
     }
 
     fn fail(&self, waiter: &Waiter, failure: Failure) {
+        let shared = self.shared();
         let mut state = self.state.borrow_mut();
         // Unless there is one that they can go on waiting for.
-        if state.lane != Lane::H1 && state.shared.is_empty() {
+        let other = shared.iter().any(|conn| conn.is_open() && waiter.among.takes(conn.address));
+        if state.lane != Lane::H1 && !other {
             let all = state.line.take_like(waiter);
             drop(state);
             for waiter in all {

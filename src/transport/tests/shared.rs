@@ -65,6 +65,33 @@ async fn a_connection_that_takes_leave_with_its_first_settings_fails_those_who_w
     .await;
 }
 
+/// Made where one stream was all there is, which is busy: unless that connection takes leave, there is something to wait for.
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_connection_that_takes_leave() {
+    local(async {
+        for leaves in [false, true] {
+            let mut world = h2c(&[]);
+            let long = world.asking(false);
+            let mut server = serve(&mut world, 1).await;
+            let asked = next(&mut server).await;
+            if leaves {
+                server.graceful_shutdown();
+            }
+            drive(server);
+            settle().await;
+            world.dialer.delay.set(Duration::from_millis(5));
+            world.dialer.failures.borrow_mut().push_back(Failure::new(Cause::Connect, "refused"));
+            let waiting = [world.asking(false), world.asking(false), world.asking(false)];
+            sleep(Duration::from_millis(7)).await;
+            let failed = waiting.iter().filter(|waiting| waiting.is_finished()).count();
+            assert_eq!(failed, if leaves { 3 } else { 1 }, "by the one failure");
+            answer(asked, 403);
+            assert_eq!(long.await.unwrap().0.unwrap().status, 403);
+        }
+    })
+    .await;
+}
+
 /// What is under way then ends by itself, wherever it is: waiting for its reply, or reading a body that nobody needs.
 #[tokio::test(start_paused = true)]
 async fn what_a_reload_leaves_behind_is_closed_when_its_last_stream_has_ended() {
