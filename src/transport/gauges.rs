@@ -39,7 +39,7 @@ pub(crate) struct PoolGauges {
     pub(crate) idle: Gauge,
     /// Exchanges waiting for a connection.
     pub(crate) waiting: Gauge,
-    /// Connections that exchanges share, and exchanges on them.
+    /// Connections that exchanges share, pipes and those of HTTP/2 that have streams; and exchanges on them.
     pub(crate) pipes: Gauge,
     pub(crate) piped: Gauge,
     /// Exchanges begun: requests handed to a connection.

@@ -94,8 +94,11 @@ impl Conn {
 
     pub(super) fn seat(self: &Rc<Self>) -> Option<Seat> {
         self.has_room().then(|| {
-            self.streams.set(self.streams.get() + 1);
-            self.count_idle(None);
+            if self.streams.replace(self.streams.get() + 1) == 0 {
+                self.count_idle(None);
+                self.gauges.pipes.add(1);
+            }
+            self.gauges.piped.add(1);
             Seat(Rc::clone(self))
         })
     }
@@ -136,7 +139,11 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let conn = &self.0;
+        conn.gauges.piped.sub(1);
         conn.streams.set(conn.streams.get() - 1);
+        if conn.streams.get() == 0 {
+            conn.gauges.pipes.sub(1);
+        }
         let pool = conn.pool.upgrade();
         if let Some(pool) = &pool {
             pool.offer_seats();

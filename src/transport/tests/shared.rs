@@ -173,3 +173,42 @@ async fn dropping_everything_closes_what_is_idle_and_shared() {
     })
     .await;
 }
+
+/// By it the load of backends is balanced.
+#[tokio::test(start_paused = true)]
+async fn what_is_in_use_is_counted_by_streams() {
+    local(async {
+        let mut world = h2c(&[]);
+        let asking: Vec<_> = (0..6).map(|_| world.asking(false)).collect();
+        let mut server = serve(&mut world, 10).await;
+        let mut asked = Vec::new();
+        for _ in 0..6 {
+            asked.push(next(&mut server).await);
+        }
+        drive(server);
+        assert_eq!(world.gauges(), (1, 1, 0, 0));
+        assert_eq!(world.gauges[0].in_use(), 6);
+        for asked in asked.drain(..4) {
+            answer(asked, 200);
+        }
+        settle().await;
+        assert_eq!(world.gauges[0].in_use(), 6, "their replies are not done with");
+        for (index, asking) in asking.into_iter().enumerate() {
+            if index == 4 {
+                settle().await;
+                assert_eq!(world.gauges[0].in_use(), 2);
+                asked.drain(..).for_each(|asked| answer(asked, 200));
+            }
+            asking.await.unwrap().0.unwrap().body.discard();
+        }
+        settle().await;
+        assert_eq!(world.gauges[0].in_use(), 0);
+        assert_eq!(world.gauges(), (1, 1, 1, 0));
+        world.transport.close();
+        settle().await;
+        let read = |gauge: &Gauge| gauge.get();
+        let gauges = &world.gauges[0];
+        assert_eq!([&gauges.open, &gauges.idle, &gauges.pipes, &gauges.piped].map(read), [0; 4]);
+    })
+    .await;
+}
