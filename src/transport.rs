@@ -102,7 +102,7 @@ pub(crate) struct Progress {
     pub(crate) apart: bool,
     /// When it was given a connection that it had to wait for.
     pub(crate) lent: Cell<Option<Instant>>,
-    /// Nobody wants to know any more: what waits to be sent together with others is not sent (`wire/send_queue.rs`).
+    /// Nobody wants to know any more: what waits to be sent together with others is not sent.
     pub(crate) given_up: Cell<bool>,
     /// Bytes and times for `alta-auth check`; None: not recorded.
     pub(crate) trace: Option<RefCell<Trace>>,

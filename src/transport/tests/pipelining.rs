@@ -513,6 +513,42 @@ async fn who_leaves_before_it_was_sent_is_never_asked_about() {
     .await;
 }
 
+/// As where nothing is pipelined; with another that is sent, or alone.
+#[tokio::test(start_paused = true)]
+async fn what_was_given_up_is_not_sent_though_its_exchange_has_not_left_yet() {
+    local(async {
+        for (given_up, another) in [(true, true), (true, false), (false, true)] {
+            let mut pipe = Pipelined::new("4").await;
+            let mut asking: VecDeque<_> = pipe.ask(4).await.into();
+            assert_eq!(pipe.peer.targets().await, TARGETS[..4]);
+            let progress = Rc::<Progress>::default();
+            let late = asking_with(&pipe.world, 4, false, Rc::clone(&progress));
+            settle().await;
+            if another {
+                asking.push_back(self::asking(&pipe.world, 5));
+            }
+            pipe.peer.reply(&replies(0..1)).await;
+            assert!(pipe.peer.targets().await.is_empty(), "it has its place and was not sent");
+            progress.given_up.set(given_up);
+            pipe.peer.reply(&replies(1..2)).await;
+            let sent: Vec<_> =
+                [(!given_up).then_some("/4"), another.then_some("/5")].into_iter().flatten().collect();
+            assert_eq!(pipe.peer.targets().await, sent);
+            assert_eq!(progress.stage.get() >= Stage::Written, !given_up);
+            pipe.peer.reply(&[replies(2..4), sent.iter().copied().flat_map(reply).collect()].concat()).await;
+            settle().await;
+            late.abort();
+            for (index, asking) in [0, 1, 2, 3, 5].into_iter().zip(asking) {
+                is_its_own(asking, index).await;
+            }
+            settle().await;
+            assert_eq!(pipe.world.gauges(), (1, 1, 1, 0));
+            assert_eq!(pipe.world.gauges[0].piped.get(), 0);
+        }
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn behind_one_that_hangs_nobody_waits_longer_than_a_moment_after_it_was_given_up() {
     local(async {

@@ -379,7 +379,7 @@ impl Driver {
     }
 
     /// Puts the next requests together, if at least half of the window is free. Who has a seat has been called, and comes
-    /// within this turn of the thread.
+    /// within this turn of the thread. Who has given up is left out.
     fn gather(&mut self) -> bool {
         let window = self.pipe.pool.limits.pipeline;
         self.batch.clear();
@@ -393,6 +393,9 @@ impl Driver {
         self.sound = begin;
         self.batch.reserve(state.waiting.iter().map(|slot| slot.request.borrow().len()).sum());
         while let Some(slot) = state.waiting.pop_front() {
+            if slot.progress.given_up.get() {
+                continue;
+            }
             lease.conn().describe(&slot.progress);
             slot.reused.set(lease.conn().is_old());
             lease.ask();
