@@ -194,3 +194,25 @@ async fn surplus_bytes_never_answer_the_next_request() {
     })
     .await;
 }
+
+/// What counts is what is in it.
+#[tokio::test(start_paused = true)]
+async fn a_needed_body_may_come_in_as_small_chunks_as_the_backend_likes() {
+    in_each_lane(async || {
+        let limit = 64 * 1024;
+        for (length, chunk) in [(40 * 1024, 4), (limit, 1), (limit + 1, 1)] {
+            let mut world = World::new(&[JUDGED_BY_BODY]);
+            world.dialer.room.set(1024 * 1024);
+            let asking = world.asking(false);
+            let mut peer = world.peer().await;
+            peer.request().await;
+            let chunks = format!("{chunk:x}\r\n{}\r\n", "x".repeat(chunk)).repeat(length / chunk);
+            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+            peer.reply(format!("{head}{chunks}0\r\n\r\n").as_bytes()).await;
+            let got = asking.await.unwrap().0.unwrap().body.collect(limit).await.map(|body| body.len());
+            let expected = if length <= limit { Ok(length) } else { Err(BodyError::TooLong) };
+            assert_eq!(got, expected, "{length} in chunks of {chunk}");
+        }
+    })
+    .await;
+}

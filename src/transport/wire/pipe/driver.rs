@@ -43,7 +43,7 @@ struct Driver {
     /// The reply that is being read: its header section, where that did not come as a whole, then its body.
     reader: Option<Box<HeadReader>>,
     framing: Option<Framing>,
-    /// Bytes of the body so far.
+    /// Bytes of content in the body so far: chunks have 20 bytes around each at most, and 64 KiB of other things.
     length: usize,
     /// Another request may follow, as far as is known.
     persistent: bool,
@@ -306,14 +306,17 @@ impl Driver {
     fn body(&mut self, slot: &Rc<Slot>, bytes: &mut &[u8]) {
         let most = self.lease().pool().limits.max_body;
         let Some(framing) = &mut self.framing else { return };
-        let eaten = framing.eat(bytes, |data| keep(&mut slot.kept.borrow_mut(), data, most));
+        let length = &mut self.length;
+        let eaten = framing.eat(bytes, |data| {
+            *length += data.len();
+            keep(&mut slot.kept.borrow_mut(), data, most);
+        });
         let is_complete = framing.is_complete();
         let Ok(eaten) = eaten else {
             *bytes = &[];
             return self.end(None, Doubt::None);
         };
         *bytes = &bytes[eaten..];
-        self.length += eaten;
         if is_complete {
             return self.complete(slot);
         }
