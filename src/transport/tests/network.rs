@@ -8,7 +8,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
@@ -99,6 +99,72 @@ async fn surplus_and_end_are_seen_before_a_connection_is_lent() {
             let (reply, _second) = tokio::time::timeout(limit, both).await.expect("a second connection");
             assert_eq!(reply.unwrap().status, 403);
             assert_eq!(gauges[0].opened.get(), 2);
+        }
+    })
+    .await;
+}
+
+/// It is there before the request that it would be taken to answer, and this process has not heard of it.
+#[tokio::test]
+async fn a_reply_too_many_on_a_pipe_is_seen_before_those_who_joined_it_are_sent() {
+    local(async {
+        for surplus in [OK_EMPTY, b""] {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("auth.sock");
+            let listener = UnixListener::bind(&path).unwrap();
+            let url = format!("unix:{}:/auth", path.display());
+            let set = [("backend.url", url.as_str()), ("http.pipeline", "2"), ("pool.max_connections", "1")];
+            let (transport, gauges) = real(&set).unwrap();
+            let peer = Rc::<RefCell<Option<UnixStream>>>::default();
+            let asking: Vec<_> = (0..3)
+                .map(|index| {
+                    let (transport, peer) = (Rc::clone(&transport), Rc::clone(&peer));
+                    spawn_local(async move {
+                        let reply = ask(&transport).await?;
+                        if index == 0 && !surplus.is_empty() {
+                            // Both are answered; the third has its place as soon as this one has left.
+                            let stream = peer.borrow();
+                            assert_eq!(stream.as_ref().unwrap().try_write(surplus).unwrap(), surplus.len());
+                        }
+                        reply.body.discard();
+                        Ok::<_, Failure>(reply.status)
+                    })
+                })
+                .collect();
+            let requests = async |stream: &mut UnixStream, count| {
+                let mut bytes = Vec::new();
+                for _ in 0..count {
+                    bytes.clear();
+                    while !bytes.ends_with(b"\r\n\r\n") {
+                        bytes.push(stream.read_u8().await.unwrap());
+                    }
+                }
+            };
+            let mut first = listener.accept().await.unwrap().0;
+            requests(&mut first, 2).await;
+            peer.replace(Some(first));
+            let no = b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n";
+            assert_eq!(peer.borrow().as_ref().unwrap().try_write(&no.repeat(2)).unwrap(), 2 * no.len());
+            let mut answers = Vec::new();
+            let third = async {
+                let mut stream = match surplus {
+                    b"" => peer.borrow_mut().take().expect("it has not left"),
+                    _ => listener.accept().await.unwrap().0,
+                };
+                requests(&mut stream, 1).await;
+                stream.write_all(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+                stream
+            };
+            let all = async {
+                for asking in asking {
+                    answers.push(asking.await.unwrap().unwrap());
+                }
+            };
+            let limit = Duration::from_secs(10);
+            let both = async { tokio::join!(all, third) };
+            tokio::time::timeout(limit, both).await.expect("a third answer");
+            assert_eq!(answers, [403, 403, 404]);
+            assert_eq!(gauges[0].opened.get(), if surplus.is_empty() { 1 } else { 2 });
         }
     })
     .await;

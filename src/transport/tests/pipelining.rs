@@ -1070,8 +1070,8 @@ impl tokio::io::AsyncWrite for Defective {
 
 impl Io for Defective {}
 
-/// Over a defective connection first.
-fn defective(says: &'static [u8]) -> World {
+/// Over this connection first.
+fn first_over(io: Box<dyn Io>) -> World {
     let mut world = untried("4", &[]);
     let mut config = Config::new();
     for (key, value) in [
@@ -1083,10 +1083,103 @@ fn defective(says: &'static [u8]) -> World {
         config.set(key, value).unwrap();
     }
     let (settings, gauges) = (Arc::new(config.settings().unwrap()), Arc::clone(&world.gauges));
-    let io = Box::new(Defective { says, asked: false, spoke: false });
     let dialer = Rc::new(Deaf(RefCell::new(Some(io)), Rc::clone(&world.dialer)));
     world.transport = Transport::with_dialer(settings, gauges, 0, 1, dialer);
     world
+}
+
+fn defective(says: &'static [u8]) -> World {
+    first_over(Box::new(Defective { says, asked: false, spoke: false }))
+}
+
+/// Has something that only whoever reads it can tell, as a record of TLS, and knows of it when it was looked at.
+struct Veiled {
+    stream: DuplexStream,
+    late: Rc<Cell<Option<&'static [u8]>>>,
+    looked: Cell<bool>,
+}
+
+impl tokio::io::AsyncRead for Veiled {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buf: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        if self.looked.get()
+            && let Some(late @ [_, ..]) = self.late.take()
+        {
+            buf.put_slice(late);
+            return std::task::Poll::Ready(Ok(()));
+        }
+        std::pin::Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl tokio::io::AsyncWrite for Veiled {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        std::pin::Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl Io for Veiled {
+    fn look(&self) -> Look {
+        let late = self.late.get();
+        self.looked.set(late.is_some());
+        if late.is_some() { Look::Unknown } else { Look::Nothing }
+    }
+}
+
+/// A session ticket, or a reply that would be taken for theirs.
+#[tokio::test(start_paused = true)]
+async fn what_came_while_no_reply_was_awaited_is_read_before_the_next_are_sent() {
+    local(async {
+        for late in [&b""[..], b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"] {
+            let (stream, theirs) = tokio::io::duplex(64 * 1024);
+            let (mut peer, comes) = (Peer(theirs), Rc::<Cell<_>>::default());
+            let io = Veiled { stream, late: Rc::clone(&comes), looked: Cell::default() };
+            let mut world = first_over(Box::new(io));
+            let transport = Rc::clone(&world.transport);
+            let first = spawn_local(async move {
+                let reply = ask_for("/0", &transport, false, &Rc::default()).await.unwrap();
+                // Both are answered; the third has its place as soon as this one has left.
+                comes.set(Some(late));
+                reply.body.discard();
+            });
+            let (second, third) = (asking(&world, 1), asking(&world, 2));
+            assert_eq!(peer.targets().await, ["/0", "/1"]);
+            peer.reply(&replies(0..2)).await;
+            first.await.unwrap();
+            is_its_own(second, 1).await;
+            let mut other = match late {
+                b"" => peer,
+                _ => {
+                    assert!(peer.targets().await.is_empty(), "nothing more was sent on it");
+                    assert!(peer.is_closed().await);
+                    world.peer().await
+                }
+            };
+            assert_eq!(other.targets().await, ["/2"]);
+            other.reply(&reply("/2")).await;
+            is_its_own(third, 2).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]

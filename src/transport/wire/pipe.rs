@@ -6,8 +6,8 @@
 //!
 //! Requests that come while more than half of the window is unanswered wait, and go out together in one write. Replies
 //! are told apart by their order alone, so everything that puts the order in doubt ends the pipe: a reply that does not
-//! say where it ends or that ends the connection, bytes that nobody asked for, a broken rule, a reply that its own check
-//! rejects. A reply counts for its check when those before it have been judged, never sooner. Who leaves keeps its place:
+//! say where it ends or that ends the connection, bytes that nobody asked for (looked for before requests go out while no
+//! reply is awaited), a broken rule, a reply that its own check rejects. A reply counts for its check when those before it have been judged, never sooner. Who leaves keeps its place:
 //! its reply is read and thrown away.
 //!
 //! A reply that does not come holds up those behind it for a quarter of `timeout`, at most twice that; and for a moment

@@ -3,7 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::ReadBuf;
 use tokio::task::spawn_local;
@@ -16,7 +16,8 @@ use super::super::{keep, stream};
 use super::{Doubt, End, Pipe, Slot};
 use crate::transport::Stage;
 use crate::transport::body::{DRAIN_BYTES, DRAIN_TIME};
-use crate::transport::conn::Fault;
+use crate::transport::conn::{Fault, system_heard};
+use crate::transport::dial::Look;
 use crate::transport::head::{Fed, HeadReader};
 use crate::transport::pool::Lease;
 
@@ -38,6 +39,8 @@ struct Driver {
     flushing: bool,
     /// So much was sent when the batch was put together.
     sound: u64,
+    /// Something has come that only a read can tell, and the system has not told all yet.
+    hearing: Option<Pin<Box<dyn Future<Output = ()>>>>,
     /// The peer has stopped reading.
     refused: Option<String>,
     /// The reply that is being read: its header section, where that did not come as a whole, then its body.
@@ -67,6 +70,7 @@ impl Driver {
             at: 0,
             flushing: false,
             sound: 0,
+            hearing: None,
             refused: None,
             reader: None,
             framing: None,
@@ -353,8 +357,25 @@ impl Driver {
         if self.refused.is_some() {
             return Poll::Pending;
         }
-        if self.at == self.batch.len() && !self.flushing && !self.gather() {
-            return Poll::Pending;
+        if self.at == self.batch.len() && !self.flushing {
+            if !self.is_due() {
+                self.hearing = None;
+                return Poll::Pending;
+            }
+            match ready!(self.look(cx)) {
+                Look::Nothing | Look::Unknown => {}
+                Look::Surplus => {
+                    self.end(Some(Fault::Surplus), Doubt::Shared);
+                    return Poll::Ready(());
+                }
+                Look::Closed => {
+                    self.end(None, Doubt::None);
+                    return Poll::Ready(());
+                }
+            }
+            if !self.gather() {
+                return Poll::Pending;
+            }
         }
         if self.at < self.batch.len() {
             let Self { lease, batch, at, .. } = self;
@@ -381,17 +402,33 @@ impl Driver {
         Poll::Ready(())
     }
 
-    /// Puts the next requests together, if at least half of the window is free. Who has a seat has been called, and comes
-    /// within this turn of the thread. Who has given up is left out.
+    /// At least half of the window is free for those who wait. Who has a seat has been called, and comes within this turn of
+    /// the thread.
+    fn is_due(&self) -> bool {
+        let (window, state) = (self.pipe.pool.limits.pipeline, self.pipe.state.borrow());
+        state.seats == 0 && !state.waiting.is_empty() && state.sent.len() - state.answered <= window / 2
+    }
+
+    /// What waits on the connection while no reply is awaited: none to what goes out next. Unknown: that was read.
+    fn look(&mut self, cx: &mut Context<'_>) -> Poll<Look> {
+        let state = self.pipe.state.borrow();
+        // Before the first request it was looked at.
+        let awaited = state.sent.len() > state.answered || state.written == 0;
+        drop(state);
+        let look = if awaited { Look::Nothing } else { stream(self.lease()).io.look() };
+        if look == Look::Unknown {
+            ready!(self.hearing.get_or_insert_with(|| Box::pin(system_heard())).as_mut().poll(cx));
+        }
+        self.hearing = None;
+        Poll::Ready(look)
+    }
+
+    /// Puts the next requests together. Who has given up is left out.
     fn gather(&mut self) -> bool {
-        let window = self.pipe.pool.limits.pipeline;
         self.batch.clear();
         self.at = 0;
         let lease = self.lease.as_mut().expect("taken at the end only");
         let mut state = self.pipe.state.borrow_mut();
-        if state.seats > 0 || state.sent.len() - state.answered > window / 2 {
-            return false;
-        }
         let begin = state.written;
         self.sound = begin;
         self.batch.reserve(state.waiting.iter().map(|slot| slot.request.borrow().len()).sum());
