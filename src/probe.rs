@@ -142,6 +142,7 @@ fn shown(attempt: &Attempt, url: &BackendUrl, plan: &Arc<RequestPlan>, question:
         let until = trace.marks.iter().map(|&(_, at)| at).find(|&at| at > from).unwrap_or(ended);
         Some(until - from)
     };
+    let reached = trace.marks.last().map_or(Stage::Queued, |&(stage, _)| stage);
     let request = if trace.http2 {
         let mut request = Vec::new();
         plan.write_http1(question, &mut request);
@@ -162,7 +163,8 @@ fn shown(attempt: &Attempt, url: &BackendUrl, plan: &Arc<RequestPlan>, question:
         first_byte: entered(Stage::Replying).and(lasted(Stage::Written)),
         total: ended - attempt.began,
         stages: stages(attempt, &trace, ended),
-        stage: if attempt.failure.is_empty() { "" } else { doing(attempt.progress.stage.get()) },
+        // Of an attempt that is over, the progress may be in line again.
+        stage: if attempt.failure.is_empty() { "" } else { doing(reached) },
         failure: attempt.failure.clone(),
     }
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use alta_auth::{Cause, Check, Decision, Engine, Origin, Verdict};
 use support::{
-    Collect, Gate, Reply, Rerun, Scripted, ask, assert_backend, assert_default, bad, config, engine, good,
-    sessions, started,
+    Authority, Collect, Gate, Reply, Rerun, Scripted, ask, assert_backend, assert_default, bad, config,
+    engine, good, sessions, started,
 };
 
 /// The same outage under both default actions.
@@ -145,10 +145,27 @@ fn a_hundred_thousand_checks_at_a_hung_backend_all_get_the_default_action() {
 
 #[test]
 fn a_full_pool_never_allows_even_by_default() {
-    let gate = Gate::default();
-    let backend = Scripted::always(Reply::deny().when(&gate));
-    let keys = [("default_action", "allow"), ("pool.max_connections", "1"), ("timeout", "400ms")];
-    let engine = engine(&backend.url(), &keys);
+    let backend = Scripted::always(Reply::silence());
+    full_pool(&backend, &backend.url(), &[]);
+}
+
+/// One handshake is made for all, and those for whom its connection has no room were never asked about.
+#[test]
+fn a_full_pool_of_tls_or_http2_never_allows_even_by_default() {
+    let authority = Authority::new();
+    let backend = Scripted::tls(&authority.server("127.0.0.1"), |_| Reply::silence());
+    let url = format!("https://{}/auth", backend.address());
+    full_pool(&backend, &url, &[("tls.ca_file", &authority.trust())]);
+    // SETTINGS: one stream at a time.
+    let settings = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1];
+    let backend = Scripted::http2(move |_| Reply::raw(settings), |_| Reply::silence());
+    full_pool(&backend, &backend.url(), &[("http.version", "h2c")]);
+}
+
+#[track_caller]
+fn full_pool(backend: &Scripted, url: &str, keys: &[(&str, &str)]) {
+    let full = [("default_action", "allow"), ("pool.max_connections", "1"), ("timeout", "400ms")];
+    let engine = engine(url, &[&full[..], keys].concat());
     let (ids, collect) = (sessions(50), Collect::new());
     for (index, id) in ids.iter().enumerate() {
         let check = Check { session_id: id.as_bytes(), ..bad() };

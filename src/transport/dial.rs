@@ -102,8 +102,7 @@ pub(crate) struct Watch {
     stage: Cell<Stage>,
     address: Cell<Option<IpAddr>>,
     tickets: Cell<u64>,
-    /// By the stage that each was last told. Many may wait through many dials, and hear of each stage once.
-    watching: RefCell<BTreeMap<(Stage, Ticket), Rc<Progress>>>,
+    watching: RefCell<BTreeMap<Ticket, Rc<Progress>>>,
 }
 
 /// One exchange's watching of a dial.
@@ -112,12 +111,7 @@ pub(super) type Ticket = u64;
 impl Watch {
     pub(crate) fn enter(&self, stage: Stage) {
         self.stage.set(stage);
-        let mut watching = self.watching.borrow_mut();
-        let told = watching.split_off(&(stage, 0));
-        for ((_, ticket), progress) in std::mem::replace(&mut *watching, told) {
-            progress.enter(stage);
-            watching.insert((stage, ticket), progress);
-        }
+        self.watching.borrow().values().for_each(|progress| progress.enter(stage));
     }
 
     /// It is connected to this address; what is left is to agree on what is spoken.
@@ -126,10 +120,11 @@ impl Watch {
         self.watching.borrow().values().for_each(|progress| progress.reach(address));
     }
 
-    /// The dial is over; who attaches now waits for the next.
+    /// The dial is over. Who got nothing by it is in line again, as is who attaches now.
     pub(super) fn rest(&self) {
         self.stage.set(Stage::Queued);
         self.address.set(None);
+        self.watching.borrow().values().for_each(|progress| progress.stage.set(Stage::Queued));
     }
 
     /// From now on `progress` is as far as the dial.
@@ -138,18 +133,13 @@ impl Watch {
         self.tickets.set(ticket + 1);
         progress.enter(stage);
         progress.reach(self.address.get());
-        self.watching.borrow_mut().insert((stage, ticket), Rc::clone(progress));
+        self.watching.borrow_mut().insert(ticket, Rc::clone(progress));
         ticket
     }
 
     /// The exchange took another connection, or is gone.
     pub(super) fn detach(&self, ticket: Ticket) {
-        let mut watching = self.watching.borrow_mut();
-        for told in [Stage::Queued, Stage::Resolving, Stage::Connecting, Stage::Handshaking] {
-            if watching.remove(&(told, ticket)).is_some() {
-                return;
-            }
-        }
+        self.watching.borrow_mut().remove(&ticket);
     }
 }
 
@@ -179,7 +169,7 @@ mod tests {
         assert_eq!((leaves.stage.get(), stays.stage.get()), (Stage::Resolving, Stage::Connecting));
         watch.rest();
         let third = watch.attach(&later);
-        assert_eq!(later.stage.get(), Stage::Queued);
+        assert_eq!((stays.stage.get(), later.stage.get()), (Stage::Queued, Stage::Queued));
         watch.enter(Stage::Handshaking);
         assert_eq!((stays.stage.get(), later.stage.get()), (Stage::Handshaking, Stage::Handshaking));
         watch.detach(second);

@@ -400,6 +400,27 @@ async fn a_crowd_fails_one_by_one_in_no_time() {
     .await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_still_waits_when_the_common_connection_is_there_is_in_line_again() {
+    unshared_in_each_lane(async || {
+        let https = [("backend.url", "https://backend.test:6000/auth"), ("pool.max_connections", "2")];
+        let world = World::new(&https);
+        world.dialer.delay.set(Duration::from_secs(1));
+        let progress: Vec<_> = (0..4).map(|_| Rc::<Progress>::default()).collect();
+        for progress in &progress {
+            let (transport, progress) = (Rc::clone(&world.transport), Rc::clone(progress));
+            spawn_local(async move { ask_for("/", &transport, false, &progress).await.is_ok() });
+        }
+        let stages = || progress.iter().map(|progress| progress.stage.get()).collect::<Vec<_>>();
+        settle().await;
+        assert_eq!(stages(), [Stage::Connecting; 4]);
+        sleep(Duration::from_secs(1)).await;
+        // The second makes its own.
+        assert_eq!(stages(), [Stage::Written, Stage::Connecting, Stage::Queued, Stage::Queued]);
+    })
+    .await;
+}
+
 /// Nobody looks at the idle connections of a pool whose line is never empty: each is handed on at once.
 #[tokio::test(start_paused = true)]
 async fn a_connection_is_looked_at_before_it_goes_to_the_next_in_line() {
