@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use alta_auth::{Cause, Check, Decision, Engine, Verdict};
 use support::{
-    Authority, Collect, Gate, Reply, Scripted, Shown, ask, assert_backend, assert_default, bad, config,
-    engine, started, until,
+    Authority, Collect, Gate, Reply, Rerun, Scripted, Shown, ask, assert_backend, assert_default, bad,
+    config, engine, started, until,
 };
 
 /// Long enough for what is done before, on a busy machine.
@@ -121,6 +121,36 @@ fn a_certificate_that_is_replaced_before_its_end_costs_no_check_though_sessions_
         // One more than checks: the one that was resumed, and not believed.
         assert_eq!((backend.request_count(), backend.connections()), (5, 6));
     }
+}
+
+/// A session that has outlived its certificate takes a second connection, and the engine's process can have no more.
+#[test]
+fn a_descriptor_that_is_missing_to_be_shown_the_certificate_is_our_own_lack_and_no_outage_of_tls() {
+    const NAME: &str =
+        "a_descriptor_that_is_missing_to_be_shown_the_certificate_is_our_own_lack_and_no_outage_of_tls";
+    let names = ["ALTA_TEST_URL", "ALTA_TEST_CA", "ALTA_TEST_END"];
+    if let Some(child) = Rerun::of(NAME) {
+        let (authority, end) = (Authority::new(), soon());
+        let shown = Shown::new(&authority.server_until("127.0.0.1", end));
+        let backend = backend(shown.server_config(rustls::ALL_VERSIONS), &Gate::default());
+        let told = [url(&backend), trusting(&authority), end.as_secs().to_string()];
+        let child = child.with_open_files(64);
+        names.iter().zip(told).fold(child, |child, (name, value)| child.env(name, &value)).run();
+        assert_eq!(backend.connections(), 2, "the second was let go");
+        return;
+    }
+    let [url, ca, end] = names.map(|name| std::env::var(name).unwrap());
+    let keys = [("tls.ca_file", ca.as_str()), ALLOW, NO_BREAKER, ("pool.idle_timeout", "1ms")];
+    let engine = engine(&url, &keys);
+    assert_backend(&ask(&engine, &named("a")), Verdict::Deny, 403);
+    wait_past(Duration::from_secs(end.parse().unwrap()));
+    let mut hoard = Vec::new();
+    while let Ok(file) = std::fs::File::open("/dev/null") {
+        hoard.push(file);
+    }
+    hoard.pop();
+    assert_default(&ask(&engine, &named("b")), Verdict::Deny, Cause::Overload);
+    drop(hoard);
 }
 
 #[test]

@@ -118,12 +118,11 @@ async fn tcp(
     watch.reached(address);
     let link = if url.scheme == Scheme::Https {
         watch.enter(Stage::Handshaking);
-        let shake = handshake(shared, host, stream, peer);
-        let shaken = timeout_at(deadline, shake)
-            .await
-            .unwrap_or_else(|_| Err(format!("the handshake was not done within {} ms", limit.as_millis())));
-        let (io, tls, http2) = shaken
-            .map_err(|why| Failure::new(Cause::Tls, format!("TLS with {label} ({peer}) failed: {why}")))?;
+        let shaken = timeout_at(deadline, handshake(shared, &label, host, stream, peer)).await;
+        let (io, tls, http2) = shaken.unwrap_or_else(|_| {
+            let why = format!("the handshake was not done within {} ms", limit.as_millis());
+            Err(no_tls(&label, peer, &why))
+        })?;
         Link { io, peer: peer.to_string(), address, tls: Some(tls), http2 }
     } else {
         let http2 = shared.settings.http_version == HttpVersion::H2c;
@@ -211,26 +210,30 @@ async fn open_unix(path: &Path) -> io::Result<UnixStream> {
 /// The stream, what was agreed to show, and whether HTTP/2 was.
 async fn handshake(
     shared: &Shared,
+    label: &str,
     host: &str,
     stream: TcpStream,
     peer: SocketAddr,
-) -> Result<(Box<dyn Io>, String, bool), String> {
+) -> Result<(Box<dyn Io>, String, bool), Failure> {
     let settings = &shared.settings;
+    let failed = |why: String| no_tls(label, peer, &why);
     let tls = shared.tls.as_ref().expect("made at start for every list with an https URL");
-    let name = tls::server_name(&settings.tls, host)?;
-    let mut stream = shake_hands(&tls.config, name.clone(), stream).await?;
+    let name = tls::server_name(&settings.tls, host).map_err(failed)?;
+    let mut stream = shake_hands(&tls.config, name.clone(), stream).await.map_err(failed)?;
     if tls.has_outlived(stream.get_ref().1, &name) {
         // The backend may have another certificate by now: it is asked to show it.
-        let again = open(peer).await.map_err(|error| error.to_string())?;
-        stream = shake_hands(&tls.config, name.clone(), again).await?;
+        let again = open(peer).await;
+        let again =
+            again.map_err(|error| refused(label, &peer.to_string(), &error, settings.connect_timeout))?;
+        stream = shake_hands(&tls.config, name.clone(), again).await.map_err(failed)?;
         if tls.has_outlived(stream.get_ref().1, &name) {
-            return Err("certificate expired".to_owned());
+            return Err(failed("certificate expired".to_owned()));
         }
     }
     let session = stream.get_ref().1;
     let http2 = session.alpn_protocol() == Some(b"h2");
     if settings.http_version == HttpVersion::Http2 && !http2 {
-        return Err("the backend does not offer HTTP/2 (ALPN): see http.version".to_owned());
+        return Err(failed("the backend does not offer HTTP/2 (ALPN): see http.version".to_owned()));
     }
     let version = session.protocol_version().and_then(|version| version.as_str()).unwrap_or("TLS");
     let resumed = session.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
@@ -278,6 +281,10 @@ pub(super) fn is_local(error: &io::Error) -> bool {
 /// Whether there is no descriptor to be had. A resolver without one says that the name is unknown, or nothing.
 pub(super) fn shortage() -> Option<io::Error> {
     Socket::new(Domain::UNIX, Type::DGRAM, None).err().filter(is_local)
+}
+
+fn no_tls(label: &str, peer: SocketAddr, why: &str) -> Failure {
+    Failure::new(Cause::Tls, format!("TLS with {label} ({peer}) failed: {why}"))
 }
 
 fn refused(label: &str, peer: &str, error: &io::Error, limit: Duration) -> Failure {
