@@ -145,7 +145,12 @@ impl Health {
         };
         let Some(Change::Opened { cooldown }) = change else { return };
         self.opened.fetch_add(1, Ordering::Release);
-        let first = self.since.lock().replace(Instant::now()).is_none();
+        let first = {
+            let mut since = self.since.lock();
+            let first = since.is_none();
+            since.get_or_insert_with(Instant::now);
+            first
+        };
         let level = if first { LogLevel::Warn } else { LogLevel::Info };
         self.log.log(level, || {
             format!(
@@ -190,15 +195,29 @@ impl Drop for Permit<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::Log;
+
+    #[derive(Default)]
+    struct Lines(Mutex<Vec<String>>);
+
+    impl Log for Lines {
+        fn log(&self, _: LogLevel, line: &str) {
+            self.0.lock().push(line.to_owned());
+        }
+    }
 
     fn health(failures: usize) -> Health {
+        logged(failures, Logger::new(LogLevel::Off, None))
+    }
+
+    fn logged(failures: usize, log: Logger) -> Health {
         let rules = Rules {
             failures,
             rate: 0,
             cooldown: Duration::from_secs(1),
             max_cooldown: Duration::from_secs(9),
         };
-        Health::new("http://a:1".into(), rules, Arc::new(Logger::new(LogLevel::Off, None)))
+        Health::new("http://a:1".into(), rules, Arc::new(log))
     }
 
     #[tokio::test(start_paused = true)]
@@ -227,5 +246,18 @@ mod tests {
             assert!(!health.corroborates(b"x"));
         }
         assert_eq!(health.opened(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_log_says_how_long_it_was_open_from_the_first_time_on() {
+        let lines = Arc::new(Lines::default());
+        let health = logged(1, Logger::new(LogLevel::Warn, Some(Arc::clone(&lines) as _)));
+        for (name, seconds) in [("a", 2), ("b", 4), ("c", 9)] {
+            health.admit().unwrap().failed(name.as_bytes(), None, "");
+            tokio::time::advance(Duration::from_secs(seconds)).await;
+        }
+        health.admit().unwrap().answered();
+        let lines = lines.0.lock();
+        assert!(lines.len() == 2 && lines[1].contains("after 15.0 s"), "{lines:?}");
     }
 }
