@@ -4,12 +4,14 @@
 
 mod addresses;
 mod breaker;
+mod client;
 mod health;
 mod latency;
 mod per_client;
 
 pub(crate) use addresses::{Addresses, Choice, Known, Tried, two_of};
 pub(crate) use breaker::Rules;
+pub(crate) use client::Client;
 pub(crate) use health::{Health, Permit};
 pub(crate) use latency::Latency;
 pub(crate) use per_client::PerClient;

@@ -155,8 +155,9 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::Count { min: 0, max: 1000, put: |s, n| s.breaker.failures = n },
         default: Value("5"),
         text: "Outages in a row after which a backend is left alone for a while: checks get `last_known` or `default_action` \
-               at once, or go to the next URL. Outages of one client address within 10 s are one. Each address of a name is \
-               left alone by the same rule, as long as others of the name are not. 0: never.",
+               at once, or go to the next URL. Outages of one client within 10 s are one: of an IPv4 address, of an IPv6 /64, of a \
+               session where the host passes no address. Each address of a name is left alone by the same rule, as long as \
+               others of the name are not. 0: never.",
     },
     Key {
         name: "breaker.rate", section: "Outage", reload: Keeps,

@@ -32,6 +32,7 @@ use crate::backend::Answer;
 use crate::check::Question;
 use crate::config::BackendMode;
 use crate::decision::Cause;
+use crate::outage::Client;
 use crate::transport::Transport;
 
 /// How long a check whose time was up while it waited for a connection waits for the word about those ahead of it: their
@@ -84,7 +85,10 @@ pub(crate) async fn ask(means: &Means<'_>) -> Result<Answer, Outage> {
     }
 }
 
-/// Whose outage it is: outages of one client count once.
-pub(crate) fn client(question: &Question) -> &[u8] {
-    if question.ip().is_empty() { question.session_id() } else { question.ip() }
+/// Whose outage it is: outages of one client count once. Without addresses the sessions count, or no breaker would open.
+pub(crate) fn client(question: &Question) -> Client<'_> {
+    match question.ip() {
+        b"" => Client::Session(question.session_id()),
+        ip => Client::At(ip),
+    }
 }

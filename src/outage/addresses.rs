@@ -9,7 +9,7 @@
 //! leaves no part of its time for others.
 //!
 //! What becomes of an address is forgotten when it leaves the name. There are as many as the resolver gives, 16 at most, and
-//! each takes up to 24 KiB (the clients whose outages were counted).
+//! each takes up to 32 KiB (the clients whose outages were counted).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 
 use super::breaker::Rules;
+use super::client::Client;
 use super::health::Health;
 use crate::observe::{LogLevel, Logger};
 
@@ -207,7 +208,7 @@ impl Choice {
         mut self,
         at: Option<IpAddr>,
         tried: &mut Tried,
-        client: &[u8],
+        client: Client<'_>,
         retry_after: Option<Duration>,
         why: &str,
     ) {

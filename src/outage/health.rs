@@ -1,6 +1,6 @@
 //! The health of one endpoint, shared by all I/O threads: its breaker, what it has counted, and the log of its changes.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::breaker::{Admission, Breaker, Change, Rules};
+use super::client::Client;
 use crate::observe::{LogLevel, Logger};
 
 pub(crate) struct Health {
@@ -72,7 +73,7 @@ impl Health {
     }
 
     /// Whether somebody else than this client has met an outage lately, and nobody an answer since.
-    pub(crate) fn corroborates(&self, client: &[u8]) -> bool {
+    pub(crate) fn corroborates(&self, client: Client<'_>) -> bool {
         !self.spotless.load(Ordering::Relaxed)
             && self.breaker.lock().corroborates(Instant::now(), self.addresses.hash_one(client))
     }
@@ -106,8 +107,8 @@ impl Health {
 
     /// An outage that no client can have caused: each counts.
     pub(super) fn unreachable(&self, why: &str) {
-        let nobody = self.outages.fetch_add(1, Ordering::Relaxed).to_ne_bytes();
-        self.failed(&nobody, false, None, why);
+        let nobody = self.outages.fetch_add(1, Ordering::Relaxed);
+        self.failed(nobody, false, None, why);
     }
 
     pub(super) fn answered(&self) {
@@ -133,7 +134,7 @@ impl Health {
         }
     }
 
-    pub(super) fn failed(&self, client: &[u8], probe: bool, retry_after: Option<Duration>, why: &str) {
+    pub(super) fn failed(&self, client: impl Hash, probe: bool, retry_after: Option<Duration>, why: &str) {
         let change = {
             let mut breaker = self.breaker.lock();
             let now = Instant::now();
@@ -169,9 +170,8 @@ impl Permit<'_> {
         self.health.answered();
     }
 
-    /// The endpoint gave this client no answer. `client` tells clients apart: an address. `retry_after`: what an
-    /// unavailable backend asked for.
-    pub(crate) fn failed(mut self, client: &[u8], retry_after: Option<Duration>, why: &str) {
+    /// The endpoint gave this client no answer. `retry_after`: what an unavailable backend asked for.
+    pub(crate) fn failed(mut self, client: Client<'_>, retry_after: Option<Duration>, why: &str) {
         let probe = std::mem::take(&mut self.probe);
         self.health.failed(client, probe, retry_after, why);
     }
@@ -206,6 +206,10 @@ mod tests {
         }
     }
 
+    fn client(name: &str) -> Client<'_> {
+        Client::At(name.as_bytes())
+    }
+
     fn health(failures: usize) -> Health {
         logged(failures, Logger::new(LogLevel::Off, None))
     }
@@ -224,7 +228,7 @@ mod tests {
     async fn a_probe_that_is_dropped_is_taken_by_the_next_check() {
         let health = health(1);
         assert!(!health.stops());
-        health.admit().unwrap().failed(b"a", None, "");
+        health.admit().unwrap().failed(client("a"), None, "");
         assert!(health.stops() && health.admit().is_none() && health.is_open());
         tokio::time::advance(Duration::from_secs(2)).await;
         assert!(!health.stops(), "a probe is due");
@@ -239,11 +243,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_takes_back_what_was_held_against_it() {
         let health = health(2);
-        for client in [b"a", b"b", b"c"] {
+        let other = client("x");
+        for client in ["a", "b", "c"].map(client) {
             health.admit().unwrap().failed(client, None, "");
-            assert!(health.corroborates(b"x") && !health.corroborates(client));
+            assert!(health.corroborates(other) && !health.corroborates(client));
             health.admit().unwrap().answered();
-            assert!(!health.corroborates(b"x"));
+            assert!(!health.corroborates(other));
         }
         assert_eq!(health.opened(), 0);
     }
@@ -253,7 +258,7 @@ mod tests {
         let lines = Arc::new(Lines::default());
         let health = logged(1, Logger::new(LogLevel::Warn, Some(Arc::clone(&lines) as _)));
         for (name, seconds) in [("a", 2), ("b", 4), ("c", 9)] {
-            health.admit().unwrap().failed(name.as_bytes(), None, "");
+            health.admit().unwrap().failed(client(name), None, "");
             tokio::time::advance(Duration::from_secs(seconds)).await;
         }
         health.admit().unwrap().answered();

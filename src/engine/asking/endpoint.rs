@@ -23,6 +23,7 @@ pub(super) async fn ask_one(
     mut tried: Tried,
 ) -> Result<Answer, Outage> {
     let Means { policy, question, asking, .. } = *means;
+    let client = client(question);
     let Some(permit) = policy.health[endpoint].admit() else { return Err(breaker_open(policy, endpoint)) };
     let current = RefCell::default();
     let mut leave = Leave { current: &current, permit: Some(permit), choice: None };
@@ -53,7 +54,7 @@ pub(super) async fn ask_one(
             Err(failure) if failure.is_evidence() => failure,
             Err(failure) => break Err(failure),
         };
-        choice.failed(at, &mut tried, client(question), failure.retry_after, failure.cause.name());
+        choice.failed(at, &mut tried, client, failure.retry_after, failure.cause.name());
         if asking.spent() >= MAX_REQUESTS || clock::now() >= deadline {
             break Err(failure);
         }
@@ -63,7 +64,7 @@ pub(super) async fn ask_one(
     match &result {
         Ok(_) => permit.answered(),
         Err(outage) if outage.is_evidence() && addresses.exhausted(&tried) => {
-            permit.failed(client(question), outage.retry_after, outage.cause.name());
+            permit.failed(client, outage.retry_after, outage.cause.name());
         }
         Err(_) => {}
     }

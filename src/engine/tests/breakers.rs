@@ -23,12 +23,17 @@ fn minded(says: &Rc<Cell<&'static str>>) -> Rc<Peer> {
     Peer::answering(move |_, _| Some(says.get().to_owned()))
 }
 
-/// One check of the client with this number; nothing of it is shared with another's.
+/// One check of the client with this number.
 async fn ask(bench: &Bench, client: usize) -> Decision {
+    ask_from(bench, &format!("192.0.2.{client}"), "").await
+}
+
+/// One check of a client there; nothing of it is shared with another's.
+async fn ask_from(bench: &Bench, ip: &str, query: &str) -> Decision {
     thread_local!(static NEXT: Cell<usize> = const { Cell::new(0) });
     let user_data = NEXT.replace(NEXT.get() + 1);
-    let (session, ip) = (format!("s{user_data}"), format!("192.0.2.{client}"));
-    bench.submit(&Check { ip: ip.as_bytes(), ..check(&session, "") }, user_data);
+    let session = format!("s{user_data}");
+    bench.submit(&Check { ip: ip.as_bytes(), ..check(&session, query) }, user_data);
     let (decision, _) = bench.decided(user_data).await;
     bench.forget(user_data);
     decision
@@ -145,6 +150,34 @@ async fn who_waits_for_a_connection_when_it_opens_is_told_so_and_not_of_overload
         assert_eq!((causes[Cause::Timeout as usize], causes[Cause::BreakerOpen as usize]), (16, 4_984));
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_subscriber_opens_no_breaker_and_corroborates_nothing_by_other_spellings_of_its_address() {
+    const SPELLINGS: [&str; 5] =
+        ["192.0.2.7", "::ffff:192.0.2.7", "64:ff9b::192.0.2.7", "192.0.2.7:1", "[::ffff:192.0.2.7]:2"];
+    type Addresses = fn(usize) -> String;
+    let clients: [(Addresses, bool); 7] = [
+        (|n| format!("2001:db8:1:2::{n}"), false),
+        (|n| format!("2001:db8:1:{n}::2"), true),
+        (|n| format!("192.0.2.7:{n}"), false),
+        (|n| format!("192.0.2.{n}:7"), true),
+        (|n| SPELLINGS[n].to_owned(), false),
+        (|n| format!("::ffff:192.0.2.{n}"), true),
+        // Without addresses the sessions count.
+        (|_| String::new(), true),
+    ];
+    for (ip, several) in clients {
+        let keys = [ALLOW_DEFAULT, ("fail_open", "corroborated")];
+        with_shard(&keys, minded(&Rc::new(Cell::new(GARBAGE))), |bench| async move {
+            for number in 0..5 {
+                let decision = ask_from(&bench, &ip(number), "").await;
+                assert_eq!(decision.allows(), several && number > 0, "{}", ip(number));
+            }
+            assert_eq!(bench.core.policy().health[0].is_open(), several, "{}", ip(0));
+        })
+        .await;
+    }
 }
 
 const TWO: (&str, &str) = ("backend.url", "http://127.0.0.1:1/a,http://127.0.0.1:2/b");

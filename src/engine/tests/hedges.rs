@@ -11,6 +11,7 @@ use super::support::{ALLOW, Bench, DENY, Peer, SHADOW, check, with_shard};
 use crate::check::Check;
 use crate::config::Config;
 use crate::decision::{Cause, Decision, Origin, Verdict};
+use crate::outage::Client;
 
 const MS: Duration = Duration::from_millis(1);
 const TWO: (&str, &str) = ("backend.url", "http://127.0.0.1:1/auth,http://127.0.0.1:2/auth");
@@ -224,7 +225,8 @@ async fn no_hedge_goes_where_it_would_worsen_a_shortage_or_to_an_open_breaker() 
         traffic(&bench, 10).await;
         let health = &bench.core.policy().health[1];
         for client in 0..5 {
-            health.admit().unwrap().failed(&[client], None, "");
+            let client = [client];
+            health.admit().unwrap().failed(Client::At(&client), None, "");
         }
         assert!(health.is_open());
         assert!(ask(&bench, 1, "slow").await.0.allows());

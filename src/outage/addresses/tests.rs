@@ -4,6 +4,9 @@ const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 const TWO: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
 const THREE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 3));
 const SIX: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 6));
+const A: Client<'_> = Client::At(b"a");
+const B: Client<'_> = Client::At(b"b");
+const C: Client<'_> = Client::At(b"c");
 
 fn of(addresses: &[IpAddr]) -> Addresses {
     let rules = Rules {
@@ -23,7 +26,7 @@ fn next(addresses: &Addresses) -> Choice {
 }
 
 fn fail(addresses: &Addresses, at: IpAddr) {
-    for client in [b"a", b"b"] {
+    for client in [A, B] {
         next(addresses).failed(Some(at), &mut Tried::default(), client, None, "reset");
     }
 }
@@ -40,7 +43,7 @@ async fn an_address_without_answers_is_left_alone_and_one_exchange_finds_it_back
     assert_eq!(next(&these).addresses(), Some(vec![ONE, THREE]), "one at a time");
     drop(probe);
     let mut tried = Tried::default();
-    next(&these).failed(None, &mut tried, b"c", None, "connect");
+    next(&these).failed(None, &mut tried, C, None, "connect");
     let after = these.choose(&tried, None).unwrap();
     assert_eq!(after.addresses(), Some(vec![ONE, THREE]), "after a probe that came to nothing");
     drop(after);
@@ -61,7 +64,7 @@ async fn if_all_are_without_answers_none_is_passed_over() {
     assert!(these.exhausted(&Tried::default()));
     let mut tried = Tried::default();
     assert_eq!(next(&these).addresses(), None);
-    next(&these).failed(Some(TWO), &mut tried, b"c", None, "reset");
+    next(&these).failed(Some(TWO), &mut tried, C, None, "reset");
     assert_eq!(these.choose(&tried, None).unwrap().addresses(), Some(vec![ONE]));
     next(&these).answered(Some(ONE));
     assert_eq!(next(&these).addresses(), Some(vec![ONE]));
@@ -71,15 +74,15 @@ async fn if_all_are_without_answers_none_is_passed_over() {
 async fn each_is_tried_once_and_then_it_is_the_name_that_fails() {
     let these = of(&[ONE, TWO]);
     let mut tried = Tried::default();
-    next(&these).failed(Some(ONE), &mut tried, b"a", None, "reset");
+    next(&these).failed(Some(ONE), &mut tried, A, None, "reset");
     assert!(!these.exhausted(&tried));
     let second = these.choose(&tried, None).unwrap();
     assert_eq!((second.addresses(), second.turns), (Some(vec![TWO]), 1));
-    second.failed(Some(TWO), &mut tried, b"a", None, "reset");
+    second.failed(Some(TWO), &mut tried, A, None, "reset");
     assert!(these.exhausted(&tried) && these.choose(&tried, None).is_none());
     // Refused by all at once: each was told of where it was refused.
     let mut tried = Tried::default();
-    next(&these).failed(None, &mut tried, b"a", None, "connect");
+    next(&these).failed(None, &mut tried, A, None, "connect");
     assert!(these.exhausted(&tried) && these.choose(&tried, None).is_none());
 }
 
