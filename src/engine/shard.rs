@@ -18,7 +18,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 use super::alarms::Alarms;
-use super::asking::{GRACE, Phrases, breaker_open, outage_decision};
+use super::asking::{GRACE, Phrases, breaker_open, client, outage_decision};
 use super::completion::Completion;
 use super::core::Core;
 use super::crew::Crew;
@@ -35,7 +35,6 @@ use super::transports::Transports;
 use super::watches::Watches;
 use crate::clock;
 use crate::decision::{Cause, Decision};
-use crate::outage::Health;
 
 /// When no waiter has a deadline.
 const FAR: Duration = Duration::from_hours(1);
@@ -274,7 +273,7 @@ impl Shard {
     pub(super) fn held_back(&self, about: About<'_>) -> Option<Decision> {
         let About { policy, question, .. } = about;
         let limit = policy.per_client.as_ref()?;
-        if policy.health.iter().all(Health::stops) {
+        if policy.health.iter().all(|health| health.stops(client(question))) {
             let outage = breaker_open(policy, 0);
             self.outages.note(&outage);
             return Some(self.fallback(outage_decision(policy, &outage), &outage.detail, about));

@@ -116,7 +116,7 @@ impl Addresses {
 
     /// Where the next exchange of a check may go; `None`: nowhere that it has not been. `balance`, any number: to one of
     /// two picked by it, the less busy.
-    pub(crate) fn choose(&self, tried: &Tried, balance: Option<u64>) -> Option<Choice> {
+    pub(crate) fn choose(&self, tried: &Tried, balance: Option<u64>, client: Client<'_>) -> Option<Choice> {
         let several = self.several.load(Relaxed);
         if tried.all || !(tried.these.is_empty() || several) {
             return None;
@@ -141,7 +141,7 @@ impl Addresses {
         // Addresses of both families are most often one machine: their outages come together.
         let v6 = fit.iter().filter(|&&index| known[index].address.is_ipv6()).count();
         let turns = v6.max(fit.len() - v6);
-        let due = || (0..known.len()).filter(untried).find(|&index| known[index].health.probe());
+        let due = || (0..known.len()).filter(untried).find(|&index| known[index].health.probe(client));
         if !all_open && let Some(due) = due() {
             let among = Some(vec![due]);
             return Some(Choice { known: Some(known), among, probe: true, counted: false, turns: turns + 1 });

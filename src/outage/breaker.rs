@@ -12,9 +12,11 @@
 //! ```
 //!
 //! What counts is an outage of the backend: no answer, or one of `unavailable_statuses`. A refusal is an answer. An outage
-//! counts once for each client address in [`WINDOW`], so that one client with tokens that make the backend fail cannot
-//! close it to all. What the endpoint is not to blame for (our own shortage, a check that was cancelled) is not told here.
+//! counts once for each client in [`WINDOW`], so that one client with tokens that make the backend fail cannot
+//! close it to all. Nor can it keep it from being found back: the probe is not given to those whose outages opened it or
+//! who have probed in vain, unless nobody else has come for another cooldown. What the endpoint is not to blame for (our own shortage, a check that was cancelled) is not told here.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -25,7 +27,8 @@ pub(super) const WINDOW: Duration = Duration::from_secs(10);
 const PARTS: usize = 10;
 /// The longest that a backend can ask to be left alone (`Retry-After`).
 const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(1);
-/// Addresses that are remembered to count each once. More outages than that in one window have opened the breaker long ago.
+/// Addresses that are remembered, to count each once, or not to probe. More outages than that in one window have opened the
+/// breaker long ago.
 const MOST_ADDRESSES: usize = 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,12 +45,14 @@ pub(crate) struct Rules {
 pub(super) struct Breaker {
     rules: Rules,
     state: State,
+    /// While it is not closed: those whose own requests may be what fails, the last at the back.
+    suspects: VecDeque<u64>,
 }
 
 enum State {
     Closed(Evidence),
     Open { until: Instant, cooldown: Duration },
-    HalfOpen { cooldown: Duration },
+    HalfOpen { due: Instant, cooldown: Duration, address: u64 },
 }
 
 #[derive(Default)]
@@ -93,19 +98,18 @@ pub(crate) enum Change {
 
 impl Breaker {
     pub(super) fn new(rules: Rules) -> Self {
-        Self { rules, state: State::Closed(Evidence::default()) }
+        Self { rules, state: State::Closed(Evidence::default()), suspects: VecDeque::new() }
     }
 
-    pub(super) fn admit(&mut self, now: Instant) -> Admission {
-        match self.state {
-            State::Closed(_) => Admission::Pass,
-            // ## Open => HalfOpen
-            State::Open { until, cooldown } if now >= until => {
-                self.state = State::HalfOpen { cooldown };
-                Admission::Probe
-            }
-            State::Open { .. } | State::HalfOpen { .. } => Admission::Stop,
+    /// `address`: that of whoever asks, which most are let pass or stopped without.
+    pub(super) fn admit(&mut self, now: Instant, address: impl Fn() -> u64) -> Admission {
+        if self.stops(now, &address) {
+            return Admission::Stop;
         }
+        let State::Open { until: due, cooldown } = self.state else { return Admission::Pass };
+        // ## Open => HalfOpen
+        self.state = State::HalfOpen { due, cooldown, address: address() };
+        Admission::Probe
     }
 
     /// The endpoint has answered, whatever it said.
@@ -123,6 +127,7 @@ impl Breaker {
             // ## HalfOpen => Closed, Open => Closed: also by the answer to what was asked before it opened
             State::Open { .. } | State::HalfOpen { .. } => {
                 self.state = State::Closed(Evidence::default());
+                self.suspects = VecDeque::new();
                 Some(Change::Closed)
             }
         }
@@ -148,11 +153,16 @@ impl Breaker {
                 let failures = self.rules.failures;
                 let opens = failures > 0
                     && (evidence.in_a_row >= failures || evidence.window.is_over(self.rules.rate, failures));
+                if !opens {
+                    return None;
+                }
                 // ## Closed => Open
-                opens.then(|| self.open(now, self.rules.cooldown, retry_after, jitter))
+                self.suspects = evidence.addresses.iter().map(|counted| counted.address).collect();
+                Some(self.open(now, self.rules.cooldown, retry_after, jitter))
             }
             // ## HalfOpen => Open
-            &mut State::HalfOpen { cooldown } if probe => {
+            &mut State::HalfOpen { cooldown, .. } if probe => {
+                self.suspect(address);
                 let longer = (cooldown * 2).min(self.rules.max_cooldown.max(self.rules.cooldown));
                 Some(self.open(now, longer, retry_after, jitter))
             }
@@ -165,23 +175,26 @@ impl Breaker {
     /// a hung endpoint is not asked by each check again.
     pub(super) fn unanswered(&mut self, now: Instant, jitter: u64) {
         // ## HalfOpen => Open
-        if let State::HalfOpen { cooldown } = self.state {
+        if let State::HalfOpen { cooldown, address, .. } = self.state {
+            self.suspect(address);
             self.open(now, cooldown, None, jitter);
         }
     }
 
     /// The probe was not asked: the next check is one.
-    pub(super) fn undecided(&mut self, now: Instant) {
-        if let State::HalfOpen { cooldown } = self.state {
-            self.state = State::Open { until: now, cooldown };
+    pub(super) fn undecided(&mut self) {
+        if let State::HalfOpen { due, cooldown, .. } = self.state {
+            self.state = State::Open { until: due, cooldown };
         }
     }
 
     /// What [`Breaker::admit`] would do, without a change.
-    pub(super) fn stops(&self, now: Instant) -> bool {
+    pub(super) fn stops(&self, now: Instant, address: impl Fn() -> u64) -> bool {
         match self.state {
             State::Closed(_) => false,
-            State::Open { until, .. } => now < until,
+            State::Open { until, cooldown } => {
+                now < until || (now < until + cooldown && self.suspects.contains(&address()))
+            }
             State::HalfOpen { .. } => true,
         }
     }
@@ -200,6 +213,16 @@ impl Breaker {
             }),
             State::Open { .. } | State::HalfOpen { .. } => true,
         }
+    }
+
+    fn suspect(&mut self, address: u64) {
+        if self.suspects.contains(&address) {
+            return;
+        }
+        if self.suspects.len() >= MOST_ADDRESSES {
+            self.suspects.pop_front();
+        }
+        self.suspects.push_back(address);
     }
 
     fn open(

@@ -51,21 +51,22 @@ impl Health {
         }
     }
 
-    /// `None`: the breaker is open.
-    pub(crate) fn admit(&self) -> Option<Permit<'_>> {
+    /// `None`: the breaker is open, and it is not for this client to find out.
+    pub(crate) fn admit(&self, client: Client<'_>) -> Option<Permit<'_>> {
         if self.spotless.load(Ordering::Relaxed) {
             return Some(Permit { health: self, probe: false });
         }
-        match self.breaker.lock().admit(Instant::now()) {
+        match self.breaker.lock().admit(Instant::now(), || self.addresses.hash_one(client)) {
             Admission::Pass => Some(Permit { health: self, probe: false }),
             Admission::Probe => Some(Permit { health: self, probe: true }),
             Admission::Stop => None,
         }
     }
 
-    /// Whether nobody may ask it now, not even as the one that finds out.
-    pub(crate) fn stops(&self) -> bool {
-        !self.spotless.load(Ordering::Relaxed) && self.breaker.lock().stops(Instant::now())
+    /// Whether this client may not ask it now, not even as the one that finds out.
+    pub(crate) fn stops(&self, client: Client<'_>) -> bool {
+        !self.spotless.load(Ordering::Relaxed)
+            && self.breaker.lock().stops(Instant::now(), || self.addresses.hash_one(client))
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -88,15 +89,16 @@ impl Health {
         &self.label
     }
 
-    /// Takes the probe that is due, if one is: what becomes of it must be told.
-    pub(super) fn probe(&self) -> bool {
+    /// Takes the probe that is due, if one is for this client: what becomes of it must be told.
+    pub(super) fn probe(&self, client: Client<'_>) -> bool {
         !self.spotless.load(Ordering::Relaxed)
-            && self.breaker.lock().admit(Instant::now()) == Admission::Probe
+            && self.breaker.lock().admit(Instant::now(), || self.addresses.hash_one(client))
+                == Admission::Probe
     }
 
     /// The probe was not asked.
     pub(super) fn undecided(&self) {
-        self.breaker.lock().undecided(Instant::now());
+        self.breaker.lock().undecided();
     }
 
     /// The probe was asked, and is given up before it was answered or late.
@@ -227,15 +229,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_probe_that_is_dropped_is_taken_by_the_next_check() {
         let health = health(1);
-        assert!(!health.stops());
-        health.admit().unwrap().failed(client("a"), None, "");
-        assert!(health.stops() && health.admit().is_none() && health.is_open());
-        tokio::time::advance(Duration::from_secs(2)).await;
-        assert!(!health.stops(), "a probe is due");
-        let probe = health.admit().unwrap();
-        assert!(health.stops() && health.admit().is_none());
+        let [a, b, c] = ["a", "b", "c"].map(client);
+        assert!(!health.stops(a));
+        health.admit(a).unwrap().failed(a, None, "");
+        assert!(health.stops(b) && health.admit(b).is_none() && health.is_open());
+        tokio::time::advance(Duration::from_millis(1500)).await;
+        assert!(health.stops(a) && health.admit(a).is_none());
+        assert!(!health.stops(b), "a probe is due");
+        let probe = health.admit(b).unwrap();
+        assert!(health.stops(c) && health.admit(c).is_none());
         drop(probe);
-        health.admit().unwrap().answered();
+        health.admit(c).unwrap().answered();
         assert!(!health.is_open());
         assert_eq!(health.opened(), 1);
     }
@@ -245,9 +249,9 @@ mod tests {
         let health = health(2);
         let other = client("x");
         for client in ["a", "b", "c"].map(client) {
-            health.admit().unwrap().failed(client, None, "");
+            health.admit(client).unwrap().failed(client, None, "");
             assert!(health.corroborates(other) && !health.corroborates(client));
-            health.admit().unwrap().answered();
+            health.admit(client).unwrap().answered();
             assert!(!health.corroborates(other));
         }
         assert_eq!(health.opened(), 0);
@@ -258,10 +262,10 @@ mod tests {
         let lines = Arc::new(Lines::default());
         let health = logged(1, Logger::new(LogLevel::Warn, Some(Arc::clone(&lines) as _)));
         for (name, seconds) in [("a", 2), ("b", 4), ("c", 9)] {
-            health.admit().unwrap().failed(client(name), None, "");
+            health.admit(client(name)).unwrap().failed(client(name), None, "");
             tokio::time::advance(Duration::from_secs(seconds)).await;
         }
-        health.admit().unwrap().answered();
+        health.admit(client("d")).unwrap().answered();
         let lines = lines.0.lock();
         assert!(lines.len() == 2 && lines[1].contains("after 15.0 s"), "{lines:?}");
     }

@@ -24,7 +24,9 @@ pub(super) async fn ask_one(
 ) -> Result<Answer, Outage> {
     let Means { policy, question, asking, .. } = *means;
     let client = client(question);
-    let Some(permit) = policy.health[endpoint].admit() else { return Err(breaker_open(policy, endpoint)) };
+    let Some(permit) = policy.health[endpoint].admit(client) else {
+        return Err(breaker_open(policy, endpoint));
+    };
     let current = RefCell::default();
     let mut leave = Leave { current: &current, permit: Some(permit), choice: None };
     let addresses = &policy.addresses[endpoint];
@@ -34,7 +36,7 @@ pub(super) async fn ask_one(
     let mut outage = None;
     let result = loop {
         // The first time there is always somewhere to go.
-        let Some(choice) = addresses.choose(&tried, balance) else {
+        let Some(choice) = addresses.choose(&tried, balance, client) else {
             break Err(outage.unwrap_or_else(|| breaker_open(policy, endpoint)));
         };
         let share = match choice.turns.min(MAX_REQUESTS.saturating_sub(asking.spent())) {

@@ -226,7 +226,7 @@ async fn no_hedge_goes_where_it_would_worsen_a_shortage_or_to_an_open_breaker() 
         let health = &bench.core.policy().health[1];
         for client in 0..5 {
             let client = [client];
-            health.admit().unwrap().failed(Client::At(&client), None, "");
+            health.admit(Client::At(&client)).unwrap().failed(Client::At(&client), None, "");
         }
         assert!(health.is_open());
         assert!(ask(&bench, 1, "slow").await.0.allows());

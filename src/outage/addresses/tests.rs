@@ -7,6 +7,7 @@ const SIX: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0
 const A: Client<'_> = Client::At(b"a");
 const B: Client<'_> = Client::At(b"b");
 const C: Client<'_> = Client::At(b"c");
+const NEW: Client<'_> = Client::At(b"new");
 
 fn of(addresses: &[IpAddr]) -> Addresses {
     let rules = Rules {
@@ -22,7 +23,7 @@ fn of(addresses: &[IpAddr]) -> Addresses {
 }
 
 fn next(addresses: &Addresses) -> Choice {
-    addresses.choose(&Tried::default(), None).unwrap()
+    addresses.choose(&Tried::default(), None, NEW).unwrap()
 }
 
 fn fail(addresses: &Addresses, at: IpAddr) {
@@ -44,7 +45,7 @@ async fn an_address_without_answers_is_left_alone_and_one_exchange_finds_it_back
     drop(probe);
     let mut tried = Tried::default();
     next(&these).failed(None, &mut tried, C, None, "connect");
-    let after = these.choose(&tried, None).unwrap();
+    let after = these.choose(&tried, None, NEW).unwrap();
     assert_eq!(after.addresses(), Some(vec![ONE, THREE]), "after a probe that came to nothing");
     drop(after);
     tokio::time::advance(Duration::from_secs(2)).await;
@@ -52,6 +53,18 @@ async fn an_address_without_answers_is_left_alone_and_one_exchange_finds_it_back
     tokio::time::advance(Duration::from_secs(2)).await;
     next(&these).answered(Some(TWO));
     assert_eq!(next(&these).addresses(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_outages_it_is_left_alone_for_does_not_find_it_back_before_others() {
+    let these = of(&[ONE, TWO]);
+    fail(&these, TWO);
+    tokio::time::advance(Duration::from_millis(1500)).await;
+    let by = |client| these.choose(&Tried::default(), None, client).unwrap();
+    assert_eq!(by(A).addresses(), Some(vec![ONE]));
+    assert_eq!(by(NEW).addresses(), Some(vec![TWO]));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(by(A).addresses(), Some(vec![TWO]), "nobody else has");
 }
 
 #[tokio::test(start_paused = true)]
@@ -65,7 +78,7 @@ async fn if_all_are_without_answers_none_is_passed_over() {
     let mut tried = Tried::default();
     assert_eq!(next(&these).addresses(), None);
     next(&these).failed(Some(TWO), &mut tried, C, None, "reset");
-    assert_eq!(these.choose(&tried, None).unwrap().addresses(), Some(vec![ONE]));
+    assert_eq!(these.choose(&tried, None, NEW).unwrap().addresses(), Some(vec![ONE]));
     next(&these).answered(Some(ONE));
     assert_eq!(next(&these).addresses(), Some(vec![ONE]));
 }
@@ -76,14 +89,14 @@ async fn each_is_tried_once_and_then_it_is_the_name_that_fails() {
     let mut tried = Tried::default();
     next(&these).failed(Some(ONE), &mut tried, A, None, "reset");
     assert!(!these.exhausted(&tried));
-    let second = these.choose(&tried, None).unwrap();
+    let second = these.choose(&tried, None, NEW).unwrap();
     assert_eq!((second.addresses(), second.turns), (Some(vec![TWO]), 1));
     second.failed(Some(TWO), &mut tried, A, None, "reset");
-    assert!(these.exhausted(&tried) && these.choose(&tried, None).is_none());
+    assert!(these.exhausted(&tried) && these.choose(&tried, None, NEW).is_none());
     // Refused by all at once: each was told of where it was refused.
     let mut tried = Tried::default();
     next(&these).failed(None, &mut tried, A, None, "connect");
-    assert!(these.exhausted(&tried) && these.choose(&tried, None).is_none());
+    assert!(these.exhausted(&tried) && these.choose(&tried, None, NEW).is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -108,7 +121,7 @@ async fn the_less_busy_of_two_is_asked() {
     let mut under_way = Vec::new();
     for random in 0..300_u64 {
         let random = random.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(17);
-        under_way.push(these.choose(&Tried::default(), Some(random)).unwrap());
+        under_way.push(these.choose(&Tried::default(), Some(random), NEW).unwrap());
     }
     let busy = |these: &Addresses| -> Vec<u64> {
         these.known().iter().map(|known| known.in_flight.load(Relaxed)).collect()

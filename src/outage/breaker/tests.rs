@@ -8,11 +8,12 @@ const RULES: Rules = Rules { failures: 3, rate: 0, cooldown: SECOND, max_cooldow
 struct Bench {
     breaker: Breaker,
     now: Instant,
+    newcomers: u64,
 }
 
 impl Bench {
     fn new(rules: Rules) -> Self {
-        Self { breaker: Breaker::new(rules), now: Instant::now() }
+        Self { breaker: Breaker::new(rules), now: Instant::now(), newcomers: 0 }
     }
     fn wait(&mut self, time: Duration) -> &mut Self {
         self.now += time;
@@ -27,8 +28,13 @@ impl Bench {
     fn answer(&mut self) -> Option<Change> {
         self.breaker.answered(self.now)
     }
+    /// A client that was never seen before.
     fn admit(&mut self) -> Admission {
-        self.breaker.admit(self.now)
+        self.newcomers += 1;
+        self.admit_from(u64::MAX - self.newcomers)
+    }
+    fn admit_from(&mut self, address: u64) -> Admission {
+        self.breaker.admit(self.now, || address)
     }
     fn open(&mut self) -> &mut Self {
         for address in 0..self.breaker.rules.failures as u64 {
@@ -105,8 +111,7 @@ fn a_probe_without_an_end_leaves_the_finding_out_to_the_next() {
     let mut bench = Bench::new(RULES);
     bench.open().wait(SECOND);
     assert_eq!(bench.admit(), Probe);
-    let now = bench.now;
-    bench.breaker.undecided(now);
+    bench.breaker.undecided();
     assert_eq!((bench.admit(), bench.admit()), (Probe, Stop));
 }
 
@@ -126,6 +131,43 @@ fn a_probe_that_is_given_up_unanswered_is_followed_by_the_same_cooldown() {
     let now = bench.now;
     bench.breaker.unanswered(now, 0);
     assert_eq!(bench.admit(), Pass, "what was given up when it was closed says nothing");
+}
+
+#[test]
+fn who_opened_it_or_probed_in_vain_finds_out_only_where_nobody_else_comes() {
+    let mut bench = Bench::new(RULES);
+    bench.open().wait(SECOND);
+    assert_eq!((bench.admit_from(0), bench.admit_from(2), bench.admit_from(7)), (Stop, Stop, Probe));
+    bench.breaker.failed(bench.now, 7, true, None, 0);
+    bench.wait(SECOND * 2);
+    assert_eq!((bench.admit_from(0), bench.admit_from(7), bench.admit_from(8)), (Stop, Stop, Probe));
+    bench.breaker.unanswered(bench.now, 0);
+    bench.wait(SECOND * 2);
+    assert_eq!((bench.admit_from(8), bench.admit_from(9)), (Stop, Probe));
+    bench.answer();
+
+    // The twin: nobody else.
+    bench.open().wait(Duration::from_millis(1999));
+    assert_eq!(bench.admit_from(0), Stop);
+    assert_eq!(bench.wait(Duration::from_millis(1)).admit_from(0), Probe);
+    bench.breaker.undecided();
+    assert_eq!(bench.admit_from(1), Probe, "it was not asked, and is as late as before");
+    bench.breaker.failed(bench.now, 1, true, None, 0);
+    assert_eq!(bench.wait(Duration::from_millis(3999)).admit_from(1), Stop);
+    assert_eq!(bench.wait(Duration::from_millis(1)).admit_from(1), Probe);
+}
+
+#[test]
+fn of_those_who_probed_in_vain_the_latest_are_remembered() {
+    let mut bench = Bench::new(RULES);
+    bench.open();
+    for address in 10..10 + 2 * MOST_ADDRESSES as u64 {
+        assert_eq!(bench.wait(SECOND * 5).admit_from(address), Probe);
+        bench.breaker.failed(bench.now, address, true, None, 0);
+    }
+    assert_eq!(bench.breaker.suspects.len(), MOST_ADDRESSES);
+    bench.wait(SECOND * 5);
+    assert_eq!((bench.admit_from(9 + 2 * MOST_ADDRESSES as u64), bench.admit_from(10)), (Stop, Probe));
 }
 
 #[test]
