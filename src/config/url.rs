@@ -43,7 +43,7 @@ pub(crate) enum Address {
     Unix(PathBuf),
 }
 
-/// A check may be asked at most three times in all; a longer list is a mistake.
+/// With `backend.mode = any` a check is asked at each, otherwise at three at most. A longer list is a mistake.
 pub(super) const MAX_URLS: usize = 16;
 /// Of one URL. The rest of the 32 KiB of a request belongs to the check.
 const MAX_LENGTH: usize = 8 * 1024;
