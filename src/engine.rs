@@ -16,11 +16,13 @@ mod asking;
 mod awaiting;
 mod batch;
 mod callbacks;
+mod chains;
 mod channel;
 mod completion;
 mod core;
 mod crew;
 mod deadlines;
+mod departures;
 mod enforcing;
 mod flights;
 mod flying;
@@ -375,7 +377,7 @@ impl Engine {
                 let (core, of) = (Arc::clone(&core), core.inboxes.len());
                 let local = LocalSet::new();
                 let ended = local.block_on(&runtime, async {
-                    let transports = Transports::new(move |policy| {
+                    let transports = Transports::new(outlet.poker(), move |policy| {
                         Transport::new(Arc::clone(&policy.shared), Arc::clone(&policy.gauges), index, of)
                     });
                     let work = Shard::new(Arc::clone(&core), outlet, transports, index).run();

@@ -350,6 +350,19 @@ impl Transport {
         self.dialer.look_around()
     }
 
+    /// So many exchanges can be under way at one time, if that is known: of one endpoint, over HTTP/1.1.
+    pub(crate) fn at_once(&self) -> Option<usize> {
+        match &self.pools[..] {
+            [pool] => pool.at_once(),
+            _ => None,
+        }
+    }
+
+    /// Those that wait for a connection: of one endpoint. Who has not come here yet may count itself.
+    pub(crate) fn waiting(&self) -> &Gauge {
+        &self.pools[0].gauges().waiting
+    }
+
     /// Whether somebody waits for a connection, because there are as many as there may be.
     pub(crate) fn is_crowded(&self, endpoint: usize) -> bool {
         self.pools[endpoint].is_crowded()
@@ -419,6 +432,15 @@ impl Progress {
     fn reach(&self, address: Option<IpAddr>) {
         if address.is_some() && self.among.takes(address) {
             self.address.set(address);
+        }
+    }
+
+    /// It waits for a connection; or it has one for which it had waited, and no time yet to use it.
+    pub(crate) fn is_in_line(&self) -> bool {
+        match self.stage.get() {
+            Stage::Queued => true,
+            Stage::Ready => self.lent.get().is_some(),
+            _ => false,
         }
     }
 

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 pub(crate) use attempts::{Asking, Attempt};
 pub(crate) use deciding::{backend_decision, outage_decision};
 pub(crate) use phrases::Phrases;
-pub(crate) use settling::{breaker_open, doing};
+pub(crate) use settling::{breaker_open, doing, late_in_line};
 
 use super::alarms::{Alarms, Bell};
 use super::policy::Policy;

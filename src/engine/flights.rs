@@ -15,14 +15,17 @@ use hashbrown::HashTable;
 use tokio::time::Instant;
 
 use super::asking::Asking;
+use super::chains::Chains;
 use super::completion::Completion;
 use super::crew::Hand;
 use super::deadlines::Deadlines;
+use super::departures::{Clearance, Departure};
 use super::inbox::Asked;
 use super::kits::{Kit, Kits};
 use super::ledger::Ticket;
 use super::policy::Policy;
 use super::revocations::Mark;
+use super::transports::Route;
 use crate::check::Question;
 
 pub(crate) type FlightId = usize;
@@ -35,6 +38,7 @@ pub(crate) struct Flight {
     pub(crate) asking: Rc<Asking>,
     /// The task that runs the exchange, once it was told to.
     pub(crate) hand: Option<Rc<Hand>>,
+    pub(super) departure: Departure,
     /// The asking is over: whoever leaves now does not end the flight, its task is about to.
     pub(crate) landing: bool,
     pub(crate) hash: u64,
@@ -50,6 +54,8 @@ pub(crate) struct Flight {
     joinable: bool,
     first: u32,
     last: u32,
+    /// Waiters with time left: not those who wait only to learn why.
+    in_time: usize,
 }
 
 struct Waiter {
@@ -75,6 +81,8 @@ pub(crate) struct Flights {
     vacant: Vec<FlightId>,
     waiters: Vec<Option<Waiter>>,
     deadlines: Deadlines,
+    /// Those that stand by, each in the chain of its route.
+    standby: Chains,
     kits: Kits,
     /// Flights that there ever were.
     begun: u64,
@@ -206,8 +214,52 @@ impl Flights {
         self.all[id].as_ref().expect(LISTED)
     }
 
-    pub(crate) fn set_hand(&mut self, id: FlightId, hand: Rc<Hand>) {
-        self.all[id].as_mut().expect(LISTED).hand = Some(hand);
+    /// It is under way from now on.
+    pub(super) fn depart(&mut self, id: FlightId, hand: Rc<Hand>, clearance: Clearance) {
+        let flight = self.all[id].as_mut().expect(LISTED);
+        flight.hand = Some(hand);
+        flight.departure = Departure::Cleared(clearance);
+    }
+
+    /// Its own from now on.
+    pub(super) fn take_clearance(&mut self, id: FlightId) -> Option<Clearance> {
+        match std::mem::take(&mut self.all[id].as_mut().expect(LISTED).departure) {
+            Departure::Cleared(clearance) => Some(clearance),
+            _ => None,
+        }
+    }
+
+    /// Until it is called up, or nobody waits for it any more.
+    pub(super) fn stand_by(&mut self, id: FlightId, route: Rc<Route>) {
+        let mut chain = route.departures.standby.get();
+        self.standby.append(&mut chain, id as u32);
+        route.departures.standby.set(chain);
+        route.transport.waiting().add(1);
+        self.all[id].as_mut().expect(LISTED).departure = Departure::StandsBy(route);
+    }
+
+    /// The first of the route's that stand by, if anybody who wants it has time left; if not, it never departs.
+    pub(super) fn call_up(&mut self, route: &Rc<Route>) -> Option<FlightId> {
+        let id = route.departures.standby.get().first()? as FlightId;
+        self.stand_down(id);
+        let flight = self.all[id].as_mut().expect(LISTED);
+        if flight.in_time > 0 || flight.refresh || !flight.watches.is_empty() {
+            return Some(id);
+        }
+        flight.departure = Departure::TooLate;
+        self.close(id);
+        None
+    }
+
+    fn stand_down(&mut self, id: FlightId) {
+        let flight = self.all[id].as_mut().expect(LISTED);
+        if let Departure::StandsBy(route) = &flight.departure {
+            let mut chain = route.departures.standby.get();
+            self.standby.remove(&mut chain, id as u32);
+            route.departures.standby.set(chain);
+            route.transport.waiting().sub(1);
+            flight.departure = Departure::Open;
+        }
     }
 
     pub(crate) fn set_landing(&mut self, id: FlightId) {
@@ -261,6 +313,7 @@ impl Flights {
     pub(crate) fn remove(&mut self, id: FlightId) -> Flight {
         assert!(self.is_empty(id), "a flight with waiters would lose them");
         self.close(id);
+        self.stand_down(id);
         self.vacant.push(id);
         let flight = self.all[id].take().expect(LISTED);
         self.refreshing -= usize::from(flight.refresh);
@@ -305,6 +358,7 @@ impl Flights {
             question: kit.question,
             asking: kit.asking,
             hand: None,
+            departure: Departure::Open,
             landing: false,
             hash,
             mark,
@@ -315,6 +369,7 @@ impl Flights {
             joinable: true,
             first: NONE,
             last: NONE,
+            in_time: 0,
         };
         let id = self.vacant.pop().unwrap_or_else(|| {
             self.all.push(None);
@@ -330,6 +385,7 @@ impl Flights {
     pub(crate) fn link(&mut self, id: FlightId, completion: Completion, deadline: Instant) {
         let slot = completion.ticket().slot();
         let flight = self.all[id].as_mut().expect(LISTED);
+        flight.in_time += usize::from(!completion.graced);
         let previous = std::mem::replace(&mut flight.last, slot);
         if previous == NONE {
             flight.first = slot;
@@ -347,6 +403,7 @@ impl Flights {
         let waiter = self.waiters[slot as usize].take().expect(LINKED);
         self.deadlines.remove(waiter.deadline, slot);
         let flight = self.all[waiter.flight].as_mut().expect(LISTED);
+        flight.in_time -= usize::from(!waiter.completion.graced);
         match waiter.previous {
             NONE => flight.first = waiter.next,
             previous => self.waiters[previous as usize].as_mut().expect(LINKED).next = waiter.next,

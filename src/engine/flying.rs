@@ -6,21 +6,60 @@ use std::rc::Rc;
 use tokio::time::Instant;
 
 use super::alarms::Bell;
-use super::asking::{Means, Outage, ask, outage_decision};
+use super::asking::{Means, Outage, ask, breaker_open, outage_decision};
 use super::crew::{Hand, Next};
+use super::departures::Clearance;
 use super::flights::FlightId;
 use super::kits::Kit;
 use super::live::Heard;
-use super::shard::Shard;
+use super::shard::{OVERDUE, Shard};
 use super::transports::Route;
 use crate::clock;
 use crate::decision::Decision;
 
 impl Shard {
+    /// Or it stands by until it may.
     pub(super) fn depart(self: &Rc<Self>, id: FlightId) {
+        let route = self.transports.of(&self.flights.borrow().flight(id).policy);
+        match route.clear() {
+            Ok(clearance) => self.send_off(id, clearance),
+            Err(route) => self.flights.borrow_mut().stand_by(id, route),
+        }
+    }
+
+    fn send_off(self: &Rc<Self>, id: FlightId, clearance: Clearance) {
         let hand = self.crew.take(|hand| Rc::clone(self).serve(hand));
         hand.begin(id);
-        self.flights.borrow_mut().set_hand(id, hand);
+        self.flights.borrow_mut().depart(id, hand, clearance);
+    }
+
+    /// Those that stand by depart, as many as may. Where the breaker is open they wait in vain: one of them finds out whether a
+    /// probe is due, the others are turned away like those who wait for a connection. At most [`OVERDUE`]; whether that
+    /// was too few.
+    pub(super) fn call_up(self: &Rc<Self>) -> bool {
+        let mut most = OVERDUE;
+        for route in self.transports.all() {
+            let open = route.has_standby() && route.policy.health[0].is_open();
+            let mut asked = false;
+            while route.has_standby() {
+                if most == 0 {
+                    return true;
+                }
+                most -= 1;
+                let turned_away = open && asked;
+                let clearance = if turned_away { None } else { Rc::clone(&route).clear_next().ok() };
+                if clearance.is_none() && !open {
+                    break;
+                }
+                let Some(id) = self.flights.borrow_mut().call_up(&route) else { continue };
+                asked = true;
+                match clearance {
+                    Some(clearance) => self.send_off(id, clearance),
+                    None => self.land_in_outage(id, &breaker_open(&route.policy, 0)),
+                }
+            }
+        }
+        false
     }
 
     /// One flight after the other.
@@ -54,13 +93,13 @@ impl Shard {
         let Kit { question, asking } = kit;
         // Before anything else: from here on a defect answers those who wait.
         let crash = Crash { shard: self, id };
-        let (route, may_hedge) = {
-            let flights = self.flights.borrow();
-            let flight = flights.flight(id);
+        let (clearance, may_hedge) = {
+            let mut flights = self.flights.borrow_mut();
             // Who asks ahead of the end has time.
-            (self.transports.of(&flight.policy), !flight.refresh)
+            (flights.take_clearance(id), !flights.flight(id).refresh)
         };
-        let Route { policy, transport } = &*route;
+        let clearance = clearance.expect("what flies was cleared");
+        let Route { policy, transport, .. } = clearance.route();
         let deadline = clock::now() + policy.settings.timeout;
         let means = Means {
             transport,
@@ -110,6 +149,10 @@ impl Shard {
                 self.depart(later);
             }
         }
+        self.land_in_outage(id, outage);
+    }
+
+    fn land_in_outage(&self, id: FlightId, outage: &Outage) {
         let decision = {
             let flights = self.flights.borrow();
             let flight = flights.flight(id);

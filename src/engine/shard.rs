@@ -169,8 +169,10 @@ impl Shard {
         self.watch_again(now);
         self.turn_away();
         let overdue = self.expire(now);
+        // Nobody departs for those whose time is up.
+        let more = overdue == Overdue::More || self.call_up();
         self.sweep(now);
-        overdue
+        if more { Overdue::More } else { overdue }
     }
 
     pub(super) fn take_in(self: &Rc<Self>) {
@@ -291,7 +293,7 @@ impl Shard {
             let Some((id, mut completion)) = expired else {
                 return if answered == 0 { Overdue::None } else { Overdue::All };
             };
-            let queued = self.flights.borrow().flight(id).asking.is_queued();
+            let queued = self.flights.borrow().flight(id).is_queued();
             if queued && !std::mem::replace(&mut completion.graced, true) {
                 self.flights.borrow_mut().link(id, completion, now + GRACE);
                 continue;
@@ -299,7 +301,7 @@ impl Shard {
             let decision = {
                 let flights = self.flights.borrow();
                 let flight = flights.flight(id);
-                let (decision, detail) = flight.asking.overdue(&flight.policy);
+                let (decision, detail) = flight.overdue();
                 self.fallback(decision, &detail, flight.about())
             };
             self.decide(completion, decision);

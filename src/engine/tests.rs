@@ -3,6 +3,7 @@
 mod addresses;
 mod breakers;
 mod deadlines;
+mod departures;
 mod each_turn;
 mod ending;
 mod flights;

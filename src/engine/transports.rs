@@ -5,12 +5,15 @@ use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use super::departures::Departures;
 use super::policy::Policy;
 use crate::transport::Transport;
 
 type Make = dyn Fn(&Policy) -> Rc<Transport>;
+type Poke = dyn Fn();
 
 pub(crate) struct Transports {
+    poke: Rc<Poke>,
     make: Rc<Make>,
     current: RefCell<Option<Rc<Route>>>,
     /// Those that flights begun before a reload still use.
@@ -21,16 +24,22 @@ pub(crate) struct Transports {
 pub(crate) struct Route {
     pub(crate) policy: Arc<Policy>,
     pub(crate) transport: Rc<Transport>,
+    pub(super) departures: Departures,
+    /// Has the shard see who may depart.
+    pub(super) poke: Rc<Poke>,
 }
 
 impl Transports {
-    pub(crate) fn new(make: impl Fn(&Policy) -> Rc<Transport> + 'static) -> Self {
-        Self { make: Rc::new(make), current: RefCell::default(), former: RefCell::default() }
+    /// `poke` has the shard take another turn.
+    pub(crate) fn new(poke: impl Fn() + 'static, make: impl Fn(&Policy) -> Rc<Transport> + 'static) -> Self {
+        let (poke, make) = (Rc::new(poke), Rc::new(make));
+        Self { poke, make, current: RefCell::default(), former: RefCell::default() }
     }
 
     /// The same for other policies, with none yet.
     pub(crate) fn another(&self) -> Self {
-        Self { make: Rc::clone(&self.make), current: RefCell::default(), former: RefCell::default() }
+        let (poke, make) = (Rc::clone(&self.poke), Rc::clone(&self.make));
+        Self { poke, make, current: RefCell::default(), former: RefCell::default() }
     }
 
     /// For checks of `policy`.
@@ -67,7 +76,13 @@ impl Transports {
 
     fn make(&self, policy: Arc<Policy>) -> Rc<Route> {
         let transport = (self.make)(&policy);
-        Rc::new(Route { policy, transport })
+        Rc::new(Route { policy, transport, departures: Departures::default(), poke: Rc::clone(&self.poke) })
+    }
+
+    /// All that flights may be under way on, the newest first.
+    pub(super) fn all(&self) -> impl Iterator<Item = Rc<Route>> {
+        let former: Vec<_> = self.former.borrow().iter().filter_map(Weak::upgrade).collect();
+        self.current.borrow().clone().into_iter().chain(former)
     }
 
     /// [`Transport::look_around`], of the newest.

@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub(crate) struct Gauge(AtomicU64);
 
 impl Gauge {
-    pub(super) fn add(&self, count: u64) {
+    pub(crate) fn add(&self, count: u64) {
         // Nobody else writes: not an exchange, which would cost ten times as much.
         self.0.store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
     }
 
-    pub(super) fn sub(&self, count: u64) {
+    pub(crate) fn sub(&self, count: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_sub(count), Relaxed);
     }
 

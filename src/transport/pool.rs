@@ -207,6 +207,11 @@ impl Pool {
         }
     }
 
+    /// See [`Transport::at_once`](super::Transport::at_once).
+    pub(super) fn at_once(&self) -> Option<usize> {
+        (self.state.borrow().lane == Lane::H1).then(|| self.limits.connections * self.limits.pipeline)
+    }
+
     /// Where one connection is made for all who wait, all watch it.
     fn common_watch(&self) -> Rc<Watch> {
         let state = self.state.borrow();

@@ -31,9 +31,10 @@ pub(super) async fn ask(means: &Means<'_>) -> Result<Answer, Outage> {
                 Ok(answer) if answer.verdict == Verdict::Allow => return Poll::Ready(Ok(answer)),
                 Ok(answer) => {
                     let first = means.policy.settings.any_deny_first;
-                    let refused = means.asking.refused.borrow_mut().get_or_insert(answer).clone();
+                    let refused =
+                        means.asking.refused.borrow_mut().get_or_insert_with(|| Box::new(answer)).clone();
                     if first {
-                        return Poll::Ready(Ok(of_some(refused)));
+                        return Poll::Ready(Ok(of_some(*refused)));
                     }
                 }
                 Err(other) => {
@@ -49,8 +50,8 @@ pub(super) async fn ask(means: &Means<'_>) -> Result<Answer, Outage> {
             return Poll::Pending;
         }
         Poll::Ready(match (means.asking.refused.take(), outage.take()) {
-            (Some(refused), _) if all_answered => Ok(refused),
-            (Some(refused), _) => Ok(of_some(refused)),
+            (Some(refused), _) if all_answered => Ok(*refused),
+            (Some(refused), _) => Ok(of_some(*refused)),
             (None, outage) => Err(outage.expect("each endpoint has answered or not")),
         })
     })

@@ -31,7 +31,7 @@ pub(crate) struct Asking {
     /// A second endpoint was asked for the sake of time.
     pub(super) hedged: Cell<bool>,
     /// One of several that were asked at once has refused, and others may still allow.
-    pub(super) refused: RefCell<Option<Answer>>,
+    pub(super) refused: RefCell<Option<Box<Answer>>>,
 }
 
 /// One request to one endpoint.
@@ -152,13 +152,13 @@ impl Asking {
     pub(crate) fn is_queued(&self) -> bool {
         let attempts = self.attempts.borrow();
         let mut running = attempts.iter().filter(|attempt| attempt.ended.is_none()).peekable();
-        running.peek().is_some() && running.all(|attempt| attempt.progress.stage.get() == Stage::Queued)
+        running.peek().is_some() && running.all(|attempt| attempt.progress.is_in_line())
     }
 
     /// What a waiter gets whose time is up while the flight goes on, and an outage's detail.
     pub(crate) fn overdue(&self, policy: &Policy) -> (Decision, String) {
         if let Some(refused) = &*self.refused.borrow() {
-            return (backend_decision(refused.clone(), Duration::ZERO), String::new());
+            return (backend_decision((**refused).clone(), Duration::ZERO), String::new());
         }
         let attempts = self.attempts.borrow();
         let mut outage = None;

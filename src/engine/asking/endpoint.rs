@@ -12,7 +12,7 @@ use crate::backend::Answer;
 use crate::clock;
 use crate::config::BackendMode;
 use crate::outage::{Choice, Permit, Tried};
-use crate::transport::{Among, Progress, Stage};
+use crate::transport::{Among, Progress};
 
 /// One endpoint, unless its breaker is open; its health learns what became of it. An outage moves on to the next address;
 /// each gets its part of the time. The endpoint is to blame when none of them works.
@@ -84,7 +84,7 @@ struct Leave<'a> {
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
         // In line it has only waited for us.
-        if self.current.borrow().as_ref().is_none_or(|progress| progress.stage.get() == Stage::Queued) {
+        if self.current.borrow().as_ref().is_none_or(|progress| progress.is_in_line()) {
             return;
         }
         if let Some(permit) = self.permit.take() {

@@ -83,7 +83,7 @@ impl Inquiry<'_> {
             };
             let failure = match outcome {
                 Err(_) => {
-                    if progress.stage.get() == Stage::Queued {
+                    if progress.is_in_line() {
                         Box::pin(sleep(GRACE)).await;
                     }
                     self.took(progress, began);

@@ -10,16 +10,25 @@ use crate::transport::{Failure, Progress, Stage};
 
 /// The time is up. What that means depends on how far the exchange had come.
 pub(super) fn late(policy: &Policy, endpoint: usize, progress: &Progress) -> Result<Answer, Outage> {
-    let stage = progress.stage.get();
-    let cause = match stage {
-        // It waited behind checks that got no answer.
-        Stage::Queued if policy.health[endpoint].is_open() => return Err(breaker_open(policy, endpoint)),
-        Stage::Queued => Cause::Overload,
-        _ => Cause::Timeout,
-    };
-    // Of a backend that hangs there may be very many at one time.
-    let detail = [&*policy.labels[endpoint], ": timeout while ", doing(stage)].concat();
-    settle(policy, endpoint, progress, cause, detail)
+    if progress.is_in_line() {
+        return Err(late_in_line(policy, endpoint));
+    }
+    let detail = timeout(policy, endpoint, progress.stage.get());
+    settle(policy, endpoint, progress, Cause::Timeout, detail)
+}
+
+/// The time is up, and it never had a connection: it waited behind checks that got no answer, or there were too many.
+pub(crate) fn late_in_line(policy: &Policy, endpoint: usize) -> Outage {
+    if policy.health[endpoint].is_open() {
+        return breaker_open(policy, endpoint);
+    }
+    let detail = timeout(policy, endpoint, Stage::Queued);
+    Outage { endpoint, cause: Cause::Overload, http_status: None, detail, retry_after: None }
+}
+
+/// Of a backend that hangs there may be very many at one time.
+fn timeout(policy: &Policy, endpoint: usize, stage: Stage) -> String {
+    [&*policy.labels[endpoint], ": timeout while ", doing(stage)].concat()
 }
 
 pub(super) fn failed(

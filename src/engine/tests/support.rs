@@ -365,13 +365,13 @@ pub(super) async fn with_shard_in<F: Future<Output = ()>>(
         .run_until(async move {
             let (core, mut outlets) = core(settings, log).unwrap();
             let dialed = Rc::clone(&peer);
-            let transports = Transports::new(move |policy| {
+            let outlet = outlets.pop().expect("one I/O thread");
+            let transports = Transports::new(outlet.poker(), move |policy| {
                 let first = if policy.settings.is_shadow { SHADOW } else { 0 };
                 let (settings, gauges) = (Arc::clone(&policy.settings), Arc::clone(&policy.gauges));
                 let (peer, known) = (Rc::clone(&dialed), Arc::clone(&policy.addresses));
                 Transport::with_dialer(settings, gauges, 0, 1, Rc::new(Dialer { peer, known, first }))
             });
-            let outlet = outlets.pop().expect("one I/O thread");
             if surroundings.hooked {
                 let _ = outlet.hooks();
             }

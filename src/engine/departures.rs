@@ -1,0 +1,96 @@
+//! When flights depart. One that is under way holds some kilobytes, also while it waits for a connection, and when a backend
+//! hangs there are as many as checks may be pending. Where all connections are in use and [`LINE`] flights wait for one, the
+//! others stand by: they hold their question and nothing else, and depart in the order of their arrival when others have
+//! landed. No connection is ever idle for that, as there is always a line before it.
+//!
+//! Only where it is known how many can be asked at once: of one URL, over HTTP/1.1.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use super::asking::{late_in_line, outage_decision};
+use super::chains::Chain;
+use super::flights::Flight;
+use super::transports::Route;
+use crate::decision::Decision;
+
+/// Flights that wait for a connection, beside which others stand by.
+pub(crate) const LINE: usize = 1024;
+
+/// Of one route.
+#[derive(Default)]
+pub(crate) struct Departures {
+    under_way: Cell<usize>,
+    pub(super) standby: Cell<Chain>,
+}
+
+/// How far a flight's departure has come.
+#[derive(Default)]
+pub(crate) enum Departure {
+    #[default]
+    Open,
+    StandsBy(Rc<Route>),
+    /// Who still waits does so only to learn why.
+    TooLate,
+    Cleared(Clearance),
+}
+
+/// Leave to be under way. Dropped, another one has it.
+pub(crate) struct Clearance(Rc<Route>);
+
+impl Route {
+    /// Leave for one more flight. `Err`: it is to stand by.
+    pub(super) fn clear(self: Rc<Self>) -> Result<Clearance, Rc<Self>> {
+        if self.has_standby() { Err(self) } else { self.clear_next() }
+    }
+
+    /// The same for the first of those that stand by.
+    pub(super) fn clear_next(self: Rc<Self>) -> Result<Clearance, Rc<Self>> {
+        let under_way = self.departures.under_way.get();
+        if under_way >= LINE && self.transport.at_once().is_some_and(|at_once| under_way >= at_once + LINE) {
+            return Err(self);
+        }
+        self.departures.under_way.set(under_way + 1);
+        Ok(Clearance(self))
+    }
+
+    pub(super) fn has_standby(&self) -> bool {
+        self.departures.standby.get().first().is_some()
+    }
+}
+
+impl Flight {
+    /// It waits for a connection, and for nothing else.
+    pub(super) fn is_queued(&self) -> bool {
+        self.has_not_departed() || self.asking.is_queued()
+    }
+
+    /// What a waiter gets whose time is up while the flight goes on, and an outage's detail.
+    pub(super) fn overdue(&self) -> (Decision, String) {
+        if self.has_not_departed() {
+            let outage = late_in_line(&self.policy, 0);
+            return (outage_decision(&self.policy, &outage), outage.detail);
+        }
+        self.asking.overdue(&self.policy)
+    }
+
+    fn has_not_departed(&self) -> bool {
+        matches!(self.departure, Departure::StandsBy(_) | Departure::TooLate)
+    }
+}
+
+impl Clearance {
+    pub(super) fn route(&self) -> &Route {
+        &self.0
+    }
+}
+
+impl Drop for Clearance {
+    fn drop(&mut self) {
+        let Self(route) = self;
+        route.departures.under_way.set(route.departures.under_way.get() - 1);
+        if route.has_standby() {
+            (route.poke)();
+        }
+    }
+}
