@@ -156,6 +156,7 @@ impl Engine {
             let thread = engine.start(index, outlet, hooks.clone()).map_err(StartError::System)?;
             engine.threads.lock().push(thread);
         }
+        engine.log().log(LogLevel::Info, || format!("started: {}", engine.core.policy().settings.in_brief()));
         Ok(engine)
     }
 
@@ -252,6 +253,12 @@ impl Engine {
     /// accepted before end under the old one; one submitted after this never joins an exchange that began
     /// before. On an error nothing has changed. Keys that shape threads and tables are refused by name.
     pub fn reload(&self, config: &Config) -> Result<(), StartError> {
+        self.try_reload(config).inspect_err(|error| {
+            self.log().log(LogLevel::Warn, || format!("the configuration stays as it was: {error}"));
+        })
+    }
+
+    fn try_reload(&self, config: &Config) -> Result<(), StartError> {
         let settings = Arc::new(config.settings().map_err(StartError::Config)?);
         // One at a time: each keeps, or not, what the one before it had.
         let _turn = self.reloading.lock();
@@ -282,6 +289,10 @@ impl Engine {
             // Here, and not on an I/O thread that happens to be the last to let go of it.
             now.memory.clear();
         }
+        self.log().log(LogLevel::Info, || {
+            let forgotten = if forgets { "; what was remembered is forgotten" } else { "" };
+            format!("reloaded: {}{forgotten}", settings.in_brief())
+        });
         Ok(())
     }
 
@@ -403,6 +414,7 @@ impl Engine {
         }
         // Held until all have ended: whoever else shuts down waits for that too.
         let mut threads = self.threads.lock();
+        let first = !threads.is_empty();
         for thread in threads.drain(..) {
             // A receiver that drops the engine runs on the thread that would be waited for.
             if thread.thread().id() != std::thread::current().id() {
@@ -413,6 +425,12 @@ impl Engine {
         self.core.wait_for_hand_overs();
         self.core.end_watches();
         self.callbacks.end();
+        if first {
+            let stats = self.core.stats();
+            self.log().log(LogLevel::Info, || {
+                format!("shut down: of {} checks {} were decided", stats.submitted, stats.completed)
+            });
+        }
     }
 }
 

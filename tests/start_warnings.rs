@@ -43,6 +43,30 @@ fn scope_session_is_warned_about_at_each_start_and_reload_and_other_scopes_are_n
     }
 }
 
+/// What an operator reads afterwards: when it began and ended, and which configuration it had when.
+#[test]
+fn starts_ends_and_reloads_are_lines_of_the_log() {
+    let lines = Lines::new();
+    let info = ("log.level", "info");
+    let two = ("backend.url", "http://127.0.0.1:9/a?k=c4n4ry,http://127.0.0.1:9/b");
+    let engine = started(Engine::new(&configured(&[URL, info], &lines)));
+    engine.reload(&configured(&[URL, info, ("timeout", "1s")], &lines)).unwrap();
+    engine.reload(&configured(&[two, info], &lines)).unwrap();
+    engine.reload(&configured(&[two, info, ("threads.io", "7")], &lines)).unwrap_err();
+    assert!(engine.shutdown(std::time::Duration::ZERO));
+    drop(engine);
+    let said = |words: [&str; 2]| {
+        lines.all().iter().filter(|(_, line)| words.iter().all(|word| line.contains(word))).count()
+    };
+    assert_eq!(said(["started: asks http://127.0.0.1:9, default action deny", ""]), 1, "{:?}", lines.all());
+    assert_eq!(said(["reloaded: ", ""]), 2, "{:?}", lines.all());
+    let other = "reloaded: asks http://127.0.0.1:9 and http://127.0.0.1:9#2, default action deny";
+    assert_eq!(said([other, "what was remembered is forgotten"]), 1, "{:?}", lines.all());
+    assert_eq!(said(["the configuration stays as it was: ", "threads.io"]), 1, "{:?}", lines.all());
+    assert_eq!(said(["shut down: of 0 checks 0 were decided", ""]), 1, "{:?}", lines.all());
+    assert_eq!(said(["c4n4ry", ""]), 0, "{:?}", lines.all());
+}
+
 /// The preset that sets the scope is warned about, too: the host still has to make the ids.
 #[test]
 fn a_preset_that_sets_scope_session_is_warned_about() {

@@ -28,6 +28,7 @@ pub(super) fn url(path: &str, query: Option<&str>) -> BackendUrl {
         path: path.to_owned(),
         query: query.map(str::to_owned),
         authorization: None,
+        twins: 0,
     }
 }
 

@@ -233,6 +233,15 @@ pub(crate) struct Rate {
     pub(crate) per: Duration,
 }
 
+impl Settings {
+    /// For a line of the log: who is asked, and what an outage comes to.
+    pub(crate) fn in_brief(&self) -> String {
+        let backends: Vec<_> = self.backends.iter().map(BackendUrl::label).collect();
+        let action = self.default_action.name();
+        format!("asks {}, default action {action}", backends.join(" and "))
+    }
+}
+
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let per = match self.per.as_secs() {

@@ -530,7 +530,7 @@ pub(super) const KEYS: &[Key] = &[
         name: "threads.io", section: "Engine", reload: Refused,
         kind: Kind::Count { min: 1, max: 64, put: |s, n| s.threads_io = n },
         default: Value("1"),
-        text: "I/O threads. One does well over 100,000 exchanges a second.",
+        text: "I/O threads. One does about 100,000 exchanges a second over TCP.",
     },
     Key {
         name: "threads.callback", section: "Engine", reload: Refused,

@@ -24,6 +24,8 @@ pub(crate) struct BackendUrl {
     pub(crate) query: Option<String>,
     /// `Basic …`, from userinfo. Secret.
     pub(crate) authorization: Option<String>,
+    /// Those before it in the list that lead to the same place.
+    pub(crate) twins: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +65,12 @@ impl BackendUrl {
                 if several { format!("URL {} {why}", index + 1) } else { format!("the URL {why}") }
             })
         };
-        items.into_iter().enumerate().map(parse).collect()
+        let mut urls = items.into_iter().enumerate().map(parse).collect::<Result<Vec<_>, _>>()?;
+        for index in 1..urls.len() {
+            let (before, url) = urls.split_at_mut(index);
+            url[0].twins = before.iter().filter(|other| other.place() == url[0].place()).count();
+        }
+        Ok(urls)
     }
 
     /// The error continues a sentence that begins with "the URL".
@@ -104,7 +111,7 @@ impl BackendUrl {
         let (host, port) = parse_host_port(host_port, scheme)?;
         let (path, query) = parse_target(target)?;
         let authorization = userinfo.map(basic).transpose()?;
-        Ok(Self { scheme, address: Address::Tcp { host, port }, path, query, authorization })
+        Ok(Self { scheme, address: Address::Tcp { host, port }, path, query, authorization, twins: 0 })
     }
 
     fn parse_unix(rest: &str) -> Result<Self, String> {
@@ -133,7 +140,7 @@ impl BackendUrl {
         }
         let (path, query) = parse_target(target)?;
         let address = Address::Unix(PathBuf::from(socket));
-        Ok(Self { scheme: Scheme::Unix, address, path, query, authorization: None })
+        Ok(Self { scheme: Scheme::Unix, address, path, query, authorization: None, twins: 0 })
     }
 
     /// The value of `Host`: authority as written, default port omitted; `localhost` for a Unix socket.
@@ -173,8 +180,16 @@ impl BackendUrl {
         }
     }
 
-    /// `scheme://host:port` or `unix:/path/to.sock`: the only form in which a URL leaves this crate.
+    /// `scheme://host:port` or `unix:/path/to.sock`: the only form in which a URL leaves this crate. The second one of the
+    /// same label is told apart by `#2`, and so on.
     pub(crate) fn label(&self) -> String {
+        match self.twins {
+            0 => self.place(),
+            twins => format!("{}#{}", self.place(), twins + 1),
+        }
+    }
+
+    fn place(&self) -> String {
         match &self.address {
             Address::Tcp { host, port } => {
                 let scheme = if self.scheme == Scheme::Https { "https" } else { "http" };
@@ -388,6 +403,13 @@ mod tests {
         assert_eq!(value("http://u:p:q%40@a/"), format!("Basic {}", STANDARD.encode("u:p:q@")));
         assert_eq!(value("http://u@v:p@a/"), format!("Basic {}", STANDARD.encode("u@v:p")));
         assert_eq!(parsed("http://u:p@a.example:81/").authority(), "a.example:81");
+    }
+
+    #[test]
+    fn urls_of_one_server_have_labels_of_their_own() {
+        let urls = BackendUrl::parse_list("http://a/x,http://b/x,http://a:80/y,http://u:p@a/x").unwrap();
+        let labels: Vec<_> = urls.iter().map(BackendUrl::label).collect();
+        assert_eq!(labels, ["http://a:80", "http://b:80", "http://a:80#2", "http://a:80#3"]);
     }
 
     #[test]

@@ -226,6 +226,11 @@ impl Ledger {
         self.counters.refused();
     }
 
+    /// How many were not.
+    pub(crate) fn refusals(&self) -> u64 {
+        self.counters.refusals()
+    }
+
     /// Whose room a check takes. To be read while the check has not ended: then the slot may be another's.
     fn room(&self, ticket: Ticket) -> usize {
         self.slots[ticket.slot() as usize].room.load(Ordering::Relaxed).into()

@@ -1,6 +1,10 @@
 //! The log of outages: the first of a kind at once, then one line a period with how many there were.
 
+use std::cell::Cell;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::asking::Outage;
 use crate::decision::Cause;
@@ -27,5 +31,33 @@ impl OutageLog {
         }
         let Some(more) = self.kinds.happened((outage.endpoint, outage.cause)) else { return };
         self.log.log(LogLevel::Warn, || format!("no answer from {whose} ({cause}): {}{more}", outage.detail));
+    }
+}
+
+/// The log of checks that were not accepted for want of room. Their servers have taken the default action themselves.
+pub(crate) struct RefusalLog {
+    log: Arc<Logger>,
+    told: Cell<u64>,
+    /// The next line not before.
+    next: Cell<Option<Instant>>,
+}
+
+impl RefusalLog {
+    const PERIOD: Duration = Duration::from_secs(10);
+
+    pub(crate) fn new(log: Arc<Logger>) -> Self {
+        Self { log, told: Cell::new(0), next: Cell::new(None) }
+    }
+
+    /// So many were refused since the engine began.
+    pub(crate) fn note(&self, refused: u64, capacity: usize, now: Instant) {
+        if refused == self.told.get() || self.next.get().is_some_and(|next| now < next) {
+            return;
+        }
+        let more = refused - self.told.replace(refused);
+        self.next.set(Some(now + Self::PERIOD));
+        self.log.log(LogLevel::Warn, || {
+            format!("no room for {more} checks: {capacity} are pending (inbox.capacity); the backend is slow, or gives no answers")
+        });
     }
 }

@@ -24,7 +24,7 @@ use super::core::Core;
 use super::crew::Crew;
 use super::flights::{Boarding, FlightId, Flights};
 use super::inbox::{Asked, Message, News, Outlet};
-use super::outages::OutageLog;
+use super::outages::{OutageLog, RefusalLog};
 use super::outbox::Outbox;
 use super::policy::Policy;
 use super::remembering::About;
@@ -68,6 +68,7 @@ pub(crate) struct Shard {
     pub(super) retries: RetryBudget,
     pub(super) alarms: Alarms,
     pub(super) outages: OutageLog,
+    refusals: RefusalLog,
     pub(super) phrases: RefCell<Phrases>,
     pub(super) shadow: Rc<Shadow>,
     pub(super) sweeping: RefCell<Sweeping>,
@@ -88,6 +89,7 @@ impl Shard {
         let seed = core.seed ^ index as u64;
         Rc::new(Self {
             outages: OutageLog::new(Arc::clone(&core.log), "the backend"),
+            refusals: RefusalLog::new(Arc::clone(&core.log)),
             shadow: Shadow::new(Arc::clone(&core), transports.another(), index),
             alarms: Alarms::new(outlet.poker()),
             retries: RetryBudget::new(Arc::clone(&core.retries), Arc::clone(&core.hedges)),
@@ -172,6 +174,10 @@ impl Shard {
         // Nobody departs for those whose time is up.
         let more = overdue == Overdue::More || self.call_up();
         self.sweep(now);
+        if self.index == 0 {
+            let capacity = self.policy.borrow().settings.inbox_capacity;
+            self.refusals.note(self.core.ledger.refusals(), capacity, now);
+        }
         if more { Overdue::More } else { overdue }
     }
 

@@ -45,7 +45,7 @@ const VERIFY_HELP: &str = r#"Input, one check a line, at most 64 KiB each; blank
   {"session_id":"s1","path":"/ch/index.m3u8","query":"token=123","origin":"https://live.example.com",
    "user_agent":"VLC/3.0","scope":"ch"}
   https://live.example.com/ch/index.m3u8?token=123
-JSON is UTF-8: a user agent or URL in other bytes can only be given as a bare URL, or to `check`; hosts pass any.
+JSON is UTF-8: a URL in other bytes can only be given as a bare URL, a user agent by --user-agent; hosts pass any.
 A bare URL gets the session id `line-N` (equal lines are then different sessions) unless --session is given.
 --session, --ip, --user-agent, --origin and --scope stand in for what a line does not say.
 

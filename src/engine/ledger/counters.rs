@@ -49,6 +49,10 @@ impl Counters {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn refusals(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
     pub(super) fn cancelled(&self) {
         self.cancelled.fetch_add(1, Ordering::Release);
     }

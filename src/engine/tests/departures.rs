@@ -198,36 +198,22 @@ async fn when_their_time_is_up_all_are_told_why_and_nobody_is_asked_any_more() {
 
 /// As those in line: when nobody ahead of them has got an answer it is the backend's outage, and not our overload.
 #[tokio::test(start_paused = true)]
-async fn who_stands_by_when_all_time_is_up_learns_that_the_backend_gave_no_answers() {
+async fn who_stands_by_when_its_time_is_up_learns_that_the_backend_gave_no_answers() {
     let hangs = Peer::answering(|_, _| None);
     let keys = [("pool.max_connections", "8"), ("timeout", "1s"), ("default_action", "allow")];
     with_shard(&keys, hangs, async |bench| {
-        submit_all(&bench, 0..CROWD + 8);
-        for of in 0..CROWD + 8 {
+        let departed = 8 + LINE;
+        submit_all(&bench, 0..departed);
+        bench.settle().await;
+        // A little less than those ahead have, by less than they wait for the word about those.
+        let timeout = Some(Duration::from_millis(990));
+        bench.submit(&Check { timeout, ..check("late", "token=late") }, departed);
+        for of in 0..=departed {
             let (decision, _) = bench.decided(of).await;
             let cause = if of < 8 { Cause::Timeout } else { Cause::BreakerOpen };
             assert_eq!((decision.verdict, decision.cause), (Verdict::Allow, cause), "{of}");
         }
         assert_eq!(bench.peer.requests(), 8);
-    })
-    .await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn nobody_departs_for_those_whose_time_was_up_before_they_were_told() {
-    // More than are told in a turn.
-    let connections = 2 * OVERDUE;
-    let keys =
-        [("pool.max_connections", &*connections.to_string()), ("timeout", "1s"), ("breaker.failures", "0")];
-    let hangs = Peer::answering(|_, _| None);
-    hangs.room.set(1024);
-    with_shard(&keys, hangs, async |bench| {
-        let crowd = connections + LINE + OTHERS;
-        submit_all(&bench, 0..crowd);
-        for of in 0..crowd {
-            assert_eq!(bench.decided(of).await.0.origin, Origin::Default);
-        }
-        assert_eq!(bench.peer.requests(), connections);
     })
     .await;
 }

@@ -123,6 +123,38 @@ impl Lines {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn checks_that_are_not_accepted_are_said_once_in_ten_seconds_with_how_many_they_were() {
+    let lines = Arc::new(Lines::default());
+    let surroundings = Surroundings { log: Some(Arc::clone(&lines) as _), ..Surroundings::default() };
+    let hangs = Peer::answering(|_, _| None);
+    with_shard_in(surroundings, &[("inbox.capacity", "2"), ("timeout", "1s")], hangs, async |bench| {
+        let refused = |from: usize| {
+            (from..from + 5)
+                .filter(|of| bench.try_submit(&check(&of.to_string(), "token=canary"), *of).is_err())
+                .count()
+        };
+        let said = || {
+            lines.take().into_iter().filter(|(_, line)| line.contains("inbox.capacity")).collect::<Vec<_>>()
+        };
+        assert_eq!(refused(0), 3);
+        bench.decided(0).await;
+        assert!(
+            matches!(&said()[..], [(LogLevel::Warn, line)] if line.starts_with("no room for 3 checks: 2 are"))
+        );
+        for round in 1..4 {
+            assert_eq!(refused(round * 5), 3);
+            bench.decided(round * 5).await;
+            assert_eq!(said(), []);
+        }
+        advance(SECOND * 10).await;
+        bench.submit(&check("later", "token=canary"), 100);
+        bench.decided(100).await;
+        assert!(matches!(&said()[..], [(_, line)] if line.starts_with("no room for 9 checks: ")));
+    })
+    .await;
+}
+
 /// One check of the client with this number, with a token that no line may show.
 async fn ask(bench: &Bench, client: usize) -> Cause {
     let (session, ip) = (format!("s{client}"), format!("192.0.2.{}", client % 256));
