@@ -126,11 +126,14 @@ static int decide(alta_auth_engine *engine, alta_auth_queue *queue, FILE *file) 
         if (strchr(buffer, '\n') == NULL && !feof(file)) {
             /* The rest of it would be taken for a check. */
             fprintf(stderr, "line %lu: too long\n", number);
-            return 2;
+            result = 2;
+            break;
         }
         char *text = strdup(buffer);
         if (text == NULL) {
-            return 1;
+            fprintf(stderr, "line %lu: out of memory\n", number);
+            result = 1;
+            break;
         }
         /* A line that was taken is either in flight or in the batch, so one is free as soon as both are handed over. */
         while (free_lines == NULL) {
@@ -157,10 +160,18 @@ static int decide(alta_auth_engine *engine, alta_auth_queue *queue, FILE *file) 
     return result;
 }
 
+/* Outages, doubtful settings and the like: what an operator has to know. Called on any thread of the library. */
+static void say(void *user_data, int32_t level, alta_auth_str message) {
+    (void)user_data;
+    (void)level;
+    fprintf(stderr, "%.*s\n", (int)message.len, message.ptr);
+}
+
 static alta_auth_engine *start(int count, char **settings) {
     char error[256] = "out of memory";
     alta_auth_engine *engine = NULL;
     alta_auth_config *config = alta_auth_config_new();
+    alta_auth_config_set_log(config, say, NULL);
     int32_t status = alta_auth_config_set(config, "default_action", "deny", error, sizeof error);
     for (int i = 0; i < count && status == ALTA_AUTH_OK; i++) {
         char *value = strchr(settings[i], '=');

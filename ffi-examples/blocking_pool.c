@@ -166,10 +166,18 @@ static int listen_on(const char *port) {
     return listener;
 }
 
+/* Outages, doubtful settings and the like: what an operator has to know. Called on any thread of the library. */
+static void say(void *user_data, int32_t level, alta_auth_str message) {
+    (void)user_data;
+    (void)level;
+    fprintf(stderr, "%.*s\n", (int)message.len, message.ptr);
+}
+
 static alta_auth_engine *start(int count, char **settings) {
     char error[256] = "out of memory";
     alta_auth_engine *engine = NULL;
     alta_auth_config *config = alta_auth_config_new();
+    alta_auth_config_set_log(config, say, NULL);
     int32_t status = alta_auth_config_set(config, "default_action", "deny", error, sizeof error);
     for (int i = 0; i < count && status == ALTA_AUTH_OK; i++) {
         char *value = strchr(settings[i], '=');

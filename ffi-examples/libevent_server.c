@@ -1,13 +1,13 @@
 /*
  * libevent_server: an evhttp server that asks before it answers, on libevent's own loop.
  *
- *     libevent_server PORT [KEY=VALUE]...   e.g.  libevent_server 8080 backend.url=http://127.0.0.1:6000/auth
+ *     libevent_server PORT [KEY=VALUE|FILE]...   e.g.  libevent_server 8080 backend.url=http://127.0.0.1:6000/auth
  *
  * The queue's descriptor is one more event of the loop; a request waits, without a thread, until its completion is
  * reaped. evhttp does not read while a request waits, and so does not notice that its client leaves; an EV_CLOSED
  * event of our own does, and ends the connection, whose close callback cancels the check. It answers each GET with
- * 200 or 403 and a line that says why; a real host would serve the file. Port 0 takes any free one. SIGTERM and SIGINT
- * end it.
+ * 200 or 403 and a line that says why; a real host would serve the file. /metrics is for Prometheus (a real host has it
+ * where viewers are not). Port 0 takes any free one. SIGHUP reads the configuration again, SIGTERM and SIGINT end it.
  */
 #define _POSIX_C_SOURCE 200809L
 #include <alta_auth.h>
@@ -29,6 +29,8 @@ struct server {
     struct event_base *base;
     alta_auth_engine *engine;
     alta_auth_queue *queue;
+    int count; /* of the settings */
+    char **settings;
 };
 
 /* A request that waits for its decision. */
@@ -107,6 +109,25 @@ static int plain_path(const char *path) {
            strstr(path, "//") == NULL && strstr(path, "/.") == NULL;
 }
 
+static void on_metrics(struct evhttp_request *request, void *argument) {
+    struct server *server = argument;
+    /* It may have grown between the two calls, by a few digits. */
+    size_t room = alta_auth_metrics_text(server->engine, NULL, 0) + 1024;
+    char *text = malloc(room);
+    struct evbuffer *body = evbuffer_new();
+    if (text == NULL || body == NULL || alta_auth_metrics_text(server->engine, text, room) >= room) {
+        evhttp_send_error(request, 503, NULL);
+    } else {
+        evbuffer_add(body, text, strlen(text));
+        evhttp_add_header(evhttp_request_get_output_headers(request), "Content-Type", "text/plain; version=0.0.4");
+        evhttp_send_reply(request, 200, "OK", body);
+    }
+    if (body != NULL) {
+        evbuffer_free(body);
+    }
+    free(text);
+}
+
 static void on_request(struct evhttp_request *request, void *argument) {
     struct server *server = argument;
     struct evhttp_connection *connection = evhttp_request_get_connection(request);
@@ -162,6 +183,13 @@ static void on_request(struct evhttp_request *request, void *argument) {
     free(waiting);
 }
 
+/* Outages, doubtful settings and the like: what an operator has to know. Called on any thread of the library. */
+static void say(void *user_data, int32_t level, alta_auth_str message) {
+    (void)user_data;
+    (void)level;
+    fprintf(stderr, "%.*s\n", (int)message.len, message.ptr);
+}
+
 static void on_signal(evutil_socket_t signal, short what, void *argument) {
     struct server *server = argument;
     (void)signal;
@@ -169,29 +197,36 @@ static void on_signal(evutil_socket_t signal, short what, void *argument) {
     event_base_loopbreak(server->base);
 }
 
-static alta_auth_engine *start(int count, char **settings) {
-    char error[256] = "out of memory";
-    alta_auth_engine *engine = NULL;
+/* What the arguments say, each KEY=VALUE or a file of such keys, read anew. A new engine has it, or the one that runs. */
+static void configure(struct server *server) {
+    char error[256] = "out of memory", key[64];
     alta_auth_config *config = alta_auth_config_new();
+    alta_auth_config_set_log(config, say, NULL);
     int32_t status = alta_auth_config_set(config, "default_action", "deny", error, sizeof error);
-    for (int i = 0; i < count && status == ALTA_AUTH_OK; i++) {
-        char *value = strchr(settings[i], '=');
+    for (int i = 0; i < server->count && status == ALTA_AUTH_OK; i++) {
+        const char *value = strchr(server->settings[i], '=');
         if (value == NULL) {
-            fprintf(stderr, "%s: expected KEY=VALUE\n", settings[i]);
-            alta_auth_config_free(config);
-            return NULL;
+            status = alta_auth_config_load(config, server->settings[i], error, sizeof error);
+        } else {
+            snprintf(key, sizeof key, "%.*s", (int)(value - server->settings[i]), server->settings[i]);
+            status = alta_auth_config_set(config, key, value + 1, error, sizeof error);
         }
-        *value++ = '\0';
-        status = alta_auth_config_set(config, settings[i], value, error, sizeof error);
     }
     if (status == ALTA_AUTH_OK) {
-        status = alta_auth_engine_new(config, &engine, error, sizeof error);
+        status = server->engine == NULL ? alta_auth_engine_new(config, &server->engine, error, sizeof error)
+                                        : alta_auth_engine_reload(server->engine, config, error, sizeof error);
     }
     if (status != ALTA_AUTH_OK) {
+        /* Nothing has changed: who had an engine still has the one that it had. */
         fprintf(stderr, "%s: %s\n", alta_auth_status_name(status), error);
         alta_auth_config_free(config);
     }
-    return engine;
+}
+
+static void on_hangup(evutil_socket_t signal, short what, void *argument) {
+    (void)signal;
+    (void)what;
+    configure(argument);
 }
 
 /* The port that was bound, from the listening socket; 0 on failure. */
@@ -211,18 +246,19 @@ static unsigned listen_on(struct evhttp *http, const char *port) {
 
 int main(int argc, char **argv) {
     if (argc < 2) {
-        fprintf(stderr, "usage: libevent_server PORT [KEY=VALUE]...\n");
+        fprintf(stderr, "usage: libevent_server PORT [KEY=VALUE|FILE]...\n");
         return 64;
     }
     /* evhttp writes to clients that left; the library itself never raises SIGPIPE. */
     signal(SIGPIPE, SIG_IGN);
-    struct server server = {NULL, start(argc - 2, argv + 2), NULL};
+    struct server server = {.count = argc - 2, .settings = argv + 2};
+    configure(&server);
     if (server.engine == NULL) {
         return 78;
     }
     int result = 71;
     struct evhttp *http = NULL;
-    struct event *queue_event = NULL, *term = NULL, *interrupt = NULL;
+    struct event *queue_event = NULL, *term = NULL, *interrupt = NULL, *hangup = NULL;
     unsigned port = 0;
     server.base = event_base_new();
     if (server.base != NULL && alta_auth_queue_new(server.engine, &server.queue) == ALTA_AUTH_OK) {
@@ -230,13 +266,16 @@ int main(int argc, char **argv) {
         queue_event = event_new(server.base, alta_auth_queue_fd(server.queue), EV_READ | EV_PERSIST, queue_readable, &server);
         term = evsignal_new(server.base, SIGTERM, on_signal, &server);
         interrupt = evsignal_new(server.base, SIGINT, on_signal, &server);
+        hangup = evsignal_new(server.base, SIGHUP, on_hangup, &server);
     }
-    if (http != NULL && queue_event != NULL && term != NULL && interrupt != NULL) {
+    if (http != NULL && queue_event != NULL && term != NULL && interrupt != NULL && hangup != NULL) {
         evhttp_set_allowed_methods(http, EVHTTP_REQ_GET);
+        evhttp_set_cb(http, "/metrics", on_metrics, &server);
         evhttp_set_gencb(http, on_request, &server);
         port = listen_on(http, argv[1]);
     }
-    if (port != 0 && event_add(queue_event, NULL) == 0 && event_add(term, NULL) == 0 && event_add(interrupt, NULL) == 0) {
+    if (port != 0 && event_add(queue_event, NULL) == 0 && event_add(term, NULL) == 0 && event_add(interrupt, NULL) == 0 &&
+        event_add(hangup, NULL) == 0) {
         printf("listening on http://127.0.0.1:%u\n", port);
         fflush(stdout);
         event_base_dispatch(server.base);
@@ -252,7 +291,7 @@ int main(int argc, char **argv) {
     if (server.queue != NULL) {
         queue_readable(-1, 0, &server);
     }
-    struct event *events[] = {queue_event, term, interrupt};
+    struct event *events[] = {queue_event, term, interrupt, hangup};
     for (size_t i = 0; i < sizeof events / sizeof *events; i++) {
         if (events[i] != NULL) {
             event_free(events[i]);

@@ -342,10 +342,18 @@ static int listen_on(const char *port) {
     return 1;
 }
 
+/* Outages, doubtful settings and the like: what an operator has to know. Called on any thread of the library. */
+static void say(void *user_data, int32_t level, alta_auth_str message) {
+    (void)user_data;
+    (void)level;
+    fprintf(stderr, "%.*s\n", (int)message.len, message.ptr);
+}
+
 static alta_auth_engine *start(int count, char **settings) {
     char error[256] = "out of memory";
     alta_auth_engine *engine = NULL;
     alta_auth_config *config = alta_auth_config_new();
+    alta_auth_config_set_log(config, say, NULL);
     int32_t status = alta_auth_config_set(config, "default_action", "deny", error, sizeof error);
     for (int i = 0; i < count && status == ALTA_AUTH_OK; i++) {
         size_t key = strcspn(settings[i], "=");
@@ -384,10 +392,15 @@ int main(int argc, char **argv) {
         return 78;
     }
     int32_t status = alta_auth_queue_new(server.engine, &server.queue);
-    if (status != ALTA_AUTH_OK || !add(alta_auth_queue_fd(server.queue), &server.queue) ||
-        !add(server.timer, &server.timer) || timerfd_settime(server.timer, 0, &each, NULL) != 0 ||
-        !listen_on(argv[1])) {
+    if (status != ALTA_AUTH_OK) {
         fprintf(stderr, "cannot start: %s\n", alta_auth_status_name(status));
+        alta_auth_engine_free(server.engine);
+        return 71;
+    }
+    if (!add(alta_auth_queue_fd(server.queue), &server.queue) || !add(server.timer, &server.timer) ||
+        timerfd_settime(server.timer, 0, &each, NULL) != 0 || !listen_on(argv[1])) {
+        perror("cannot start");
+        alta_auth_queue_free(server.queue);
         alta_auth_engine_free(server.engine);
         return 71;
     }

@@ -314,6 +314,31 @@ fn cancels_for_a_client_that_left(example: &Example, args: &[&str]) {
 }
 
 #[test]
+fn libevent_server_shows_its_counters_and_takes_another_configuration() {
+    let example = Example::build("libevent_server");
+    let (allows, backend) = (Backend::start(&[]), example.directory.path().join("backend.toml"));
+    std::fs::write(&backend, OUTAGE.replace('=', " = \"") + "\"\n").unwrap();
+    let server = example.serve(&["0", backend.to_str().unwrap()]);
+    assert_eq!(server.status("/news/index.m3u8?token=123"), 403, "an outage");
+    std::fs::write(&backend, url(&allows).replace('=', " = \"") + "\"\n").unwrap();
+    signal(&server.child, "HUP");
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while server.status("/news/index.m3u8?token=123") != 200 {
+        assert!(tokio::time::Instant::now() < deadline, "the new backend was not asked");
+    }
+    // One that cannot be taken changes nothing.
+    std::fs::write(&backend, "backend.url = \"nonsense\"\n").unwrap();
+    signal(&server.child, "HUP");
+    assert_eq!(server.status("/news/index.m3u8?token=123"), 200);
+    let (status, page) = server.get("/metrics");
+    assert_eq!(status, 200);
+    let allowed =
+        page.lines().find_map(|line| line.strip_prefix("alta_auth_decisions_total{verdict=\"allow\"} "));
+    assert_eq!(allowed, Some("2"), "{page}");
+    server.end();
+}
+
+#[test]
 fn libevent_server_cancels_for_a_client_that_left() {
     cancels_for_a_client_that_left(&Example::build("libevent_server"), &["0"]);
 }
