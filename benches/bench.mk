@@ -12,7 +12,7 @@ ENGINE_PROGRAMS = exchange remembered crowd
 
 .PHONY: bench bench-quick bench-build
 
-bench: bench-build ## the engine beside wrk, libcurl and hyper-util, and each target's figure: 12 minutes, on a quiet machine
+bench: bench-build ## the engine beside wrk, libcurl and hyper-util, and each target's figure: 7 minutes and some for its builds, on a quiet machine
 	$(BENCH)/bin/harness $(BENCH)/bin $(BENCH_OUT) $(BENCH_FLAGS)
 
 bench-quick: bench-build ## the same, small: whether it runs, not what it costs
@@ -35,7 +35,7 @@ endif
 	$(BENCH_CC) -o $(BENCH)/bin/libcurl benches/peers/libcurl.c -lcurl
 	@cp target/release/harness target/release/hyper_util benches/peers/wrk.lua $(BENCH)/bin/
 
-# What drives the engine, without its peers: the instruction counts of `make test` need no more.
+# What drives the engine, without its peers: `make bench-instructions` needs no more.
 .PHONY: bench-engine
 bench-engine:
 	@mkdir -p $(BENCH)/bin

@@ -2,13 +2,15 @@
 # Part of the top Makefile; also works by itself: make -f packaging/install.mk install.
 #
 # `install` builds nothing when ALTA_LIB_DIR is given, and asks cargo for a release build otherwise. So
-# `make && sudo make install ALTA_LIB_DIR=target/release` leaves no files of root's in the tree.
+# `cargo build --release --lib && sudo make install ALTA_LIB_DIR=target/release` leaves no files of root's in the tree.
 
 ALTA_TREE := $(abspath $(dir $(lastword $(MAKEFILE_LIST)))..)
 # The version of the package itself: the first one in Cargo.toml.
 ALTA_VERSION := $(shell sed -n 's/^version *= *"\(.*\)"$$/\1/p;T;q' $(ALTA_TREE)/Cargo.toml)
 # What the SONAME counts; see docs/linking.md. build.rs sets the same.
 ALTA_ABI = 0
+# The first version that had it.
+ALTA_ABI_SINCE = 0.1
 
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
@@ -30,7 +32,7 @@ alta_up = $(if $(filter $(PREFIX)/%,$(LIBDIR)),$(shell echo '$(LIBDIR:$(PREFIX)/
 alta_include_from_cmake = $(if $(filter $(PREFIX)/%,$(INCLUDEDIR)),$(if $(alta_up),$(alta_up)/$(INCLUDEDIR:$(PREFIX)/%=%)))
 alta_fill = sed \
 	-e 's|@PREFIX@|$(PREFIX)|g' -e 's|@LIBDIR@|$(LIBDIR)|g' -e 's|@INCLUDEDIR@|$(INCLUDEDIR)|g' \
-	-e 's|@VERSION@|$(ALTA_VERSION)|g' -e 's|@ABI@|$(ALTA_ABI)|g' -e 's|@LIBS_PRIVATE@|$(ALTA_LIBS_PRIVATE)|g' \
+	-e 's|@VERSION@|$(ALTA_VERSION)|g' -e 's|@ABI@|$(ALTA_ABI)|g' -e 's|@ABI_SINCE@|$(ALTA_ABI_SINCE)|g' -e 's|@LIBS_PRIVATE@|$(ALTA_LIBS_PRIVATE)|g' \
 	-e 's|@INCLUDE_FROM_CMAKE@|$(alta_include_from_cmake)|g'
 
 ifeq ($(ALTA_LIB_DIR),)

@@ -1,21 +1,37 @@
-//! README's table of configuration keys is the library's own.
+//! README's table of configuration keys, and docs/operating.md's of counters, are the library's own.
 
 use std::path::Path;
 
-const BEGIN: &str = "<!-- keys -->\n";
-const END: &str = "<!-- /keys -->";
+use alta_auth::{ShadowStats, Stats};
+
+/// Between the two marks of its name `document` shows this table.
+#[track_caller]
+fn assert_shows(document: &str, name: &str, table: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(document);
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{document}: {error}"));
+    let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
+    let (_, rest) = text.split_once(&begin).unwrap_or_else(|| panic!("{document} lacks the line {begin:?}"));
+    let (shown, rest) = rest.split_once(&end).unwrap_or_else(|| panic!("{document} lacks the line {end:?}"));
+    assert!(!rest.contains(&begin), "{document} has the section twice");
+    assert!(shown == table, "between the two marks, {document} must be:\n{begin}{table}{end}");
+}
 
 #[test]
 fn readme_shows_exactly_the_keys_that_exist() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = std::fs::read_to_string(&path).expect("README.md is there");
-    let (_, rest) = readme.split_once(BEGIN).unwrap_or_else(|| panic!("README.md lacks the line {BEGIN:?}"));
-    let (shown, rest) = rest.split_once(END).unwrap_or_else(|| panic!("README.md lacks the line {END:?}"));
-    assert!(!rest.contains(BEGIN), "README.md has the section twice");
+    assert_shows("README.md", "keys", &alta_auth::Config::readme_table());
+}
 
-    let table = alta_auth::Config::readme_table();
-    if shown != table {
-        println!("Between the two marks, README.md must be:\n{BEGIN}{table}{END}");
-        panic!("README.md and the table of keys differ; paste the text above");
-    }
+#[test]
+fn operating_shows_exactly_the_counters_that_exist() {
+    let mut stats = Stats::default();
+    stats.shadow = Some(ShadowStats::default());
+    let page = stats.prometheus();
+    let heads: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("# ")).collect();
+    let rows = heads.chunks(2).map(|head| {
+        let (name, help) = head[0].strip_prefix("HELP ").unwrap().split_once(' ').unwrap();
+        let kind = head[1].strip_prefix("TYPE ").unwrap().strip_prefix(name).unwrap().trim();
+        format!("| `{name}` | {kind} | {help} |\n")
+    });
+    let table = format!("| name | kind | meaning |\n|---|---|---|\n{}", rows.collect::<String>());
+    assert_shows("docs/operating.md", "counters", &table);
 }
