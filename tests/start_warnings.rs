@@ -76,6 +76,16 @@ fn a_preset_that_sets_scope_session_is_warned_about() {
 }
 
 #[test]
+fn a_connect_timeout_that_leaves_no_time_is_warned_about() {
+    for (connect, timeout, count) in [("500ms", "400ms", 1), ("500ms", "500ms", 1), ("499ms", "500ms", 0)] {
+        let lines = Lines::new();
+        let keys = [URL, ("connect_timeout", connect), ("timeout", timeout)];
+        drop(started(Engine::new(&configured(&keys, &lines))));
+        assert_eq!(warnings(&lines, &["connect_timeout = ", connect, timeout]), count, "{:?}", lines.all());
+    }
+}
+
+#[test]
 fn a_configuration_file_with_a_secret_that_every_user_can_read_is_warned_about_at_each_start() {
     const SECRET: &str = "c4n4ry";
     let directory = tempfile::tempdir().unwrap();
