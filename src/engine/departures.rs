@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use super::asking::{late_in_line, outage_decision};
+use super::asking::{Outage, late_in_line, outage_decision};
 use super::chains::Chain;
 use super::flights::Flight;
 use super::transports::Route;
@@ -65,11 +65,11 @@ impl Flight {
         self.has_not_departed() || self.asking.is_queued()
     }
 
-    /// What a waiter gets whose time is up while the flight goes on, and an outage's detail.
-    pub(super) fn overdue(&self) -> (Decision, String) {
+    /// What a waiter gets whose time is up while the flight goes on, and the outage if it is one.
+    pub(super) fn overdue(&self) -> (Decision, Option<Outage>) {
         if self.has_not_departed() {
             let outage = late_in_line(&self.policy, 0);
-            return (outage_decision(&self.policy, &outage), outage.detail);
+            return (outage_decision(&self.policy, &outage), Some(outage));
         }
         self.asking.overdue(&self.policy)
     }

@@ -304,26 +304,37 @@ impl Shard {
                 self.flights.borrow_mut().link(id, completion, now + GRACE);
                 continue;
             }
-            let decision = {
+            let (decision, outage, ends) = {
                 let flights = self.flights.borrow();
                 let flight = flights.flight(id);
-                let (decision, detail) = flight.overdue();
-                self.fallback(decision, &detail, flight.about())
+                let (decision, outage) = flight.overdue();
+                let detail = outage.as_ref().map_or("", |outage| &outage.detail);
+                // It has had all the time that a check has, and is about to end by itself: then its endpoint's health hears
+                // that there was no connection.
+                let end =
+                    flight.asking.connecting_since().map(|since| since + flight.policy.settings.timeout);
+                let ends = !completion.graced && end.is_some_and(|end| end <= now + GRACE);
+                (self.fallback(decision, detail, flight.about()), outage, ends)
             };
             self.decide(completion, decision);
-            self.abandon_if_empty(id);
+            if !ends
+                && self.abandon_if_empty(id)
+                && let Some(outage) = outage
+            {
+                self.outages.note(&outage);
+            }
         }
         Overdue::More
     }
 
     /// An exchange that nobody waits for is dropped if the backend knows nothing of it yet; otherwise it runs
-    /// on to its own end, so that its connection stays usable.
-    pub(super) fn abandon_if_empty(&self, id: FlightId) {
+    /// on to its own end, so that its connection stays usable. Whether it was dropped.
+    pub(super) fn abandon_if_empty(&self, id: FlightId) -> bool {
         let flight = {
             let mut flights = self.flights.borrow_mut();
             let flight = flights.flight(id);
             if flights.is_awaited(id) || flight.landing || flight.asking.written() {
-                return;
+                return false;
             }
             flights.remove(id)
         };
@@ -331,6 +342,7 @@ impl Shard {
         if let Some(hand) = flight.hand {
             hand.drop_flight();
         }
+        true
     }
 
     /// Delivered at the end of the turn.

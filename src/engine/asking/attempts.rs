@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Outage;
 use super::deciding::{backend_decision, outage_decision};
 use super::settling::late;
 use crate::backend::Answer;
@@ -155,16 +156,26 @@ impl Asking {
         running.peek().is_some() && running.all(|attempt| attempt.progress.is_in_line())
     }
 
-    /// What a waiter gets whose time is up while the flight goes on, and an outage's detail.
-    pub(crate) fn overdue(&self, policy: &Policy) -> (Decision, String) {
+    /// Since when it is asked, if a connection for it is being made.
+    pub(crate) fn connecting_since(&self) -> Option<Instant> {
+        let attempts = self.attempts.borrow();
+        let connects = |attempt: &Attempt| {
+            attempt.ended.is_none()
+                && (Stage::Resolving..=Stage::Handshaking).contains(&attempt.progress.stage.get())
+        };
+        attempts.iter().any(connects).then(|| attempts.iter().map(|attempt| attempt.began).min())?
+    }
+
+    /// What a waiter gets whose time is up while the flight goes on, and the outage if it is one.
+    pub(crate) fn overdue(&self, policy: &Policy) -> (Decision, Option<Outage>) {
         if let Some(refused) = &*self.refused.borrow() {
-            return (backend_decision((**refused).clone(), Duration::ZERO), String::new());
+            return (backend_decision((**refused).clone(), Duration::ZERO), None);
         }
         let attempts = self.attempts.borrow();
         let mut outage = None;
         for attempt in attempts.iter().rev() {
             match late(policy, attempt.endpoint, &attempt.progress) {
-                Ok(answer) => return (backend_decision(answer, Duration::ZERO), String::new()),
+                Ok(answer) => return (backend_decision(answer, Duration::ZERO), None),
                 Err(newest) => {
                     outage.get_or_insert(newest);
                 }
@@ -173,9 +184,9 @@ impl Asking {
         match outage {
             None => {
                 let why = "the deadline passed before the check could be sent";
-                (policy.without_answer(Cause::Overload, why), String::new())
+                (policy.without_answer(Cause::Overload, why), None)
             }
-            Some(outage) => (outage_decision(policy, &outage), outage.detail),
+            Some(outage) => (outage_decision(policy, &outage), Some(outage)),
         }
     }
 }

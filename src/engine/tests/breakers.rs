@@ -2,20 +2,31 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::time::sleep;
 
-use super::support::{ALLOW, Bench, DENY, Peer, check, with_shard};
+use super::support::{ALLOW, Bench, DENY, Peer, Surroundings, check, with_shard, with_shard_in};
 use crate::check::Check;
 use crate::decision::{Cause, Decision, Origin, Verdict};
+use crate::observe::{Log, LogLevel};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// No answer, and no reason to ask again on another connection.
 const GARBAGE: &str = "what?\r\n\r\n";
 const UNAVAILABLE: &str = "HTTP/1.1 503 X\r\nRetry-After: 40\r\nContent-Length: 0\r\n\r\n";
 const ALLOW_DEFAULT: (&str, &str) = ("default_action", "allow");
+
+#[derive(Default)]
+struct Lines(parking_lot::Mutex<Vec<String>>);
+
+impl Log for Lines {
+    fn log(&self, _: LogLevel, line: &str) {
+        self.0.lock().push(line.to_owned());
+    }
+}
 
 /// Says what the cell says.
 fn minded(says: &Rc<Cell<&'static str>>) -> Rc<Peer> {
@@ -400,17 +411,6 @@ async fn a_waiter_whose_time_is_up_before_all_have_spoken_gets_the_refusal_there
 
 #[tokio::test(start_paused = true)]
 async fn what_the_log_says_is_one_line_a_change() {
-    use super::support::{Surroundings, with_shard_in};
-    use crate::observe::{Log, LogLevel};
-    use std::sync::Arc;
-
-    #[derive(Default)]
-    struct Lines(parking_lot::Mutex<Vec<String>>);
-    impl Log for Lines {
-        fn log(&self, _: LogLevel, line: &str) {
-            self.0.lock().push(line.to_owned());
-        }
-    }
     let lines = Arc::new(Lines::default());
     let says = Rc::new(Cell::new(GARBAGE));
     let told = Rc::new(RefCell::new(0));
@@ -434,4 +434,51 @@ async fn what_the_log_says_is_one_line_a_change() {
     })
     .await;
     assert!(*told.borrow() > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_to_which_no_connection_comes_about_in_time_is_an_outage_that_counts_and_is_logged() {
+    // The twin has less time than the operator gives.
+    for (own, counts) in [(None, true), (Some(Duration::from_millis(300)), false)] {
+        let lines = Arc::new(Lines::default());
+        let surroundings = Surroundings { log: Some(Arc::clone(&lines) as _), ..Surroundings::default() };
+        let peer = Peer::answering(|_, _| None);
+        peer.silent.set(Some(0));
+        with_shard_in(surroundings, &[("timeout", "400ms")], peer, |bench| async move {
+            for client in 0..5 {
+                let (session, ip) = (format!("s{client}"), format!("192.0.2.{client}"));
+                let check = Check { ip: ip.as_bytes(), timeout: own, ..check(&session, "") };
+                bench.submit(&check, client);
+                assert_eq!(bench.decided(client).await.0.cause, Cause::Timeout);
+            }
+            bench.settle().await;
+            assert_eq!(bench.core.policy().health[0].is_open(), counts);
+            assert_eq!(bench.peer.requests(), 0);
+        })
+        .await;
+        let lines = lines.0.lock();
+        let said = lines.iter().filter(|line| line.contains("no answer from the backend (timeout)")).count();
+        assert_eq!(said, 1, "{lines:#?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn checks_that_a_full_pool_denies_are_logged_once_a_period() {
+    let lines = Arc::new(Lines::default());
+    let surroundings = Surroundings { log: Some(Arc::clone(&lines) as _), ..Surroundings::default() };
+    let keys = [("pool.max_connections", "1"), ("timeout", "2s"), ("breaker.failures", "0")];
+    with_shard_in(surroundings, &keys, Peer::answering(|_, _| None), |bench| async move {
+        let ids: Vec<String> = (0..5_000).map(|number| number.to_string()).collect();
+        for (user_data, id) in ids.iter().enumerate() {
+            bench.submit(&check(id, ""), user_data);
+        }
+        let mut denied = 0;
+        for user_data in 0..ids.len() {
+            denied += usize::from(bench.decided(user_data).await.0.cause == Cause::Overload);
+        }
+        assert!(denied > 4_990, "{denied}");
+    })
+    .await;
+    let lines = lines.0.lock();
+    assert_eq!(lines.iter().filter(|line| line.contains("(overload)")).count(), 1, "{lines:#?}");
 }
