@@ -316,22 +316,23 @@ impl Transport {
         // Each turn uses up a connection that was closing under us; the bound only keeps a peer that closes
         // everything at once from keeping us busy.
         for _ in 0..16 {
-            let outcome = match pool.acquire(fresh, progress).await? {
-                pool::Lent::H1(lease) if lease.conn().is_wire() && pool.pipelines(fresh, progress) => {
-                    match Box::pin(wire::pipe::begin(lease, progress)).await {
-                        Ok(seat) => Box::pin(wire::pipe::exchange(seat, head, progress, read)).await,
-                        Err(broken) => Err(broken),
-                    }
+            let outcome = match pool.acquire(fresh, progress).await {
+                Ok(pool::Lent::H1(lease)) if lease.conn().is_wire() && pool.pipelines(fresh, progress) => {
+                    let seat = wire::pipe::begin(lease);
+                    Box::pin(wire::pipe::exchange(seat, head, progress, read)).await
                 }
-                pool::Lent::Piped(seat) => Box::pin(wire::pipe::exchange(seat, head, progress, read)).await,
-                pool::Lent::H1(lease) if lease.conn().is_wire() => {
+                Ok(pool::Lent::Piped(seat)) => {
+                    Box::pin(wire::pipe::exchange(seat, head, progress, read)).await
+                }
+                Ok(pool::Lent::H1(lease)) if lease.conn().is_wire() => {
                     wire::exchange(lease, head, progress, read).await
                 }
-                pool::Lent::H1(lease) => h1::exchange(lease, head, progress, read).await,
-                pool::Lent::H2(seat) => {
+                Ok(pool::Lent::H1(lease)) => h1::exchange(lease, head, progress, read).await,
+                Ok(pool::Lent::H2(seat)) => {
                     let (origin, patience) = (&self.origins[endpoint], self.settings.timeout);
                     h2::exchange(seat, origin, head, patience, progress, read).await
                 }
+                Err(broken) => Err(broken),
             };
             match outcome {
                 Ok(body) => return Ok(body),

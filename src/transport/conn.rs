@@ -74,7 +74,7 @@ impl Conn {
 
     /// What waits to be read on a connection that should be silent. `asked_later`: what is sent on it is sent after a look at
     /// all of them (`wire/send_queue.rs`), so that this needs no system call. `Unknown`: when this thread's reactor has run,
-    /// [`Conn::is_silent`] can tell.
+    /// another glance can tell, if it is more than a session ticket of TLS.
     pub(super) fn glance(&mut self, asked_later: bool) -> Look {
         match &mut self.speech {
             Speech::Hyper(speaker) => speaker.wire.look(),
@@ -84,15 +84,6 @@ impl Conn {
                 Look::Nothing => stream.io.look(),
                 known => known,
             },
-        }
-    }
-
-    /// What was unknown has been read meanwhile, and was nothing: a session ticket of TLS.
-    pub(super) fn is_silent(&mut self) -> bool {
-        let unused = self.uses == 0;
-        match &mut self.speech {
-            Speech::Hyper(speaker) => speaker.is_alive(unused),
-            Speech::Wire(stream) => probe(&mut *stream.io) == Look::Nothing,
         }
     }
 

@@ -32,10 +32,10 @@ pub(super) use holds::{Lease, Place};
 use line::{Grant, Line, Queued, Waiter, Watching};
 use windows::Windows;
 
-use super::conn::{Conn, system_heard};
+use super::conn::{Conn, Ending, Fault, system_heard};
 use super::dial::{Dial, Look, Watch};
 use super::gauges::Row;
-use super::{Among, Failure, Progress, Stage, h1, h2, wire};
+use super::{Among, Broken, Failure, Progress, Stage, h1, h2, wire};
 use crate::clock;
 use crate::decision::Cause;
 
@@ -161,7 +161,7 @@ impl Pool {
 
     /// A connection, or a stream on one. `fresh`: one on which nothing was ever asked (over HTTP/2 any that takes
     /// streams will do: one that is dying no longer does, and a refused stream says nothing of the connection).
-    pub(super) async fn acquire(&self, fresh: bool, progress: &Rc<Progress>) -> Result<Lent, Failure> {
+    pub(super) async fn acquire(&self, fresh: bool, progress: &Rc<Progress>) -> Result<Lent, Broken> {
         self.start_reaper();
         if let Some(seat) = self.seat(&progress.among) {
             progress.address.set(seat.address());
@@ -184,26 +184,59 @@ impl Pool {
         // One connection for all is under way, or this exchange will make its own.
         let mut watching = Watching::new(self.common_watch(), progress);
         self.grant();
-        loop {
+        let lent = loop {
             match place_in_line.granted().await {
                 Grant::Place(place, attempt) => {
                     let watch = self.common_watch();
                     watching.exchange(&watch);
                     self.dial(place, attempt, Rc::clone(&place_in_line.waiter), watch);
                 }
-                Grant::Lent(lent) => {
-                    drop(watching);
-                    progress.lent.set(Some(clock::now()));
-                    progress.address.set(match &lent {
-                        Lent::H1(lease) => lease.conn().address,
-                        Lent::Piped(seat) => seat.address(),
-                        Lent::H2(seat) => seat.address(),
-                    });
-                    progress.enter(Stage::Ready);
-                    return Ok(lent);
-                }
-                Grant::Failed(failure) => return Err(failure),
+                Grant::Lent(lent) => break lent,
+                Grant::Failed(failure) => return Err(failure.into()),
             }
+        };
+        drop((watching, place_in_line));
+        progress.lent.set(Some(clock::now()));
+        progress.address.set(match &lent {
+            Lent::H1(lease) => lease.conn().address,
+            Lent::Piped(seat) => seat.address(),
+            Lent::H2(seat) => seat.address(),
+        });
+        progress.enter(Stage::Ready);
+        match lent {
+            Lent::H1(lease) => Ok(Lent::H1(self.looked_at(lease, progress).await?)),
+            shared => Ok(shared),
+        }
+    }
+
+    /// One that was made just now, or handed on as soon as another had its reply: nobody has looked at it yet.
+    async fn looked_at(&self, mut lease: Lease, progress: &Progress) -> Result<Lease, Broken> {
+        let reused = lease.conn().is_old();
+        let seen = self.look(&mut lease).await;
+        // Of one that was just made and is closed already, the write, or the read, says so.
+        if seen == Look::Nothing || seen == Look::Closed && !reused {
+            return Ok(lease);
+        }
+        lease.conn().describe(progress);
+        lease.close();
+        let (fault, write_error, malformed) = (Some(Fault::Surplus), None, None);
+        Err(Ending { fault, reused, written: false, received: 0, write_error, malformed }
+            .explain(&self.label))
+    }
+
+    /// What waits on a connection that should be silent.
+    async fn look(&self, lease: &mut Lease) -> Look {
+        let asked_later = self.limits.pipeline == 1;
+        match lease.conn_mut().glance(asked_later) {
+            Look::Unknown => {
+                // What there is can be read then.
+                system_heard().await;
+                match lease.conn_mut().glance(asked_later) {
+                    Look::Unknown => Look::Nothing,
+                    known => known,
+                }
+            }
+            known => known,
         }
     }
 
@@ -245,25 +278,17 @@ impl Pool {
                 idle.remove(index)?
             };
             self.gauges().idle.sub(1);
-            let mut conn = idle.conn;
+            let conn = idle.conn;
             if idle.since + self.limits.idle_timeout <= clock::now() || !self.is_good(&conn) {
                 conn.hang_up();
                 continue;
             }
-            match conn.glance(self.limits.pipeline == 1) {
-                Look::Nothing => return Some(Lease::new(self.rc(), conn)),
-                Look::Unknown => {
-                    // What there is can be read then.
-                    let mut lease = Lease::new(self.rc(), conn);
-                    system_heard().await;
-                    if lease.conn_mut().is_silent() {
-                        return Some(lease);
-                    }
-                    lease.close();
-                }
-                // Bytes that nobody asked for: never read as the answer to the next request.
-                Look::Surplus | Look::Closed => conn.hang_up(),
+            let mut lease = Lease::new(self.rc(), conn);
+            if self.look(&mut lease).await == Look::Nothing {
+                return Some(lease);
             }
+            // Bytes that nobody asked for: never read as the answer to the next request.
+            lease.close();
         }
     }
 

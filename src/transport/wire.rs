@@ -7,11 +7,10 @@
 //! `verdict.body` wants it. In steady state nothing is allocated.
 //!
 //! Strict: a reply that breaks a rule is no reply, and its connection is closed. Bytes that nobody asked for are found
-//! before a request goes out ([`Conn::glance`]: by the pool for what was idle, here for what is new or was handed on; on
-//! plain sockets, where the pool only asks what this process knows, once more when it is sent), and behind a reply when that
-//! is read; either way the connection is closed. A reply that begins before the whole request was sent is read for its
+//! before a request goes out ([`Conn::glance`], by the pool; on plain sockets, of which that only asks what this process
+//! knows, once more when it is sent), and behind a reply when that is read; either way the connection is closed. A reply that begins before the whole request was sent is read for its
 //! status line only ([`Fault::EARLY`]). Race window: bytes that come after that look and before the reply cannot be told from
-//! an early answer. A plain connection that was idle is looked at together with all others before the requests go out that
+//! an early answer. A plain connection is looked at together with all others before the requests go out that
 //! were ready at the same time, 64 at most; a peer that can aim between the two can answer the request as well.
 //!
 //! [`Conn::glance`]: super::conn::Conn::glance
@@ -42,7 +41,7 @@ use reply::{Section, parse};
 use send_queue::{Posted, Returned, SendQueue, Sent};
 
 use super::body::{Body, BodyError, DRAIN_BYTES, DRAIN_TIME};
-use super::conn::{Conn, Ending, Fault, Speech, probe, system_heard};
+use super::conn::{Conn, Ending, Fault, Speech, probe};
 use super::dial::{Io, Link, Look};
 use super::head::{Fed, HeadReader, MAX_HEAD};
 use super::pool::{Lease, Place};
@@ -78,35 +77,6 @@ pub(super) fn establish(link: Link, place: Place, max_age: Duration) -> Box<Conn
     Conn::new(Speech::Wire(stream), link.address, link.peer, link.tls, max_age)
 }
 
-/// What waits on a connection that should be silent.
-async fn looked_at(lease: &mut Lease) -> Look {
-    match lease.conn_mut().glance(false) {
-        Look::Unknown => {
-            // What there is can be read then.
-            system_heard().await;
-            match lease.conn_mut().glance(false) {
-                Look::Unknown => Look::Nothing,
-                known => known,
-            }
-        }
-        known => known,
-    }
-}
-
-/// Before the first request of an exchange. The pool has looked at what it took off its stack. What was made for this
-/// exchange, or handed on from another as soon as that had its reply, nobody has looked at yet.
-async fn first_look(lease: &mut Lease, progress: &Progress) -> Result<(), Ending> {
-    let reused = lease.conn().is_old();
-    let unseen = !reused || progress.lent.get().is_some();
-    let seen = if unseen { looked_at(lease).await } else { Look::Nothing };
-    // Of one that was just made and is closed already, the write, or the read, says so.
-    if seen == Look::Surplus || seen == Look::Closed && reused {
-        let (fault, write_error, malformed) = (Some(Fault::Surplus), None, None);
-        return Err(Ending { fault, reused, written: false, received: 0, write_error, malformed });
-    }
-    Ok(())
-}
-
 fn stream(lease: &mut Lease) -> &mut Stream {
     match &mut lease.conn_mut().speech {
         Speech::Wire(stream) => stream,
@@ -122,11 +92,6 @@ pub(super) async fn exchange(
 ) -> Result<Body, Broken> {
     let reused = lease.conn().is_old();
     lease.conn().describe(progress);
-    if let Err(ending) = first_look(&mut lease, progress).await {
-        let broken = ending.explain(lease.pool().label());
-        lease.close();
-        return Err(broken);
-    }
     let desk = Rc::clone(&lease.pool().desk);
     let most = lease.pool().limits.max_body;
     let mut talk = Talk {

@@ -106,68 +106,72 @@ async fn surplus_and_end_are_seen_before_a_connection_is_lent() {
 
 /// It is there before the request that it would be taken to answer, and this process has not heard of it.
 #[tokio::test]
-async fn a_reply_too_many_on_a_pipe_is_seen_before_those_who_joined_it_are_sent() {
-    local(async {
-        for surplus in [OK_EMPTY, b""] {
-            let directory = tempfile::tempdir().unwrap();
-            let path = directory.path().join("auth.sock");
-            let listener = UnixListener::bind(&path).unwrap();
-            let url = format!("unix:{}:/auth", path.display());
-            let set = [("backend.url", url.as_str()), ("http.pipeline", "2"), ("pool.max_connections", "1")];
-            let (transport, gauges) = real(&set).unwrap();
-            let peer = Rc::<RefCell<Option<UnixStream>>>::default();
-            let asking: Vec<_> = (0..3)
-                .map(|index| {
-                    let (transport, peer) = (Rc::clone(&transport), Rc::clone(&peer));
-                    spawn_local(async move {
-                        let reply = ask(&transport).await?;
-                        if index == 0 && !surplus.is_empty() {
-                            // Both are answered; the third has its place as soon as this one has left.
-                            let stream = peer.borrow();
-                            assert_eq!(stream.as_ref().unwrap().try_write(surplus).unwrap(), surplus.len());
-                        }
-                        reply.body.discard();
-                        Ok::<_, Failure>(reply.status)
-                    })
-                })
-                .collect();
-            let requests = async |stream: &mut UnixStream, count| {
-                let mut bytes = Vec::new();
-                for _ in 0..count {
-                    bytes.clear();
-                    while !bytes.ends_with(b"\r\n\r\n") {
-                        bytes.push(stream.read_u8().await.unwrap());
-                    }
+async fn a_reply_too_many_is_seen_before_whoever_comes_next_on_its_connection_is_sent() {
+    let lanes = [("hyper", "1", 1), ("wire", "1", 1), ("wire", "2", 2)];
+    for (lane, surplus) in lanes.into_iter().flat_map(|lane| [(lane, OK_EMPTY), (lane, b"")]) {
+        local(next_after(lane, surplus)).await;
+    }
+}
+
+/// So many are answered together, behind the reply to the first comes the surplus, and then there is one more.
+async fn next_after((lane, window, first): (&'static str, &'static str, usize), surplus: &'static [u8]) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("auth.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let url = format!("unix:{}:/auth", path.display());
+    let (transport, gauges) = real(&[
+        ("backend.url", url.as_str()),
+        ("http.lane", lane),
+        ("http.pipeline", window),
+        ("pool.max_connections", "1"),
+    ])
+    .unwrap();
+    let peer = Rc::<RefCell<Option<UnixStream>>>::default();
+    let asking: Vec<_> = (0..=first)
+        .map(|index| {
+            let (transport, peer) = (Rc::clone(&transport), Rc::clone(&peer));
+            spawn_local(async move {
+                let reply = ask(&transport).await?;
+                if index == 0 && !surplus.is_empty() {
+                    // The next has the connection, or its place on it, as soon as this one has left.
+                    let stream = peer.borrow();
+                    assert_eq!(stream.as_ref().unwrap().try_write(surplus).unwrap(), surplus.len());
                 }
-            };
-            let mut first = listener.accept().await.unwrap().0;
-            requests(&mut first, 2).await;
-            peer.replace(Some(first));
-            let no = b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n";
-            assert_eq!(peer.borrow().as_ref().unwrap().try_write(&no.repeat(2)).unwrap(), 2 * no.len());
-            let mut answers = Vec::new();
-            let third = async {
-                let mut stream = match surplus {
-                    b"" => peer.borrow_mut().take().expect("it has not left"),
-                    _ => listener.accept().await.unwrap().0,
-                };
-                requests(&mut stream, 1).await;
-                stream.write_all(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n").await.unwrap();
-                stream
-            };
-            let all = async {
-                for asking in asking {
-                    answers.push(asking.await.unwrap().unwrap());
-                }
-            };
-            let limit = Duration::from_secs(10);
-            let both = async { tokio::join!(all, third) };
-            tokio::time::timeout(limit, both).await.expect("a third answer");
-            assert_eq!(answers, [403, 403, 404]);
-            assert_eq!(gauges[0].opened.get(), if surplus.is_empty() { 1 } else { 2 });
+                reply.body.discard();
+                Ok::<_, Failure>(reply.status)
+            })
+        })
+        .collect();
+    let requests = async |stream: &mut UnixStream, count| {
+        let mut bytes = Vec::new();
+        for _ in 0..count {
+            bytes.clear();
+            while !bytes.ends_with(b"\r\n\r\n") {
+                bytes.push(stream.read_u8().await.unwrap());
+            }
         }
-    })
-    .await;
+    };
+    let mut stream = listener.accept().await.unwrap().0;
+    requests(&mut stream, first).await;
+    peer.replace(Some(stream));
+    let no = b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n".repeat(first);
+    assert_eq!(peer.borrow().as_ref().unwrap().try_write(&no).unwrap(), no.len());
+    spawn_local(async move {
+        let mut stream = match surplus {
+            b"" => peer.borrow_mut().take().expect("it has not left"),
+            _ => listener.accept().await.unwrap().0,
+        };
+        requests(&mut stream, 1).await;
+        stream.write_all(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        drop(peer);
+    });
+    let mut answers = Vec::new();
+    for asking in asking {
+        answers.push(asking.await.unwrap().unwrap());
+    }
+    let expected = [&[403, 403][..first], &[404]].concat();
+    assert_eq!(answers, expected, "{lane}, {window}");
+    assert_eq!(gauges[0].opened.get(), if surplus.is_empty() { 1 } else { 2 }, "{lane}, {window}");
 }
 
 #[tokio::test]

@@ -424,13 +424,14 @@ async fn who_still_waits_when_the_common_connection_is_there_is_in_line_again() 
 /// Nobody looks at the idle connections of a pool whose line is never empty: each is handed on at once.
 #[tokio::test(start_paused = true)]
 async fn a_connection_is_looked_at_before_it_goes_to_the_next_in_line() {
-    local(async {
+    unshared_in_each_lane(async || {
         for surplus in [&b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"[..], b"x", b""] {
-            let mut world = World::new(&[("http.lane", "wire"), ("pool.max_connections", "1")]);
+            let mut world = bounded("1");
             let first = world.asking(false);
             let mut peer = world.peer().await;
             let next = world.asking(false);
             peer.request().await;
+            settle().await;
             assert_eq!(world.gauges().3, 1, "it waits in line");
             peer.reply(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n").await;
             // The reply is read; before it is done with, what nobody asked for is there.

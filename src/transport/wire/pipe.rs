@@ -30,7 +30,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::held::Held;
-use super::{first_look, write_request};
+use super::write_request;
 use crate::decision::Cause;
 use crate::transport::body::{Body, BodyError};
 use crate::transport::conn::{Ending, Fault};
@@ -130,12 +130,7 @@ pub(crate) struct Tail {
 }
 
 /// A pipe on this connection, and the first seat in it.
-pub(in crate::transport) async fn begin(mut lease: Lease, progress: &Progress) -> Result<Seat, Broken> {
-    if let Err(ending) = first_look(&mut lease, progress).await {
-        let broken = ending.explain(lease.pool().label());
-        lease.close();
-        return Err(broken);
-    }
+pub(in crate::transport) fn begin(lease: Lease) -> Seat {
     let pool = lease.pool().rc();
     let conn = lease.conn();
     let (address, retires_at, new) = (conn.address, conn.retires_at, !conn.is_old());
@@ -144,7 +139,7 @@ pub(in crate::transport) async fn begin(mut lease: Lease, progress: &Progress) -
     pipe.pool.admit(&pipe);
     driver::start(Rc::clone(&pipe), lease);
     pipe.pool.offer_window(&pipe);
-    Ok(seat)
+    seat
 }
 
 pub(in crate::transport) async fn exchange(
