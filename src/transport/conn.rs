@@ -170,8 +170,8 @@ pub(super) struct Ending {
     pub(super) reused: bool,
     /// Something of the request was handed to the system.
     pub(super) written: bool,
-    /// Bytes of the reply.
-    pub(super) received: u64,
+    /// Something of the reply has come.
+    pub(super) received: bool,
     pub(super) write_error: Option<String>,
     /// The header section was complete, and this is what was wrong all the same.
     pub(super) malformed: Option<String>,
@@ -197,7 +197,7 @@ impl Ending {
         if self.reused && !self.written {
             return Broken::Unsent;
         }
-        if self.received == 0 {
+        if !self.received {
             let detail = match self.write_error {
                 Some(why) => format!("{label} closed while the request was being written ({why})"),
                 None => format!("{label} closed before the first byte of an answer"),

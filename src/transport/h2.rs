@@ -54,7 +54,8 @@ pub(super) struct Conn {
     /// `None`: it has ended, and whoever was still in line for it has heard so.
     connection: Rc<RefCell<Option<Connection>>>,
     wire: Rc<Wire>,
-    pub(super) born: Instant,
+    /// When it is too old for new streams.
+    pub(super) retires_at: Instant,
     pub(super) address: Option<IpAddr>,
     peer: String,
     tls: Option<String>,
@@ -185,7 +186,7 @@ pub(super) async fn establish(
         sender: RefCell::new(sender),
         connection,
         wire,
-        born: Instant::now(),
+        retires_at: Instant::now() + pool.limits.max_age,
         address: link.address,
         peer: link.peer,
         tls: link.tls,
@@ -238,13 +239,13 @@ async fn run(connection: Rc<RefCell<Option<Connection>>>) {
     drop(connection.take());
 }
 
-fn no_settings(label: &str, fault: Option<Fault>, received: u64) -> Failure {
+fn no_settings(label: &str, fault: Option<Fault>, received: bool) -> Failure {
     match fault {
         Some(Fault::Tls(why)) => Failure::new(Cause::Tls, format!("TLS with {label} failed: {why}")),
         Some(Fault::Rule(_) | Fault::Surplus) => {
             Failure::new(Cause::Protocol, format!("{label} does not speak HTTP/2"))
         }
-        None if received == 0 => {
+        None if !received => {
             Failure::new(Cause::Reset, format!("{label} closed before the first byte of HTTP/2"))
         }
         None => Failure::new(Cause::Protocol, format!("{label} closed while HTTP/2 began")),

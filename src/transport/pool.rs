@@ -18,6 +18,7 @@ pub(super) mod windows;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
@@ -220,7 +221,7 @@ impl Pool {
         lease.conn().describe(progress);
         lease.close();
         let (fault, write_error, malformed) = (Some(Fault::Surplus), None, None);
-        Err(Ending { fault, reused, written: false, received: 0, write_error, malformed }
+        Err(Ending { fault, reused, written: false, received: false, write_error, malformed }
             .explain(&self.label))
     }
 
@@ -257,12 +258,9 @@ impl Pool {
 
     /// The HTTP/2 connections. Those that have outlived their time take no new streams.
     fn shared(&self) -> Vec<Rc<h2::Conn>> {
-        let max_age = self.limits.max_age;
         let conns = self.state.borrow().shared.clone();
         for conn in &conns {
-            let outlived = conn.born.elapsed() >= max_age
-                || conn.address.is_some_and(|address| !self.dialer.is_current(self.endpoint, address));
-            if outlived {
+            if !self.keeps(conn.retires_at, conn.address) {
                 conn.retire();
             }
         }
@@ -298,9 +296,13 @@ impl Pool {
     }
 
     fn is_good(&self, conn: &Conn) -> bool {
-        conn.is_alive()
-            && clock::now() < conn.retires_at
-            && conn.address.is_none_or(|address| self.dialer.is_current(self.endpoint, address))
+        conn.is_alive() && self.keeps(conn.retires_at, conn.address)
+    }
+
+    /// Whether a connection that is good until then, and that leads there, may be used.
+    fn keeps(&self, retires_at: Instant, address: Option<IpAddr>) -> bool {
+        let is_current = |address| self.dialer.is_current(self.endpoint, address);
+        clock::now() < retires_at && address.is_none_or(is_current)
     }
 
     /// Gives free places to those in line who have none, in their order.

@@ -46,7 +46,7 @@ pub(super) struct Wire {
     speech: RefCell<Speech>,
     /// Of the exchange under way.
     progress: RefCell<Option<Rc<Progress>>>,
-    received: Cell<u64>,
+    received: Cell<bool>,
     /// HTTP/1.1: bytes of the request that the system has not taken yet.
     unsent: Cell<usize>,
     /// HTTP/1.1: the whole request is on its way.
@@ -79,7 +79,7 @@ impl Wire {
             reader: RefCell::default(),
             speech: RefCell::new(speech),
             progress: RefCell::default(),
-            received: Cell::new(0),
+            received: Cell::new(false),
             unsent: Cell::new(0),
             sent: Cell::new(false),
             early: Cell::new(false),
@@ -96,7 +96,7 @@ impl Wire {
     /// An HTTP/1.1 request is about to be written.
     pub(super) fn arm(&self, progress: &Rc<Progress>) {
         self.progress.replace(Some(Rc::clone(progress)));
-        self.received.set(0);
+        self.received.set(false);
         self.sent.set(false);
         self.early.set(false);
         *self.speech.borrow_mut() = Speech::Silent;
@@ -128,8 +128,8 @@ impl Wire {
         self.io.borrow().as_ref().map_or(Look::Closed, |io| io.look())
     }
 
-    /// Bytes of a reply that came since the request was armed; over HTTP/2, since the connection began.
-    pub(super) fn received(&self) -> u64 {
+    /// Something of a reply has come since the request was armed; over HTTP/2, since the connection began.
+    pub(super) fn received(&self) -> bool {
         self.received.get()
     }
 
@@ -167,7 +167,7 @@ impl Wire {
     }
 
     fn heard(&self, bytes: &[u8]) -> Result<(), Fault> {
-        self.received.set(self.received.get() + bytes.len() as u64);
+        self.received.set(self.received.get() || !bytes.is_empty());
         let progress = self.progress.borrow();
         if let Some(trace) = progress.as_ref().and_then(|progress| progress.trace.as_ref()) {
             trace.borrow_mut().received.extend_from_slice(bytes);

@@ -98,7 +98,7 @@ pub(super) async fn exchange(
         reused,
         sending: Sending::Begin,
         written: false,
-        received: 0,
+        received: false,
         early: false,
         awaits: false,
         reader: None,
@@ -143,9 +143,9 @@ struct Talk {
     sending: Sending,
     /// The first byte was handed to the system.
     written: bool,
-    /// Bytes of the reply.
-    received: u64,
-    /// Some of them came before the whole request was sent.
+    /// Something of the reply has come.
+    received: bool,
+    /// Some of it came before the whole request was sent.
     early: bool,
     /// This is a wake-up: what was waited for should be there.
     awaits: bool,
@@ -311,7 +311,7 @@ impl Talk {
                     return Poll::Ready(Err(Trouble::Ended(self.ending(Fault::of_tls(&error)))));
                 }
             };
-            self.received += bytes.len() as u64;
+            self.received |= !bytes.is_empty();
             self.early |= !matches!(self.sending, Sending::Done);
             if let Some(trace) = &progress.trace {
                 trace.borrow_mut().received.extend_from_slice(bytes);

@@ -88,9 +88,7 @@ impl Pool {
                 _ => 2,
             },
         };
-        load < window
-            && now < pipe.retires_at
-            && pipe.address.is_none_or(|address| self.dialer.is_current(self.endpoint, address))
+        load < window && self.keeps(pipe.retires_at, pipe.address)
     }
 
     fn seat_on(&self, pipe: &Rc<Pipe>) -> Seat {

@@ -85,9 +85,9 @@ struct Slot {
     behind: Cell<bool>,
     /// Another request was unanswered on the connection at some time while this was.
     shared: Cell<bool>,
-    /// Bytes of the reply.
-    received: Cell<u64>,
-    /// Some of them came before the whole request was sent.
+    /// Something of the reply has come.
+    received: Cell<bool>,
+    /// Some of it came before the whole request was sent.
     early: Cell<bool>,
     /// Its final status line. Its exchange is shown that when those before it have been judged.
     status: Cell<Option<u16>>,
@@ -388,7 +388,8 @@ impl Slot {
     /// Nothing of it was sent. `first`: nor of anything else on its connection, which was made for it.
     fn unsend(&self, label: &str, fault: Option<Fault>, first: bool) {
         let (write_error, malformed) = (None, None);
-        let ending = Ending { fault, reused: !first, written: false, received: 0, write_error, malformed };
+        let ending =
+            Ending { fault, reused: !first, written: false, received: false, write_error, malformed };
         self.fail(ending.explain(label));
     }
 

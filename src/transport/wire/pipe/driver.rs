@@ -143,7 +143,7 @@ impl Driver {
     fn has_stalled(&mut self, cx: &mut Context<'_>) -> bool {
         let state = self.pipe.state.borrow();
         let Some(front) = state.sent.get(state.answered) else { return false };
-        let dropped = front.behind.get() && front.received.get() == 0;
+        let dropped = front.behind.get() && !front.received.get();
         let holds = dropped || state.sent.len() - state.answered > 1 || !state.waiting.is_empty();
         drop(state);
         if self.stall.is_none() && !holds {
@@ -223,7 +223,7 @@ impl Driver {
             if !slot.judged.get() {
                 slot.progress.enter(Stage::Replying);
             }
-            slot.received.set(slot.received.get().max(1));
+            slot.received.set(true);
             // The last of a batch may be with the layer below, and not be sent yet.
             let sent = if self.flushing && self.at == self.batch.len() { self.sound } else { written };
             let unsent = slot.ends.get() > sent;
