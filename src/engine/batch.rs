@@ -192,7 +192,7 @@ impl Way<'_> {
         Ok(Completion::new(self.core, ticket, receiver, tag, self.now))
     }
 
-    /// A check that needs not be asked.
+    /// A check that needs not be asked. Without usual room it takes a place in the spare one.
     fn decide(
         &mut self,
         room: Room,
@@ -202,7 +202,11 @@ impl Way<'_> {
         tag: Tag,
         announce: impl FnOnce(u64),
     ) -> Result<Ticket, SubmitError> {
-        let completion = self.reserve(room, thread, receiver, tag).inspect_err(|error| {
+        let reserved = match self.reserve(room, thread, receiver, tag) {
+            Err(SubmitError::Full) if room == Room::Usual => self.reserve(Room::Spare, thread, receiver, tag),
+            reserved => reserved,
+        };
+        let completion = reserved.inspect_err(|error| {
             if *error == SubmitError::Full {
                 self.core.ledger.refused();
             }

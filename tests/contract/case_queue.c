@@ -368,6 +368,38 @@ CASE(overload_default_answers_as_many_again) {
     backend_stop(b);
 }
 
+/* Without room what is remembered is still known, and needs no more than a place to wait in. */
+CASE(overload_default_keeps_what_is_remembered) {
+    backend *b = backend_start();
+    backend_rule(b, "held", held);
+    backend_rule(b, "123", remembered);
+    for (int spare = 0; spare <= 1; spare++) {
+        alta_auth_engine *engine =
+            engine_with(backend_url(b), "inbox.capacity", "2", "overload", spare ? "default" : "refuse", NULL);
+        alta_auth_queue *queue = queue_on(engine);
+        alta_auth_request known = ask("known", "token=123"), one = ask("one", "token=held"), two = ask("two", "token=held");
+        check_ok(engine, &known);
+        size_t asked = backend_requests(b, "123");
+        CHECK_EQ(alta_auth_queue_submit(queue, &one, NULL, NULL), ALTA_AUTH_OK);
+        CHECK_EQ(alta_auth_queue_submit(queue, &two, NULL, NULL), ALTA_AUTH_OK);
+        CHECK_EQ(alta_auth_queue_submit(queue, &known, NULL, NULL), spare ? ALTA_AUTH_OK : ALTA_AUTH_ERR_FULL);
+        CHECK_EQ(stats_of(engine).refused, spare ? 0 : 1);
+        if (spare) {
+            alta_auth_completion done[3];
+            reap_all(queue, done, 1);
+            CHECK_EQ(done[0].decision.origin, ALTA_AUTH_ORIGIN_MEMORY);
+            CHECK_EQ(done[0].decision.verdict, ALTA_AUTH_ALLOW);
+            for (size_t i = 0; i < 3; i++) { /* as many as the others, and no more */
+                CHECK_EQ(alta_auth_queue_submit(queue, &known, NULL, NULL), i < 2 ? ALTA_AUTH_OK : ALTA_AUTH_ERR_FULL);
+            }
+        }
+        CHECK_EQ(backend_requests(b, "123"), asked);
+        alta_auth_queue_free(queue);
+        alta_auth_engine_free(engine);
+    }
+    backend_stop(b);
+}
+
 /* ---- a queue's end ---- */
 
 CASE(queue_free_cancels_its_pending_and_unreaped_checks) {
