@@ -115,6 +115,8 @@ impl Queue {
 
     fn take(&self, max: usize, each: impl FnMut(Completed) -> bool) -> usize {
         if self.core.freed.load(Ordering::SeqCst) {
+            // Nothing comes any more: what waits is dropped, and its signal with it.
+            self.waiting.take(usize::MAX, |_| true);
             return 0;
         }
         self.waiting.take(max, each)

@@ -443,6 +443,7 @@ CASE(orphaned_queue_reaps_nothing) {
     int32_t status = 77;
     CHECK_EQ(alta_auth_queue_reap(queue, &done, 1), 0);
     CHECK_EQ(alta_auth_queue_reap(empty, &done, 1), 0);
+    CHECK(!readable(alta_auth_queue_fd(queue), 0)); /* or a loop that polls it would spin */
     CHECK_EQ(alta_auth_queue_submit(queue, &pending, NULL, NULL), ALTA_AUTH_ERR_CLOSED);
     CHECK_EQ(alta_auth_queue_submit_batch(queue, &pending, 1, NULL, &status), 0);
     CHECK_EQ(status, ALTA_AUTH_ERR_CLOSED);
