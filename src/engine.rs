@@ -59,7 +59,7 @@ mod watching;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -124,7 +124,7 @@ pub struct Engine {
     core: Arc<Core>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// The next queue's number; 0 stands for none.
-    queues: AtomicU32,
+    queues: AtomicU64,
     callbacks: Arc<Callbacks>,
     reloading: Mutex<()>,
 }
@@ -147,7 +147,7 @@ impl Engine {
         let engine = Self {
             core,
             threads: Mutex::default(),
-            queues: AtomicU32::new(1),
+            queues: AtomicU64::new(1),
             callbacks: Arc::new(callbacks),
             reloading: Mutex::default(),
         };

@@ -60,7 +60,7 @@ pub(crate) struct Tag {
     /// The host's.
     pub(crate) user_data: usize,
     /// The queue that was submitted to; 0: none.
-    pub(crate) owner: u32,
+    pub(crate) owner: u64,
 }
 
 /// A decision on its way to its receiver: of a check, or the newest of a watch.

@@ -208,7 +208,7 @@ impl Core {
     }
 
     /// Cancels every pending check of a queue, and every watch.
-    pub(crate) fn cancel_of(&self, owner: u32) {
+    pub(crate) fn cancel_of(&self, owner: u64) {
         self.ledger.of(owner).for_each(|ticket| {
             self.cancel(ticket);
         });

@@ -79,7 +79,7 @@ struct Slot {
     /// The I/O thread that has the check, so that a cancel finds it.
     thread: AtomicU16,
     /// The queue that the check was submitted to, so that a queue's end finds them; 0: none.
-    owner: AtomicU32,
+    owner: AtomicU64,
     /// Whose room it takes: a [`Room`].
     room: AtomicU16,
 }
@@ -156,7 +156,7 @@ impl Ledger {
             word: AtomicU64::new(first << STATE_BITS | FREE),
             next: AtomicU32::new(if slot == last { NONE } else { slot + 1 }),
             thread: AtomicU16::new(0),
-            owner: AtomicU32::new(0),
+            owner: AtomicU64::new(0),
             room: AtomicU16::new(0),
         }));
         Some(Self {
@@ -197,7 +197,7 @@ impl Ledger {
 
     /// Takes a slot for a check of queue `owner` that I/O thread `thread` will get. `None`: there is no room; say
     /// [`Ledger::refused`] if that is the end of it. If [`Ledger::is_closed`] after this, nobody will take the check.
-    pub(crate) fn reserve(&self, room: Room, thread: u16, owner: u32) -> Option<Ticket> {
+    pub(crate) fn reserve(&self, room: Room, thread: u16, owner: u64) -> Option<Ticket> {
         self.vacancies(room, 1).fill(thread, owner)
     }
 
@@ -294,7 +294,7 @@ impl Ledger {
     }
 
     /// The checks of queue `owner` that have not ended.
-    pub(crate) fn of(&self, owner: u32) -> impl Iterator<Item = Ticket> {
+    pub(crate) fn of(&self, owner: u64) -> impl Iterator<Item = Ticket> {
         (0u32..).zip(&self.slots).filter_map(move |(index, slot)| {
             // The word first: its Acquire shows the owner that was stored before it.
             let word = slot.word.load(Ordering::Acquire);

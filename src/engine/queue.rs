@@ -25,7 +25,7 @@ pub struct Queue {
     core: Arc<Core>,
     waiting: Arc<Waiting>,
     /// Names this queue among the receivers of the engine.
-    owner: u32,
+    owner: u64,
     fd: RawFd,
 }
 
@@ -57,7 +57,7 @@ impl Receiver for Waiting {
 }
 
 impl Queue {
-    pub(crate) fn new(core: Arc<Core>, owner: u32) -> io::Result<Self> {
+    pub(crate) fn new(core: Arc<Core>, owner: u64) -> io::Result<Self> {
         let event = EventFd::new()?;
         let fd = event.raw();
         Ok(Self { core, waiting: Arc::new(Shelf::new(event)), owner, fd })
@@ -82,7 +82,7 @@ impl Queue {
     }
 
     /// What the queue's checks are submitted with.
-    pub(crate) fn receiver(&self) -> (Arc<dyn Receiver>, u32) {
+    pub(crate) fn receiver(&self) -> (Arc<dyn Receiver>, u64) {
         (Arc::clone(&self.waiting) as _, self.owner)
     }
 
@@ -128,5 +128,35 @@ impl Drop for Queue {
         self.core.cancel_of(self.owner);
         // Dropped outside the lock; each counts as cancelled.
         drop(self.waiting.close());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::engine::Engine;
+    use crate::engine::awaiting::One;
+
+    #[test]
+    fn after_four_billion_queues_one_s_end_still_cancels_no_check_but_its_own() {
+        let backend = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut config = Config::new();
+        config.set("backend.url", &format!("http://{}/auth", backend.local_addr().unwrap())).unwrap();
+        config.set("default_action", "deny").unwrap();
+        let engine = Engine::new(&config).unwrap();
+        let receiver: Arc<dyn Receiver> = Arc::new(One::default());
+        let check = Check { session_id: b"s", ..Check::default() };
+        engine.submit(&check, &receiver, 0).unwrap();
+        engine.queues.store(u32::MAX.into(), Ordering::Relaxed);
+        for pending in [2, 2] {
+            let queue = engine.queue().unwrap();
+            queue.submit(&check, 0).unwrap();
+            assert_eq!(engine.stats().pending, pending);
+            drop(queue);
+            assert_eq!(engine.stats().pending, 1);
+        }
     }
 }

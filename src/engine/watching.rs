@@ -69,7 +69,7 @@ impl Watching {
     }
 
     /// Those that belong to a queue, or to anyone.
-    pub(super) fn all(&self, owner: Option<u32>) -> Vec<Arc<Watch>> {
+    pub(super) fn all(&self, owner: Option<u64>) -> Vec<Arc<Watch>> {
         let belongs = |watch: &&Arc<Watch>| owner.is_none_or(|owner| watch.tag.owner == owner);
         let shards = self.by_ticket.iter();
         shards.flat_map(|shard| shard.lock().values().filter(belongs).cloned().collect::<Vec<_>>()).collect()

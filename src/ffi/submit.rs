@@ -123,7 +123,7 @@ pub unsafe extern "C" fn alta_auth_submit_batch(
 
 pub(super) unsafe fn submit_all(
     ready: Result<(Batch<'_>, Arc<dyn Receiver>), i32>,
-    owner: u32,
+    owner: u64,
     requests: *const alta_auth_request,
     count: usize,
     user_data: *const *mut c_void,

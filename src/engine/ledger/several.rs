@@ -26,7 +26,7 @@ impl<'a> Vacancies<'a> {
     }
 
     /// As [`Ledger::reserve`]. `None`: there is none left.
-    pub(crate) fn fill(&mut self, thread: u16, owner: u32) -> Option<Ticket> {
+    pub(crate) fn fill(&mut self, thread: u16, owner: u64) -> Option<Ticket> {
         self.count = self.count.checked_sub(1)?;
         let index = self.next;
         let slot = &self.ledger.slots[index as usize];
