@@ -27,6 +27,9 @@ use crate::outage::Known;
 use crate::sys::{ForkMark, room_for};
 use crate::transport::{Gauge, PoolGauges, of_endpoint};
 
+/// Between two looks whether a submitting thread still hands over.
+const HAND_OVER_PAUSE: Duration = Duration::from_micros(20);
+
 pub(crate) struct Core {
     pub(crate) ledger: Ledger,
     pub(crate) log: Arc<Logger>,
@@ -293,7 +296,8 @@ impl Core {
     /// none of them waits for anything.
     pub(crate) fn wait_for_hand_overs(&self) {
         while self.handing_over.load(Ordering::SeqCst) > 0 {
-            std::thread::yield_now();
+            // Not a yield: they may run at a lower priority.
+            std::thread::sleep(HAND_OVER_PAUSE);
         }
     }
 
