@@ -334,14 +334,14 @@ impl Engine {
     /// Waits until every check that was accepted before this call is decided; true when they are. Does not
     /// stop submits. Zero asks without waiting. Not from a [`Receiver`], which would wait for itself.
     pub fn drain(&self, timeout: Duration) -> bool {
-        self.core.ledger.drain(timeout)
+        self.core.drain(timeout)
     }
 
     /// Stops accepting, waits, then completes what is left with the default action and cause SHUTDOWN. True:
     /// nothing was left. Again: the same. Not from a [`Receiver`].
     pub fn shutdown(&self, timeout: Duration) -> bool {
         self.core.ledger.close();
-        let drained = self.core.ledger.drain(timeout);
+        let drained = self.core.drain(timeout);
         self.stop();
         drained
     }

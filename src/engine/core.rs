@@ -1,8 +1,9 @@
 //! What every thread of an engine shares: the ledger, the ways into the I/O threads, the policy.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -15,6 +16,7 @@ use super::ledger::{Ledger, Ticket};
 use super::limits::Limits;
 use super::outbox::Outbox;
 use super::policy::Policy;
+use super::queue::Waiting;
 use super::retries::Hedges;
 use super::revocations::{ENTRIES, Mark, Revocations};
 use super::watch::{Watch, is_watch};
@@ -48,6 +50,8 @@ pub(crate) struct Core {
     pub(crate) inboxes: Box<[Inbox]>,
     /// Submitting threads that hand over what is remembered. The end waits for them, once the ledger is closed.
     pub(super) handing_over: AtomicUsize,
+    /// By their numbers.
+    pub(super) queues: Mutex<BTreeMap<u64, Weak<Waiting>>>,
     /// The engine was freed: queues that are left give nothing any more.
     pub(crate) freed: AtomicBool,
     /// Drawn from the system for this engine: nobody outside can choose checks whose hashes collide.
@@ -124,6 +128,7 @@ impl Core {
             inboxes,
             handing_over: AtomicUsize::new(0),
             began: Instant::now(),
+            queues: Mutex::default(),
             freed: AtomicBool::new(false),
             hashers,
             seed: number(24),
@@ -299,6 +304,18 @@ impl Core {
             // Not a yield: they may run at a lower priority.
             std::thread::sleep(HAND_OVER_PAUSE);
         }
+    }
+
+    /// As [`Ledger::drain`]; what waits in a queue by then is signalled.
+    pub(crate) fn drain(&self, timeout: Duration) -> bool {
+        let drained = self.ledger.drain(timeout);
+        if drained {
+            let queues: Vec<_> = self.queues.lock().values().filter_map(Weak::upgrade).collect();
+            for queue in queues {
+                queue.signal();
+            }
+        }
+        drained
     }
 
     pub(crate) fn is_closed(&self) -> bool {

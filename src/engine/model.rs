@@ -395,6 +395,24 @@ fn a_descriptor_is_not_silent_while_decisions_wait() {
 }
 
 #[test]
+fn when_a_drain_has_returned_what_it_waited_for_is_signalled() {
+    model(|| {
+        let (ledger, event) = (ledger(1), Arc::new(Event::new()));
+        let shelf = Arc::new(Shelf::new(Arc::clone(&event)));
+        let ticket = ledger.reserve(Room::Usual, 0, 0).unwrap();
+        let io = {
+            let (ledger, shelf) = (Arc::clone(&ledger), Arc::clone(&shelf));
+            thread::spawn(move || shelf.put([ticket].into_iter().inspect(|ticket| ledger.shelve(*ticket))))
+        };
+        // As `Core::drain` does.
+        assert!(ledger.drain(Duration::MAX));
+        shelf.signal();
+        assert!(event.state.lock().level);
+        io.join().unwrap();
+    });
+}
+
+#[test]
 fn a_descriptor_that_two_threads_reap_from_is_not_silent_while_decisions_wait() {
     model(|| {
         let event = Arc::new(Event::new());

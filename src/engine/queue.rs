@@ -30,7 +30,7 @@ pub struct Queue {
 }
 
 /// What waits to be fetched. Checks that an I/O thread has not let go of yet keep it alive after the queue.
-type Waiting = Shelf<Completed, EventFd>;
+pub(super) type Waiting = Shelf<Completed, EventFd>;
 
 impl Signal for EventFd {
     fn signal(&self) {
@@ -60,7 +60,9 @@ impl Queue {
     pub(crate) fn new(core: Arc<Core>, owner: u64) -> io::Result<Self> {
         let event = EventFd::new()?;
         let fd = event.raw();
-        Ok(Self { core, waiting: Arc::new(Shelf::new(event)), owner, fd })
+        let waiting = Arc::new(Shelf::new(event));
+        core.queues.lock().insert(owner, Arc::downgrade(&waiting));
+        Ok(Self { core, waiting, owner, fd })
     }
 
     /// Readable while decisions wait. Only the queue itself may read it.
@@ -125,6 +127,7 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
+        self.core.queues.lock().remove(&self.owner);
         self.core.cancel_of(self.owner);
         // Dropped outside the lock; each counts as cancelled.
         drop(self.waiting.close());

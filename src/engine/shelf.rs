@@ -37,6 +37,13 @@ struct State<T, S> {
     signal: Option<Arc<S>>,
 }
 
+impl<T, S> State<T, S> {
+    /// The signal of what waits.
+    fn due(&self) -> Option<Arc<S>> {
+        if self.ready.is_empty() { None } else { self.signal.clone() }
+    }
+}
+
 impl<T, S: Signal> Shelf<T, S> {
     pub(super) fn new(signal: S) -> Self {
         Self(Mutex::new(State {
@@ -59,6 +66,14 @@ impl<T, S: Signal> Shelf<T, S> {
         }
         let signal = if was_empty { state.signal.clone() } else { None };
         drop(state);
+        if let Some(signal) = signal {
+            signal.signal();
+        }
+    }
+
+    /// Signals what waits: who has put it there may not have come to that yet.
+    pub(super) fn signal(&self) {
+        let signal = self.0.lock().due();
         if let Some(signal) = signal {
             signal.signal();
         }
@@ -101,7 +116,7 @@ impl<T, S: Signal> Shelf<T, S> {
         } else if (1..=KEPT).contains(&things.capacity()) {
             state.spare = things;
         }
-        let signal = if state.ready.is_empty() { None } else { state.signal.clone() };
+        let signal = state.due();
         drop(state);
         if let Some(signal) = signal {
             signal.signal();
