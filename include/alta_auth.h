@@ -25,7 +25,7 @@
  *   the last call on their object. A configuration belongs to one thread at a time. Callbacks run on threads of the
  *   library (alta-cb-N, or alta-io-N with threads.callback = 0), no lock held; they may submit, look up, cancel, revoke
  *   and read statistics of their engine; drain, shutdown, check and free of it give ALTA_AUTH_ERR_THREAD there.
- *   Callbacks must neither throw nor longjmp.
+ *   The same holds for the log callback and the thread hooks. None of them may throw or longjmp.
  *   The library's threads block every signal. It installs no signal handler and never raises SIGPIPE.
  *
  * FORK
@@ -110,7 +110,8 @@
 #define ALTA_AUTH_ERR_NOT_FOUND -6
 
 /**
- * Not allowed from inside a callback of the same engine: it would wait for itself.
+ * Not allowed from inside a callback of the same engine, its log callback and its thread hooks among them: it would wait
+ * for itself.
  */
 #define ALTA_AUTH_ERR_THREAD -7
 
@@ -289,7 +290,9 @@ typedef struct alta_auth_str {
 
 /**
  * Takes a line of the log; the message is valid until the function returns, and is not NUL-terminated. Called on any
- * thread of the library, also during calls of the host; must not block.
+ * thread of the library, and on a thread of the host during its calls; no lock is held; must not block. Drain, shutdown,
+ * check and free of the engine that logs are refused there (ALTA_AUTH_ERR_THREAD), on whichever thread. What it would itself
+ * cause to be logged is not.
  */
 typedef void (*alta_auth_log)(void *user_data, int32_t level, struct alta_auth_str message);
 
@@ -525,8 +528,9 @@ int32_t alta_auth_config_set_log(struct alta_auth_config *config,
                                  void *user_data);
 
 /**
- * Run start and stop on each thread of an engine, before its first and after its last callback; either may be NULL.
- * For hosts whose threads must be registered or pinned. A reload does not change them.
+ * Run start and stop on each thread of an engine (alta-io-N, alta-cb-N, and alta-dns where a URL has a name), before its
+ * first and after its last callback; either may be NULL. For hosts whose threads must be registered or pinned. A reload
+ * does not change them. An alta-dns that hangs in the system's resolver when its engine is freed runs no stop.
  */
 int32_t alta_auth_config_set_thread_hooks(struct alta_auth_config *config,
                                           alta_auth_thread_hook start,
@@ -574,7 +578,8 @@ int32_t alta_auth_engine_shutdown(struct alta_auth_engine *handle,
 
 /**
  * Shuts down at once if that was not done, and frees. After it has returned no callback and no log callback runs again.
- * Queues may be freed before or after. Refused, and logged, from inside a callback of the same engine. NULL is accepted.
+ * Queues may be freed before or after. Refused, and logged, from inside a callback of the same engine (from inside its log
+ * callback only refused). NULL is accepted.
  */
 void alta_auth_engine_free(struct alta_auth_engine *handle);
 

@@ -88,8 +88,9 @@ use self::inbox::{Outlet, inbox};
 use self::ledger::Ticket;
 use self::shard::Shard;
 use self::transports::Transports;
+use crate::calls::Calls;
 use crate::check::{Check, Invalid};
-use crate::config::{Config, ConfigError, Settings, ThreadHooks};
+use crate::config::{Config, ConfigError, Settings};
 use crate::decision::{Decision, Verdict};
 use crate::observe::{LogLevel, Logger, Stats};
 use crate::sys;
@@ -135,15 +136,19 @@ impl Engine {
     pub fn new(config: &Config) -> Result<Self, StartError> {
         sys::room_for(0).map_err(StartError::System)?;
         let settings = Arc::new(config.settings().map_err(StartError::Config)?);
-        let log = Arc::new(Logger::new(settings.log_level, config.log().cloned()));
+        let calls = Arc::new(Calls::new(config.thread_hooks()));
+        let log = Arc::new(Logger::new(settings.log_level, config.log().cloned(), calls));
         for warning in &settings.warnings {
             log.log(LogLevel::Warn, || warning.clone());
         }
-        let hooks = config.thread_hooks();
+        // What had begun before something was refused calls nobody any more.
+        Self::start(settings, &log).inspect_err(|_| log.end())
+    }
+
+    fn start(settings: Arc<Settings>, log: &Arc<Logger>) -> Result<Self, StartError> {
         let callback_threads = settings.threads_callback;
-        let (core, outlets) = core(settings, Arc::clone(&log))?;
-        let callbacks = Callbacks::start(callback_threads, Arc::as_ptr(&core) as usize, log, &hooks)
-            .map_err(StartError::System)?;
+        let (core, outlets) = core(settings, Arc::clone(log))?;
+        let callbacks = Callbacks::start(callback_threads, Arc::clone(log)).map_err(StartError::System)?;
         let engine = Self {
             core,
             threads: Mutex::default(),
@@ -153,7 +158,7 @@ impl Engine {
         };
         for (index, outlet) in outlets.into_iter().enumerate() {
             // An error drops the engine, which ends the threads that did start.
-            let thread = engine.start(index, outlet, hooks.clone()).map_err(StartError::System)?;
+            let thread = engine.start_thread(index, outlet).map_err(StartError::System)?;
             engine.threads.lock().push(thread);
         }
         engine.log().log(LogLevel::Info, || format!("started: {}", engine.core.policy().settings.in_brief()));
@@ -346,10 +351,10 @@ impl Engine {
         drained
     }
 
-    /// Whether the calling thread is inside a callback of this engine, where `drain`, `shutdown` and
-    /// `check_blocking` would wait for themselves.
+    /// Whether the calling thread is inside a callback, a line of the log or a thread hook of this engine, where `drain`,
+    /// `shutdown` and `check_blocking` would wait for themselves.
     pub fn is_calling(&self) -> bool {
-        self.callbacks.are_calling()
+        self.core.log.calls().are_here()
     }
 
     /// Whether this process was forked from the one that made the engine. Then nothing of it may be used.
@@ -371,7 +376,7 @@ impl Engine {
         self.core.stats()
     }
 
-    fn start(&self, index: usize, outlet: Outlet, hooks: ThreadHooks) -> io::Result<JoinHandle<()>> {
+    fn start_thread(&self, index: usize, outlet: Outlet) -> io::Result<JoinHandle<()>> {
         let (before_park, after_park) = outlet.hooks();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
@@ -381,7 +386,7 @@ impl Engine {
             .build()?;
         let core = Arc::clone(&self.core);
         sys::spawn(format!("alta-io-{index}"), move || {
-            let _hooks = hooks.enter();
+            let _thread = core.log.calls().thread();
             let mut outlet = outlet;
             loop {
                 let next = outlet.again();
@@ -440,7 +445,7 @@ impl Drop for Engine {
         self.stop();
         self.core.freed.store(true, Ordering::SeqCst);
         self.core.watches.clear();
-        self.core.log.turn_to(LogLevel::Off, None);
+        self.core.log.end();
     }
 }
 

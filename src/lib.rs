@@ -4,6 +4,7 @@
 //! backend, and every check gets exactly one [`Decision`].
 
 mod backend;
+mod calls;
 mod check;
 mod clock;
 mod config;

@@ -21,7 +21,7 @@ use crate::engine::{
     Asking, Attempt, Means, Phrases, Policy, RetryBudget, StartError, SubmitError, ask, backend_decision,
     doing, outage_decision,
 };
-use crate::observe::{LogLevel, Logger};
+use crate::observe::Logger;
 use crate::transport::{Stage, Trace, Transport};
 
 pub use self::explain::Explanation;
@@ -77,7 +77,7 @@ pub struct ProbeAttempt {
 /// Asks once; blocks until there is a decision.
 pub fn probe(config: &Config, check: &Check<'_>) -> Result<Result<ProbeReport, SubmitError>, StartError> {
     let settings = Arc::new(config.settings().map_err(StartError::Config)?);
-    let policy = Policy::new(Arc::clone(&settings), None, &Arc::new(Logger::new(LogLevel::Off, None)))?;
+    let policy = Policy::new(Arc::clone(&settings), None, &Logger::off())?;
     let policy = Arc::new(policy);
     let question = match policy.accept(check) {
         Ok(question) => Rc::new(question),

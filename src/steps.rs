@@ -24,7 +24,7 @@ impl Steps {
     /// Where the configuration is none.
     pub fn new(config: &Config) -> Self {
         let settings = Arc::new(config.settings().expect("a configuration"));
-        let log = Arc::new(Logger::new(LogLevel::Off, None));
+        let log = Logger::off();
         let policy = Arc::new(Policy::new(settings, None, &log).expect("a policy"));
         let ledger = Ledger::new(1024, 0, 1 << 40).expect("memory");
         Self { policy, ledger, head: Vec::new() }

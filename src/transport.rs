@@ -51,6 +51,7 @@ pub(crate) use scripted::Counted;
 #[cfg(feature = "steps")]
 pub(crate) use wire::read_section;
 
+use crate::calls::Calls;
 use crate::config::{Address, BackendUrl, HttpLane, HttpVersion, Scheme, Settings};
 use crate::decision::Cause;
 use crate::outage::Addresses;
@@ -189,13 +190,15 @@ impl Shared {
     pub(crate) fn new(
         settings: Arc<Settings>,
         addresses: Arc<[Arc<Addresses>]>,
+        calls: &Arc<Calls>,
     ) -> Result<Arc<Self>, Unshared> {
-        Self::with_resolver(settings, addresses, Arc::new(resolve::system))
+        Self::with_resolver(settings, addresses, calls, Arc::new(resolve::system))
     }
 
     pub(crate) fn with_resolver(
         settings: Arc<Settings>,
         addresses: Arc<[Arc<Addresses>]>,
+        calls: &Arc<Calls>,
         resolver: Arc<Resolve>,
     ) -> Result<Arc<Self>, Unshared> {
         let https = settings.backends.iter().any(|url| url.scheme == Scheme::Https);
@@ -209,7 +212,8 @@ impl Shared {
                 hosts.entry(host.clone()).or_default().push(Arc::clone(addresses));
             }
         }
-        let names = resolve::Names::new(hosts, settings.dns_refresh, resolver).map_err(Unshared::System)?;
+        let names = resolve::Names::new(hosts, settings.dns_refresh, resolver, Arc::clone(calls))
+            .map_err(Unshared::System)?;
         Ok(Arc::new(Self { settings, tls, names, addresses }))
     }
 }

@@ -6,6 +6,9 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use alta_auth::{Cause, Check, Engine, StartError, SubmitError, Verdict};
 use support::{
     Collect, Figures, Limit, Reply, Rerun, Scripted, ask, assert_backend, assert_default, bad, become_nobody,
@@ -63,16 +66,29 @@ fn an_engine_that_is_refused_a_thread_says_which_and_leaves_nothing_and_the_next
         let url = backend.url().replace("127.0.0.1", "localhost");
         return beside(child, &backend, &url);
     }
-    let keys = [("threads.io", "2"), ("threads.callback", "1")];
+    let keys = [("threads.io", "2"), ("threads.callback", "2")];
     if may_have_none(TEST) {
         let before = Figures::now();
-        for (granted, next) in ["alta-dns", "alta-cb-0", "alta-io-0", "alta-io-1"].iter().enumerate() {
+        let threads = ["alta-dns", "alta-cb-0", "alta-cb-1", "alta-io-0", "alta-io-1"];
+        for (granted, next) in threads.iter().enumerate() {
+            let hooks = Arc::new(AtomicUsize::new(0));
+            let hook = || {
+                let hooks = Arc::clone(&hooks);
+                Some(Arc::new(move || {
+                    let _ = hooks.fetch_add(1, Ordering::SeqCst);
+                }) as Arc<dyn Fn() + Send + Sync>)
+            };
+            let mut config = config(&url(), &keys);
+            config.set_thread_hooks(hook(), hook());
             let limit = Limit::threads(granted);
-            let why = refused(Engine::new(&config(&url(), &keys)));
+            let why = refused(Engine::new(&config));
+            let called = hooks.load(Ordering::SeqCst);
             drop(limit);
             assert!(why.contains(next), "after {granted}: {why}");
             let now = Figures::with_threads(before.threads);
             assert_eq!((now.threads, now.descriptors), (before.threads, before.descriptors), "{next}");
+            assert_eq!(hooks.load(Ordering::SeqCst), called, "{next}: called after the refusal");
+            assert_eq!(called % 2, 0, "{next}: each thread that started has stopped");
         }
     }
     assert_backend(&ask(&engine(&url(), &keys), &good()), Verdict::Allow, 200);

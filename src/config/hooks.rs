@@ -9,23 +9,3 @@ pub(crate) struct ThreadHooks {
     pub(crate) start: Option<Hook>,
     pub(crate) stop: Option<Hook>,
 }
-
-impl ThreadHooks {
-    /// Runs `start` now and `stop` when the guard is dropped, at the thread's end.
-    pub(crate) fn enter(self) -> impl Drop {
-        if let Some(start) = &self.start {
-            start();
-        }
-        AtEnd(self.stop)
-    }
-}
-
-struct AtEnd(Option<Hook>);
-
-impl Drop for AtEnd {
-    fn drop(&mut self) {
-        if let Some(stop) = &self.0 {
-            stop();
-        }
-    }
-}

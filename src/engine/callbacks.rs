@@ -4,7 +4,6 @@
 //!
 //! What waits for a callback thread is bounded by the ledger: each decision holds its check's slot.
 
-use std::cell::Cell;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -14,7 +13,6 @@ use crossbeam_channel::{Sender, unbounded};
 use parking_lot::Mutex;
 
 use super::completion::{Completed, Receiver};
-use crate::config::ThreadHooks;
 use crate::decision::Decision;
 use crate::observe::{LogLevel, Logger};
 use crate::sys;
@@ -30,8 +28,6 @@ pub(crate) struct Callbacks {
     /// Whether there are any, until the end.
     threaded: bool,
     log: Arc<Logger>,
-    /// Tells the callbacks of one engine from those of another.
-    engine: usize,
 }
 
 struct Job {
@@ -39,43 +35,33 @@ struct Job {
     function: Arc<Function>,
 }
 
-thread_local! {
-    /// The engine whose callback runs on this thread; 0: none.
-    static INSIDE: Cell<usize> = const { Cell::new(0) };
-}
-
 impl Callbacks {
-    /// `engine` is any number that no other living engine has.
-    pub(crate) fn start(
-        threads: usize,
-        engine: usize,
-        log: Arc<Logger>,
-        hooks: &ThreadHooks,
-    ) -> io::Result<Self> {
+    pub(crate) fn start(threads: usize, log: Arc<Logger>) -> io::Result<Self> {
         let (sender, jobs) = unbounded::<Job>();
         let callbacks = Self {
             sender: Mutex::new((threads > 0).then_some(sender)),
             threads: Mutex::default(),
             threaded: threads > 0,
             log: Arc::clone(&log),
-            engine,
         };
         for index in 0..threads {
-            let (jobs, log, hooks) = (jobs.clone(), Arc::clone(&log), hooks.clone());
+            let (jobs, log) = (jobs.clone(), Arc::clone(&log));
             let thread = sys::spawn(format!("alta-cb-{index}"), move || {
-                let _hooks = hooks.enter();
+                let _thread = log.calls().thread();
                 for mut job in jobs {
-                    run(engine, &log, &*job.function, &mut job.batch);
+                    run(&log, &*job.function, &mut job.batch);
                 }
-            })?;
-            callbacks.threads.lock().push(thread);
+            });
+            match thread {
+                Ok(thread) => callbacks.threads.lock().push(thread),
+                Err(error) => {
+                    // Those before it run the host's hooks: not after this has returned.
+                    callbacks.end();
+                    return Err(error);
+                }
+            }
         }
         Ok(callbacks)
-    }
-
-    /// Whether the calling thread is inside a callback of this engine.
-    pub(crate) fn are_calling(&self) -> bool {
-        INSIDE.get() == self.engine
     }
 
     /// Runs what waits and ends the threads. Nothing is called after this has returned.
@@ -104,7 +90,7 @@ impl Receiver for Callback {
                 let job = Job { batch: std::mem::take(batch), function: Arc::clone(&self.function) };
                 sender.send(job).expect("the threads end after the last sender is gone");
             }
-            None => run(callbacks.engine, &callbacks.log, &*self.function, batch),
+            None => run(&callbacks.log, &*self.function, batch),
         }
     }
 
@@ -113,13 +99,14 @@ impl Receiver for Callback {
     }
 }
 
-fn run(engine: usize, log: &Logger, function: &Function, batch: &mut Vec<Completed>) {
+fn run(log: &Logger, function: &Function, batch: &mut Vec<Completed>) {
     for completed in batch.drain(..) {
-        let outside = INSIDE.replace(engine);
         let call = AssertUnwindSafe(|| completed.hand_over(function));
-        if catch_unwind(call).is_err() {
+        let inside = log.calls().call();
+        let returned = catch_unwind(call);
+        drop(inside);
+        if returned.is_err() {
             log.log(LogLevel::Error, || "a callback panicked; its decision was delivered".to_owned());
         }
-        INSIDE.set(outside);
     }
 }

@@ -443,7 +443,7 @@ mod tests {
         let mut config = Config::new();
         config.set("backend.url", "http://127.0.0.1:1/auth").unwrap();
         config.set("default_action", "deny").unwrap();
-        let log = Arc::new(Logger::new(LogLevel::Off, None));
+        let log = Logger::off();
         let policy = Policy::new(Arc::new(config.settings().unwrap()), None, &log).unwrap();
         Core::new(policy, log, Box::default()).unwrap()
     }

@@ -103,7 +103,7 @@ impl Policy {
             per_client,
             memory,
             replies: ReplyRules::new(&settings),
-            shared: Shared::new(Arc::clone(&settings), Arc::clone(&addresses)).map_err(
+            shared: Shared::new(Arc::clone(&settings), Arc::clone(&addresses), log.calls()).map_err(
                 |error| match error {
                     Unshared::Config(error) => StartError::Config(ConfigError::without_key(error)),
                     Unshared::System(error) => StartError::System(error),

@@ -141,7 +141,8 @@ unsafe fn ended(
 }
 
 /// Shuts down at once if that was not done, and frees. After it has returned no callback and no log callback runs again.
-/// Queues may be freed before or after. Refused, and logged, from inside a callback of the same engine. NULL is accepted.
+/// Queues may be freed before or after. Refused, and logged, from inside a callback of the same engine (from inside its log
+/// callback only refused). NULL is accepted.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn alta_auth_engine_free(handle: *mut alta_auth_engine) {
     guarded((), || {

@@ -16,7 +16,8 @@ pub const ALTA_AUTH_ERR_CLOSED: i32 = -4;
 pub const ALTA_AUTH_ERR_TIMEOUT: i32 = -5;
 /// Lookup: nothing remembered. Cancel: unknown, or delivered, being delivered or about to be.
 pub const ALTA_AUTH_ERR_NOT_FOUND: i32 = -6;
-/// Not allowed from inside a callback of the same engine: it would wait for itself.
+/// Not allowed from inside a callback of the same engine, its log callback and its thread hooks among them: it would wait
+/// for itself.
 pub const ALTA_AUTH_ERR_THREAD: i32 = -7;
 /// The engine belongs to the parent process.
 pub const ALTA_AUTH_ERR_FORKED: i32 = -8;
@@ -209,7 +210,9 @@ pub type alta_auth_callback =
     Option<unsafe extern "C" fn(user_data: *mut c_void, decision: *const alta_auth_decision)>;
 
 /// Takes a line of the log; the message is valid until the function returns, and is not NUL-terminated. Called on any
-/// thread of the library, also during calls of the host; must not block.
+/// thread of the library, and on a thread of the host during its calls; no lock is held; must not block. Drain, shutdown,
+/// check and free of the engine that logs are refused there (ALTA_AUTH_ERR_THREAD), on whichever thread. What it would itself
+/// cause to be logged is not.
 pub type alta_auth_log =
     Option<unsafe extern "C" fn(user_data: *mut c_void, level: i32, message: alta_auth_str)>;
 

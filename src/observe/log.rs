@@ -1,10 +1,13 @@
 //! The log: one line an event, handed to the host's own.
 
+use std::cell::Cell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
+
+use crate::calls::Calls;
 
 /// How much is logged. The numbers are those of the C ABI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,19 +39,31 @@ impl fmt::Display for LogLevel {
 
 /// Takes the log.
 pub trait Log: Send + Sync + 'static {
-    /// One line: foreign bytes escaped, no query, no header value. Called on any thread of the engine, no lock
-    /// held; it must not block.
+    /// One line: foreign bytes escaped, no query, no header value. Called on any thread of the engine, and on a host's own
+    /// during its calls, no lock held; it must not block, nor wait for the engine. What it would itself cause to be logged is
+    /// not.
     fn log(&self, level: LogLevel, message: &str);
+}
+
+thread_local! {
+    /// This thread is inside a host's log.
+    static LOGGING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The host's log, up to the configured level. Both can change while the engine runs.
 pub(crate) struct Logger {
     to: RwLock<(LogLevel, Option<Arc<dyn Log>>)>,
+    calls: Arc<Calls>,
 }
 
 impl Logger {
-    pub(crate) fn new(level: LogLevel, sink: Option<Arc<dyn Log>>) -> Self {
-        Self { to: RwLock::new((level, sink)) }
+    pub(crate) fn new(level: LogLevel, sink: Option<Arc<dyn Log>>, calls: Arc<Calls>) -> Self {
+        Self { to: RwLock::new((level, sink)), calls }
+    }
+
+    /// Nobody's.
+    pub(crate) fn off() -> Arc<Self> {
+        Arc::new(Self::new(LogLevel::Off, None, Arc::default()))
     }
 
     /// Lines go there from now on.
@@ -56,18 +71,37 @@ impl Logger {
         *self.to.write() = (level, sink);
     }
 
+    /// No line comes after this, also from threads that are not ours to wait for.
+    pub(crate) fn end(&self) {
+        self.calls.end();
+        self.turn_to(LogLevel::Off, None);
+    }
+
     /// The line is only made if somebody reads it.
     pub(crate) fn log(&self, level: LogLevel, line: impl FnOnce() -> String) {
-        let sink = {
-            let to = self.to.read();
-            if level > to.0 { None } else { to.1.clone() }
-        };
+        // What is logged by the log itself would not end.
+        if LOGGING.get() || self.sink(level).is_none() {
+            return;
+        }
+        let Some(_visit) = self.calls.visit() else { return };
         // No lock is held while the host's code runs.
-        if let Some(sink) = sink {
+        if let Some(sink) = self.sink(level) {
             let line = escaped(&line());
+            let _call = self.calls.call();
+            LOGGING.set(true);
             // A log that panics costs its line and nothing else.
             let _ = catch_unwind(AssertUnwindSafe(|| sink.log(level, &line)));
+            LOGGING.set(false);
         }
+    }
+
+    fn sink(&self, level: LogLevel) -> Option<Arc<dyn Log>> {
+        let to = self.to.read();
+        if level > to.0 { None } else { to.1.clone() }
+    }
+
+    pub(crate) fn calls(&self) -> &Arc<Calls> {
+        &self.calls
     }
 }
 
@@ -86,6 +120,11 @@ fn escaped(line: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use crossbeam_channel::{Receiver, Sender, bounded};
     use parking_lot::Mutex;
 
     use super::*;
@@ -102,7 +141,7 @@ mod tests {
     #[test]
     fn lines_above_the_level_are_not_made() {
         let lines = Arc::new(Lines::default());
-        let logger = Logger::new(LogLevel::Warn, Some(lines.clone()));
+        let logger = Logger::new(LogLevel::Warn, Some(lines.clone()), Arc::default());
         logger.log(LogLevel::Error, || "one".to_owned());
         logger.log(LogLevel::Warn, || "two".to_owned());
         logger.log(LogLevel::Info, || panic!("nobody reads this"));
@@ -112,8 +151,63 @@ mod tests {
     #[test]
     fn a_line_stays_one_line() {
         let lines = Arc::new(Lines::default());
-        let logger = Logger::new(LogLevel::Warn, Some(lines.clone()));
+        let logger = Logger::new(LogLevel::Warn, Some(lines.clone()), Arc::default());
         logger.log(LogLevel::Warn, || "a\r\nerror forged \u{1b}[31m\u{202e}".to_owned());
         assert_eq!(*lines.0.lock(), ["warn a\\r\\nerror forged \\u{1b}[31m\\u{202e}"]);
+    }
+
+    /// Stays in each line until it is let go.
+    struct Slow {
+        begun: Sender<()>,
+        go: Receiver<()>,
+        returned: AtomicBool,
+    }
+
+    impl Log for Slow {
+        fn log(&self, _: LogLevel, _: &str) {
+            self.begun.send(()).unwrap();
+            self.go.recv().unwrap();
+            self.returned.store(true, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn the_end_waits_for_the_line_of_another_thread_and_no_line_comes_after_it() {
+        let ((begun, has_begun), (go, goes)) = (bounded(1), bounded(1));
+        let slow = Arc::new(Slow { begun, go: goes, returned: AtomicBool::new(false) });
+        let logger = Logger::new(LogLevel::Warn, Some(slow.clone()), Arc::default());
+        thread::scope(|scope| {
+            scope.spawn(|| logger.log(LogLevel::Warn, || "slow".to_owned()));
+            has_begun.recv().unwrap();
+            scope.spawn(|| {
+                logger.end();
+                assert!(slow.returned.load(Ordering::SeqCst), "a line is in the host's hands");
+            });
+            while !logger.calls.are_over() {
+                thread::yield_now();
+            }
+            logger.log(LogLevel::Warn, || panic!("nobody reads this"));
+            go.send(()).unwrap();
+        });
+        logger.turn_to(LogLevel::Warn, Some(slow));
+        logger.log(LogLevel::Warn, || panic!("nobody reads this"));
+    }
+
+    /// Ends the logger that it is called by.
+    struct Ending(OnceLock<Arc<Logger>>);
+
+    impl Log for Ending {
+        fn log(&self, _: LogLevel, _: &str) {
+            self.0.get().unwrap().end();
+        }
+    }
+
+    #[test]
+    fn the_end_does_not_wait_for_its_own_thread() {
+        let ending = Arc::new(Ending(OnceLock::new()));
+        let logger = Arc::new(Logger::new(LogLevel::Warn, Some(ending.clone()), Arc::default()));
+        assert!(ending.0.set(Arc::clone(&logger)).is_ok());
+        logger.log(LogLevel::Warn, || "the last".to_owned());
+        logger.log(LogLevel::Warn, || panic!("nobody reads this"));
     }
 }

@@ -213,17 +213,17 @@ mod tests {
     }
 
     fn health(failures: usize) -> Health {
-        logged(failures, Logger::new(LogLevel::Off, None))
+        logged(failures, Logger::off())
     }
 
-    fn logged(failures: usize, log: Logger) -> Health {
+    fn logged(failures: usize, log: Arc<Logger>) -> Health {
         let rules = Rules {
             failures,
             rate: 0,
             cooldown: Duration::from_secs(1),
             max_cooldown: Duration::from_secs(9),
         };
-        Health::new("http://a:1".into(), rules, Arc::new(log))
+        Health::new("http://a:1".into(), rules, log)
     }
 
     #[tokio::test(start_paused = true)]
@@ -260,7 +260,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_log_says_how_long_it_was_open_from_the_first_time_on() {
         let lines = Arc::new(Lines::default());
-        let health = logged(1, Logger::new(LogLevel::Warn, Some(Arc::clone(&lines) as _)));
+        let health =
+            logged(1, Arc::new(Logger::new(LogLevel::Warn, Some(Arc::clone(&lines) as _), Arc::default())));
         for (name, seconds) in [("a", 2), ("b", 4), ("c", 9)] {
             health.admit(client(name)).unwrap().failed(client(name), None, "");
             tokio::time::advance(Duration::from_secs(seconds)).await;

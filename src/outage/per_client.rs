@@ -176,7 +176,7 @@ mod tests {
 
     fn limit(count: u32, per: Duration, max_addresses: usize) -> PerClient {
         let rate = Some(Rate { count: count.try_into().unwrap(), per });
-        PerClient::new(PerIp { rate, max_addresses }, &Arc::new(Logger::new(LogLevel::Off, None))).unwrap()
+        PerClient::new(PerIp { rate, max_addresses }, &Logger::off()).unwrap()
     }
 
     fn granted(limit: &PerClient, client: &str, asked: usize) -> usize {

@@ -3,7 +3,8 @@
 //! The system's resolver blocks for as long as it likes, so it has a thread of its own, `alta-dns`, started only
 //! if some URL has a name. I/O threads never wait for it but for the first answer: an answer older than
 //! `dns.refresh` is used as it is while a newer one is fetched, and a resolver that fails changes nothing. The
-//! thread is never joined: it ends by itself after its current lookup, once the engine is gone.
+//! thread is never joined, as it may hang in a lookup. While it is anywhere else the end of the engine waits for it; after a
+//! lookup that outlasts the engine it calls nothing of the host's any more.
 //!
 //! At most 16 addresses of a name are used; the one that last worked is tried first. Those who keep book of a name's
 //! addresses (`src/outage/addresses.rs`) hear of each answer.
@@ -14,12 +15,13 @@ use std::net::{IpAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Sender, select};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Resolve, connect};
+use crate::calls::Calls;
 use crate::decision::Cause;
 use crate::outage::Addresses;
 
@@ -69,7 +71,12 @@ pub(super) fn system(host: &str) -> io::Result<Vec<IpAddr>> {
 
 impl Names {
     /// None: nothing to resolve, no thread.
-    pub(super) fn new(hosts: Hosts, refresh: Duration, resolve: Arc<Resolve>) -> io::Result<Option<Self>> {
+    pub(super) fn new(
+        hosts: Hosts,
+        refresh: Duration,
+        resolve: Arc<Resolve>,
+        calls: Arc<Calls>,
+    ) -> io::Result<Option<Self>> {
         if hosts.is_empty() {
             return Ok(None);
         }
@@ -85,11 +92,27 @@ impl Names {
         let (wanted, lookups) = crossbeam_channel::bounded(table.len());
         let answered = Arc::clone(&table);
         let thread = crate::sys::spawn("alta-dns".to_owned(), move || {
-            for index in lookups {
+            let Some(mut visit) = calls.visit() else { return };
+            let thread = calls.thread();
+            loop {
+                let wanted = select! {
+                    recv(lookups) -> index => index.ok(),
+                    recv(calls.over()) -> _ => None,
+                };
+                let Some(index) = wanted else { break };
                 let name: &Name = &answered[index];
+                // Nobody waits for the resolver.
+                drop(visit);
                 // Probed here and now: a moment later there may be descriptors again.
-                name.settle(resolve(&name.host).map_err(|error| connect::shortage().unwrap_or(error)));
+                let found = resolve(&name.host).map_err(|error| connect::shortage().unwrap_or(error));
+                match calls.visit() {
+                    Some(again) => visit = again,
+                    None => return thread.leave(),
+                }
+                name.settle(found);
             }
+            drop(thread);
+            drop(visit);
         })?;
         // Detached: it may hang in the resolver when the engine is freed.
         drop(thread);
@@ -208,6 +231,7 @@ mod tests {
     use crossbeam_channel::{bounded, unbounded};
 
     use super::*;
+    use crate::config::ThreadHooks;
 
     fn address(last: u8) -> IpAddr {
         Ipv4Addr::new(192, 0, 2, last).into()
@@ -217,14 +241,16 @@ mod tests {
         refresh: Duration,
         resolve: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static,
     ) -> Names {
-        Names::new(Hosts::from([("backend.test".into(), vec![])]), refresh, Arc::new(resolve))
+        Names::new(Hosts::from([("backend.test".into(), vec![])]), refresh, Arc::new(resolve), Arc::default())
             .unwrap()
             .unwrap()
     }
 
     #[test]
     fn without_names_there_is_no_thread() {
-        assert!(Names::new(Hosts::new(), Duration::ZERO, Arc::new(system)).unwrap().is_none());
+        assert!(
+            Names::new(Hosts::new(), Duration::ZERO, Arc::new(system), Arc::default()).unwrap().is_none()
+        );
     }
 
     #[tokio::test]
@@ -329,6 +355,54 @@ mod tests {
         for _ in 0..20_000 {
             let asked = tokio::time::timeout(Duration::from_secs(5), names.addresses("backend.test")).await;
             assert!(asked.expect("nobody will answer this any more").is_err());
+        }
+    }
+
+    /// Whose resolver says when it is asked and answers when `go` is dropped, and whose thread counts its hooks.
+    fn hooked(
+        calls: impl FnOnce(ThreadHooks) -> Arc<Calls>,
+    ) -> (Names, Arc<[AtomicUsize; 2]>, Sender<()>, crossbeam_channel::Receiver<()>) {
+        let hooks = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+        let hook = |of: usize| {
+            let hooks = Arc::clone(&hooks);
+            let count = move || {
+                hooks[of].fetch_add(1, Ordering::Relaxed);
+            };
+            Some(Arc::new(count) as Arc<dyn Fn() + Send + Sync>)
+        };
+        let calls = calls(ThreadHooks { start: hook(0), stop: hook(1) });
+        let ((go, goes), (asked, was_asked)) = (bounded::<()>(0), unbounded());
+        let resolve = move |_: &str| {
+            let _ = asked.send(());
+            let _ = goes.recv();
+            Ok(vec![address(1)])
+        };
+        let hosts = Hosts::from([("backend.test".into(), vec![])]);
+        let names = Names::new(hosts, Duration::ZERO, Arc::new(resolve), calls).unwrap().unwrap();
+        (names, hooks, go, was_asked)
+    }
+
+    #[test]
+    fn the_end_waits_for_the_thread_but_for_no_lookup_which_then_calls_nothing() {
+        for hangs in [false, true] {
+            let mut calls = Arc::default();
+            let (names, hooks, go, was_asked) = hooked(|hooks| {
+                calls = Arc::new(Calls::new(hooks));
+                Arc::clone(&calls)
+            });
+            let run = || [0, 1].map(|of: usize| hooks[of].load(Ordering::Relaxed));
+            assert!(names.is_current("backend.test", address(1)));
+            was_asked.recv().unwrap();
+            let mut go = Some(go);
+            if !hangs {
+                go = None;
+                settled(&names);
+            }
+            calls.end();
+            assert_eq!(run(), [1, usize::from(!hangs)]);
+            drop(go);
+            assert!(was_asked.recv().is_err(), "the thread ends");
+            assert_eq!(run(), [1, usize::from(!hangs)]);
         }
     }
 }

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "support.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,6 +97,100 @@ CASE(callback_rules_on_a_callback_thread) {
 
 CASE(callback_rules_on_the_io_thread) {
     callback_rules("0");
+}
+
+/* ---- the log and the thread hooks are callbacks, too ---- */
+
+typedef struct waiter {
+    alta_auth_engine *_Atomic engine; /* NULL: not yet, or not any more */
+    const char *from;                 /* in the name of the thread that is to ask; NULL: the host's own */
+    pthread_t host;
+    gate *asked;
+    int32_t drain, shutdown, check;
+} waiter;
+
+/* What would wait for the thread that asks. */
+static void ask_to_wait(waiter *w) {
+    char name[16] = "";
+    CHECK_EQ(pthread_getname_np(pthread_self(), name, sizeof name), 0);
+    bool from_there = w->from ? strncmp(name, w->from, strlen(w->from)) == 0 : pthread_equal(w->host, pthread_self());
+    alta_auth_engine *engine = from_there ? atomic_exchange(&w->engine, NULL) : NULL;
+    if (!engine) {
+        return;
+    }
+    alta_auth_request request = ask("inside", "token=123");
+    alta_auth_decision out = ALTA_AUTH_DECISION_INIT;
+    w->drain = alta_auth_engine_drain(engine, UINT32_MAX);
+    w->shutdown = alta_auth_engine_shutdown(engine, 0);
+    w->check = alta_auth_check(engine, &request, &out);
+    alta_auth_engine_free(engine); /* refused */
+    gate_open(w->asked);
+}
+
+static void wait_in_log(void *user_data, int32_t level, alta_auth_str message) {
+    CHECK(level > 0 && message.len > 0);
+    ask_to_wait(user_data);
+}
+
+static void wait_in_hook(void *user_data) {
+    ask_to_wait(user_data);
+}
+
+static void wait_nowhere(waiter *w, alta_auth_engine *engine) {
+    CHECK(gate_wait(w->asked));
+    CHECK_EQ(w->drain, ALTA_AUTH_ERR_THREAD);
+    CHECK_EQ(w->shutdown, ALTA_AUTH_ERR_THREAD);
+    CHECK_EQ(w->check, ALTA_AUTH_ERR_THREAD);
+    CHECK_EQ(alta_auth_engine_shutdown(engine, 0), ALTA_AUTH_OK);
+    alta_auth_engine_free(engine);
+    gate_free(w->asked);
+}
+
+static void log_waits_nowhere(const char *url, const char *from) {
+    waiter w = {.from = from, .asked = gate_new()};
+    alta_auth_config *config = config_with(url, "log.level", "debug", NULL);
+    CHECK_EQ(alta_auth_config_set_log(config, wait_in_log, &w), ALTA_AUTH_OK);
+    alta_auth_engine *engine = engine_from(config);
+    atomic_store(&w.engine, engine);
+    alta_auth_request request = ask("outside", "token=123");
+    CHECK_EQ(check_ok(engine, &request).verdict, ALTA_AUTH_DENY);
+    wait_nowhere(&w, engine);
+}
+
+CASE(log_callback_waits_nowhere_on_the_io_thread) {
+    log_waits_nowhere("http://127.0.0.1:1/auth", "alta-io-");
+}
+
+CASE(log_callback_waits_nowhere_on_the_resolvers_thread) {
+    log_waits_nowhere("http://localhost:1/auth", "alta-dns");
+}
+
+CASE(log_callback_waits_nowhere_on_a_thread_of_the_host) {
+    waiter w = {.host = pthread_self(), .asked = gate_new()};
+    alta_auth_engine *engine = engine_with("http://127.0.0.1:1/auth", NULL);
+    atomic_store(&w.engine, engine);
+    /* A warning, in the middle of the reload. */
+    alta_auth_config *config =
+        config_with("https://127.0.0.1:1/auth", "tls.verify", "off", "log.level", "warn", NULL);
+    CHECK_EQ(alta_auth_config_set_log(config, wait_in_log, &w), ALTA_AUTH_OK);
+    char error[256] = "";
+    if (alta_auth_engine_reload(engine, config, error, sizeof error) != ALTA_AUTH_OK) {
+        fail(__FILE__, __LINE__, "%s", error);
+    }
+    wait_nowhere(&w, engine);
+}
+
+CASE(thread_hooks_wait_nowhere) {
+    static const char *const threads[] = {"alta-io-", "alta-cb-"};
+    for (size_t i = 0; i < 2; i++) {
+        waiter w = {.from = threads[i], .asked = gate_new()};
+        alta_auth_config *config = config_with("http://127.0.0.1:1/auth", NULL);
+        CHECK_EQ(alta_auth_config_set_thread_hooks(config, NULL, wait_in_hook, &w), ALTA_AUTH_OK);
+        alta_auth_engine *engine = engine_from(config);
+        atomic_store(&w.engine, engine);
+        CHECK_EQ(alta_auth_engine_shutdown(engine, 0), ALTA_AUTH_OK); /* the threads stop in it */
+        wait_nowhere(&w, engine);
+    }
 }
 
 /* ---- a slow callback holds up nobody else ---- */
@@ -196,13 +291,25 @@ static void on_hooked(void *user_data, const alta_auth_decision *decision) {
     on_decision(user_data, decision);
 }
 
-static void run_hooked(const char *callback_threads) {
+static void on_hooked_log(void *user_data, int32_t level, alta_auth_str message) {
+    char name[16] = "";
+    CHECK_EQ(pthread_getname_np(pthread_self(), name, sizeof name), 0);
+    CHECK(user_data && level > 0 && message.len > 0);
+    CHECK_EQ(hook_state, strncmp(name, "alta-", 5) == 0);
+}
+
+/* How many threads there were. */
+static size_t run_hooked(const char *callback_threads, bool named) {
     backend *b = backend_start();
+    char url[256];
+    const char *rest = strstr(backend_url(b), "127.0.0.1") + strlen("127.0.0.1");
+    snprintf(url, sizeof url, "http://%s%s", named ? "localhost" : "127.0.0.1", rest);
     reply held = {.status = 200, .hold = true};
     backend_rule(b, "held", held);
     hooks h = {.lock = PTHREAD_MUTEX_INITIALIZER};
-    alta_auth_config *config = config_with(backend_url(b), "threads.callback", callback_threads, NULL);
+    alta_auth_config *config = config_with(url, "threads.callback", callback_threads, "log.level", "debug", NULL);
     CHECK_EQ(alta_auth_config_set_thread_hooks(config, on_start, on_stop, &h), ALTA_AUTH_OK);
+    CHECK_EQ(alta_auth_config_set_log(config, on_hooked_log, &h), ALTA_AUTH_OK);
     CHECK_EQ(h.started, 0);
     alta_auth_engine *engine = engine_from(config);
     sink to;
@@ -228,13 +335,18 @@ static void run_hooked(const char *callback_threads) {
     pthread_mutex_destroy(&h.lock);
     sink_destroy(&to);
     backend_stop(b);
+    return h.started;
 }
 
 CASE(thread_hooks_surround_the_callbacks) {
-    run_hooked("1");
-    run_hooked("3");
+    run_hooked("1", false);
+    run_hooked("3", false);
 }
 
 CASE(thread_hooks_without_callback_threads) {
-    run_hooked("0");
+    run_hooked("0", false);
+}
+
+CASE(thread_hooks_run_on_the_resolvers_thread) {
+    CHECK_EQ(run_hooked("1", true), run_hooked("1", false) + 1);
 }

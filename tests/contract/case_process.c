@@ -84,6 +84,19 @@ CASE(thread_names_and_signal_masks) {
     backend_stop(b);
 }
 
+CASE(resolvers_thread_name_and_signal_mask) {
+    size_t before = count_threads("");
+    alta_auth_engine *engine = engine_with("http://localhost:1/auth", NULL);
+    alta_auth_request request = ask("s", "token=123");
+    check_ok(engine, &request);
+    expected_threads dns = {"alta-dns", 1}, ours = {"alta-", 3}, none = {"", before};
+    CHECK(eventually(thread_count_is, &dns));
+    CHECK(eventually(thread_count_is, &ours));
+    CHECK_EQ(check_signal_masks(), 3);
+    alta_auth_engine_free(engine);
+    CHECK(eventually(thread_count_is, &none));
+}
+
 CASE(nothing_starts_before_engine_new) {
     size_t threads = count_threads(""), descriptors = open_descriptors(NULL, 0);
     CHECK(alta_auth_version() != NULL);

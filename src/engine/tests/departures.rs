@@ -288,7 +288,7 @@ fn core_of(keys: &[(&str, &str)]) -> Arc<Core> {
     for (key, value) in keys {
         config.set(key, value).unwrap();
     }
-    core(Arc::new(config.settings().unwrap()), Arc::new(Logger::new(LogLevel::Warn, None))).unwrap().0
+    core(Arc::new(config.settings().unwrap()), Logger::off()).unwrap().0
 }
 
 /// Who leaves without an answer is no reason for a turn, but the end of its exchange is if others stand by.

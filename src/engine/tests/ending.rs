@@ -2,9 +2,11 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use crossbeam_channel::{Sender, bounded};
 use parking_lot::Mutex;
 
 use crate::check::Check;
@@ -12,6 +14,7 @@ use crate::config::Config;
 use crate::decision::Cause;
 use crate::engine::completion::{Completed, Receiver, Tag};
 use crate::engine::{Engine, SubmitError};
+use crate::observe::{Log, LogLevel};
 
 #[derive(Default)]
 struct Causes(Mutex<Vec<Cause>>);
@@ -24,13 +27,17 @@ impl Receiver for Causes {
 }
 
 /// Its backend never answers.
-fn engine(backend: &TcpListener) -> Engine {
+fn config(backend: &TcpListener) -> Config {
     let url = format!("http://{}/auth", backend.local_addr().unwrap());
     let mut config = Config::new();
     for (key, value) in [("backend.url", url.as_str()), ("default_action", "deny"), ("timeout", "60s")] {
         config.set(key, value).unwrap();
     }
-    Engine::new(&config).unwrap()
+    config
+}
+
+fn engine(backend: &TcpListener) -> Engine {
+    Engine::new(&config(backend)).unwrap()
 }
 
 /// The engine ends between a submit's look whether it may and its message.
@@ -97,4 +104,49 @@ fn the_end_waits_for_no_decision_that_a_receiver_has_and_keeps() {
     let completed = kept.0.lock().pop().unwrap();
     assert_eq!((completed.user_data(), completed.take().unwrap().cause), (7, Cause::Shutdown));
     assert_eq!(engine.stats().completed, 1);
+}
+
+/// Keeps the thread of the resolver in a line until it is let go.
+struct Held {
+    begun: Sender<()>,
+    go: crossbeam_channel::Receiver<()>,
+    returned: AtomicBool,
+}
+
+impl Log for Held {
+    fn log(&self, _: LogLevel, line: &str) {
+        if line.contains("stands for") {
+            self.begun.send(()).unwrap();
+            self.go.recv().unwrap();
+            self.returned.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+#[test]
+fn no_line_of_the_log_is_in_the_host_s_hands_when_an_engine_is_gone() {
+    let backend = TcpListener::bind("127.0.0.1:0").unwrap();
+    let ((begun, has_begun), (go, goes)) = (bounded(1), bounded(1));
+    let held = Arc::new(Held { begun, go: goes, returned: AtomicBool::new(false) });
+    let mut config = config(&backend);
+    let url = format!("http://localhost:{}/auth", backend.local_addr().unwrap().port());
+    for (key, value) in [("backend.url", url.as_str()), ("log.level", "info")] {
+        config.set(key, value).unwrap();
+    }
+    config.set_log(held.clone());
+    let engine = Engine::new(&config).unwrap();
+    let receiver: Arc<dyn Receiver> = Arc::new(Causes::default());
+    engine.submit(&Check { session_id: b"s", ..Check::default() }, &receiver, 0).unwrap();
+    has_begun.recv().unwrap();
+    let log = Arc::clone(&engine.core.log);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            drop(engine);
+            assert!(held.returned.load(Ordering::SeqCst), "a line is in the host's hands");
+        });
+        while !log.calls().are_over() {
+            thread::yield_now();
+        }
+        go.send(()).unwrap();
+    });
 }

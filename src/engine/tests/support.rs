@@ -360,7 +360,7 @@ pub(super) async fn with_shard_in<F: Future<Output = ()>>(
         config.set(key, value).unwrap();
     }
     let settings = Arc::new(config.settings().unwrap());
-    let log = Arc::new(Logger::new(LogLevel::Warn, surroundings.log));
+    let log = Arc::new(Logger::new(LogLevel::Warn, surroundings.log, Arc::default()));
     LocalSet::new()
         .run_until(async move {
             let (core, mut outlets) = core(settings, log).unwrap();

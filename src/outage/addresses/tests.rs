@@ -16,7 +16,7 @@ fn of(addresses: &[IpAddr]) -> Addresses {
         cooldown: Duration::from_secs(1),
         max_cooldown: Duration::from_secs(9),
     };
-    let log = Arc::new(Logger::new(LogLevel::Off, None));
+    let log = Logger::off();
     let these = Addresses::new("http://backend.test:80".into(), rules, log);
     these.turn_to(addresses);
     these

@@ -21,7 +21,7 @@ pub(super) fn real(set: &[(&str, &str)]) -> Result<(Rc<Transport>, Arc<[PoolGaug
         config.set(key, value).unwrap();
     }
     let gauges: Arc<[PoolGauges]> = Arc::new([PoolGauges::default()]);
-    let shared = Shared::new(Arc::new(config.settings().unwrap()), unwatched())
+    let shared = Shared::new(Arc::new(config.settings().unwrap()), unwatched(), &Arc::default())
         .map_err(|error| format!("{error:?}"))?;
     Ok((Transport::new(shared, Arc::clone(&gauges), 0, 1), gauges))
 }
@@ -34,7 +34,7 @@ fn unwatched() -> Arc<[Arc<Addresses>]> {
         cooldown: Duration::from_secs(1),
         max_cooldown: Duration::from_secs(30),
     };
-    let log = Arc::new(crate::observe::Logger::new(crate::observe::LogLevel::Off, None));
+    let log = crate::observe::Logger::off();
     Arc::new([Arc::new(Addresses::new("http://backend.test:80".into(), rules, log))])
 }
 
@@ -316,8 +316,13 @@ fn a_name_that_cannot_be_looked_up_without_descriptors_is_overload() {
                 }
                 Err(std::io::Error::other("temporary failure in name resolution"))
             });
-            let shared =
-                Shared::with_resolver(Arc::new(config.settings().unwrap()), unwatched(), resolver).unwrap();
+            let shared = Shared::with_resolver(
+                Arc::new(config.settings().unwrap()),
+                unwatched(),
+                &Arc::default(),
+                resolver,
+            )
+            .unwrap();
             let transport = Transport::new(shared, Arc::new([PoolGauges::default()]), 0, 1);
             let mut hoard = Vec::new();
             while let Ok(file) = std::fs::File::open("/dev/null") {
@@ -341,7 +346,8 @@ async fn an_unknown_name_is_a_failure_to_resolve() {
         let gauges: Arc<[PoolGauges]> = Arc::new([PoolGauges::default()]);
         let nobody = Arc::new(|_: &str| Err(std::io::Error::other("no such host")));
         let shared =
-            Shared::with_resolver(Arc::new(config.settings().unwrap()), unwatched(), nobody).unwrap();
+            Shared::with_resolver(Arc::new(config.settings().unwrap()), unwatched(), &Arc::default(), nobody)
+                .unwrap();
         let transport = Transport::new(shared, gauges, 0, 1);
         let failure = ask(&transport).await.err().unwrap();
         assert_eq!(failure.cause, Cause::Resolve);
@@ -359,7 +365,7 @@ fn of_two(url: &str, set: &[(&str, &str)]) -> (Rc<Transport>, Arc<[Arc<Addresses
     let resolver = Arc::new(|_: &str| Ok(vec![[127, 0, 0, 2].into(), [127, 0, 0, 3].into()]));
     let addresses = unwatched();
     let settings = Arc::new(config.settings().unwrap());
-    let shared = Shared::with_resolver(settings, Arc::clone(&addresses), resolver).unwrap();
+    let shared = Shared::with_resolver(settings, Arc::clone(&addresses), &Arc::default(), resolver).unwrap();
     (Transport::new(shared, Arc::new([PoolGauges::default()]), 0, 1), addresses)
 }
 
