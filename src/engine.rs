@@ -266,7 +266,7 @@ impl Engine {
     fn try_reload(&self, config: &Config) -> Result<(), StartError> {
         let settings = Arc::new(config.settings().map_err(StartError::Config)?);
         // One at a time: each keeps, or not, what the one before it had.
-        let _turn = self.reloading.lock();
+        let turn = self.reloading.lock();
         let now = self.core.policy();
         let fixed = |settings: &Settings| {
             [
@@ -285,14 +285,16 @@ impl Engine {
         }
         let policy = Policy::new(Arc::clone(&settings), Some(&now), &self.core.log)?;
         self.core.log.turn_to(settings.log_level, config.log().cloned());
-        for warning in &settings.warnings {
-            self.core.log.log(LogLevel::Warn, || warning.clone());
-        }
         let forgets = !Arc::ptr_eq(&policy.memory, &now.memory);
         self.core.set_policy(policy);
         if forgets {
             // Here, and not on an I/O thread that happens to be the last to let go of it.
             now.memory.clear();
+        }
+        // Dropped here: the last one ends a resolver's thread.
+        drop((now, turn));
+        for warning in &settings.warnings {
+            self.core.log.log(LogLevel::Warn, || warning.clone());
         }
         self.log().log(LogLevel::Info, || {
             let forgotten = if forgets { "; what was remembered is forgotten" } else { "" };

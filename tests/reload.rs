@@ -5,10 +5,10 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
-use alta_auth::{Cause, Check, Engine, StartError, Verdict};
+use alta_auth::{Cause, Check, Engine, Log, LogLevel, StartError, Verdict};
 use support::{
     Collect, Gate, Reply, Request, Rerun, Scripted, ask, assert_backend, assert_default, config, engine,
     good, until,
@@ -307,4 +307,32 @@ fn a_revoked_session_is_denied_at_shutdown_and_by_an_answer_that_was_on_its_way_
         let verdict = if *user_data == 3 { Verdict::Allow } else { Verdict::Deny };
         assert_default(decision, verdict, Cause::Shutdown);
     }
+}
+
+/// Reloads the engine, on a thread of its own, within a warning of a reload.
+#[derive(Default)]
+struct Reloading {
+    engine: OnceLock<(Weak<Engine>, String)>,
+    reloaded: AtomicBool,
+}
+
+impl Log for Reloading {
+    fn log(&self, _: LogLevel, _: &str) {
+        let Some((engine, url)) = self.engine.get().cloned() else { return };
+        let (done, is_done) = crossbeam_channel::bounded(1);
+        std::thread::spawn(move || done.send(engine.upgrade().unwrap().reload(&config(&url, &[])).is_ok()));
+        self.reloaded.store(is_done.recv_timeout(support::PATIENCE) == Ok(true), Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn no_lock_is_held_while_a_reload_warns() {
+    let backend = Scripted::always(Reply::allow());
+    let engine = Arc::new(engine(&backend.url(), &[]));
+    let reloading = Arc::new(Reloading::default());
+    assert!(reloading.engine.set((Arc::downgrade(&engine), backend.url())).is_ok());
+    let mut warns = config(&backend.url(), &[("scope", "session")]);
+    warns.set_log(reloading.clone());
+    engine.reload(&warns).unwrap();
+    assert!(reloading.reloaded.load(Ordering::SeqCst));
 }

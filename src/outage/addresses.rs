@@ -72,12 +72,12 @@ impl Addresses {
         Self { label, rules, log, several, known }
     }
 
-    /// The name stands for these now.
-    pub(crate) fn turn_to(&self, addresses: &[IpAddr]) {
+    /// The name stands for these now. Whether that is new: then it is to be logged.
+    pub(crate) fn turn_to(&self, addresses: &[IpAddr]) -> bool {
         let before = self.known();
         let is_new = |address: &IpAddr| !before.iter().any(|known| known.address == *address);
         if before.len() == addresses.len() && !addresses.iter().any(is_new) {
-            return;
+            return false;
         }
         let known = |&address: &IpAddr| {
             let kept = before.iter().find(|known| known.address == address);
@@ -85,6 +85,10 @@ impl Addresses {
         };
         *self.known.write() = addresses.iter().map(known).collect();
         self.several.store(addresses.len() > 1, Relaxed);
+        true
+    }
+
+    pub(crate) fn log(&self, addresses: &[IpAddr]) {
         self.log.log(LogLevel::Info, || {
             let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
             format!("{} stands for {}", self.label, list.join(", "))
@@ -162,7 +166,7 @@ impl Addresses {
     /// No connection to it could be made, whoever asked for one.
     pub(crate) fn unreachable(&self, address: IpAddr, why: &str) {
         if self.several.load(Relaxed)
-            && let Some(known) = self.known.read().iter().find(|known| known.address == address)
+            && let Some(known) = self.known().iter().find(|known| known.address == address)
         {
             known.health.unreachable(why);
         }

@@ -208,8 +208,13 @@ impl Name {
         state.asked = false;
         match found {
             Ok(found) => {
-                self.books.iter().for_each(|addresses| addresses.turn_to(&found));
-                self.answer.send_replace(Answer::Found(found.into()));
+                let changed: Vec<_> = self.books.iter().filter(|book| book.turn_to(&found)).collect();
+                self.answer.send_replace(Answer::Found(found.as_slice().into()));
+                // I/O threads take it.
+                drop(state);
+                for book in changed {
+                    book.log(&found);
+                }
             }
             Err((cause, why)) => {
                 // What was found before still stands. Without anything, the next use asks at once.
@@ -232,6 +237,8 @@ mod tests {
 
     use super::*;
     use crate::config::ThreadHooks;
+    use crate::observe::{Log, LogLevel, Logger};
+    use crate::outage::Rules;
 
     fn address(last: u8) -> IpAddr {
         Ipv4Addr::new(192, 0, 2, last).into()
@@ -356,6 +363,42 @@ mod tests {
             let asked = tokio::time::timeout(Duration::from_secs(5), names.addresses("backend.test")).await;
             assert!(asked.expect("nobody will answer this any more").is_err());
         }
+    }
+
+    /// A host's log that takes its time, or 10 seconds if it gets none.
+    struct Slow {
+        begun: Sender<()>,
+        go: crossbeam_channel::Receiver<()>,
+        in_time: Sender<bool>,
+    }
+
+    impl Log for Slow {
+        fn log(&self, _: LogLevel, _: &str) {
+            self.begun.send(()).unwrap();
+            self.in_time.send(self.go.recv_timeout(Duration::from_secs(10)).is_ok()).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_host_s_slow_log_keeps_nobody_who_asks_for_a_name() {
+        let ((begun, has_begun), (go, goes), (in_time, was_in_time)) = (bounded(1), bounded(1), bounded(1));
+        let slow: Arc<dyn Log> = Arc::new(Slow { begun, go: goes, in_time });
+        let log = Arc::new(Logger::new(LogLevel::Info, Some(slow), Arc::default()));
+        let rules = Rules {
+            failures: 5,
+            rate: 0,
+            cooldown: Duration::from_secs(1),
+            max_cooldown: Duration::from_secs(30),
+        };
+        let book = Arc::new(Addresses::new("http://backend.test:80".into(), rules, log));
+        let hosts = Hosts::from([("backend.test".into(), vec![book])]);
+        let resolve = Arc::new(|_: &str| Ok(vec![address(1)]));
+        let names = Names::new(hosts, Duration::ZERO, resolve, Arc::default()).unwrap().unwrap();
+        assert_eq!(names.addresses("backend.test").await, Ok(vec![address(1)]));
+        has_begun.recv().unwrap();
+        assert!(names.is_current("backend.test", address(1)));
+        go.send(()).unwrap();
+        assert!(was_in_time.recv().unwrap());
     }
 
     /// Whose resolver says when it is asked and answers when `go` is dropped, and whose thread counts its hooks.

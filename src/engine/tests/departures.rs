@@ -20,7 +20,7 @@ use crate::engine::departures::LINE;
 use crate::engine::shard::OVERDUE;
 use crate::engine::transports::Transports;
 use crate::engine::{Policy, core};
-use crate::observe::{LogLevel, Logger};
+use crate::observe::Logger;
 use crate::transport::Transport;
 
 const ONE: (&str, &str) = ("pool.max_connections", "1");

@@ -1,4 +1,7 @@
+use std::sync::OnceLock;
+
 use super::*;
+use crate::observe::Log;
 
 const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 const TWO: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
@@ -9,15 +12,18 @@ const B: Client<'_> = Client::At(b"b");
 const C: Client<'_> = Client::At(b"c");
 const NEW: Client<'_> = Client::At(b"new");
 
-fn of(addresses: &[IpAddr]) -> Addresses {
+fn logged(log: Arc<Logger>) -> Addresses {
     let rules = Rules {
         failures: 2,
         rate: 0,
         cooldown: Duration::from_secs(1),
         max_cooldown: Duration::from_secs(9),
     };
-    let log = Logger::off();
-    let these = Addresses::new("http://backend.test:80".into(), rules, log);
+    Addresses::new("http://backend.test:80".into(), rules, log)
+}
+
+fn of(addresses: &[IpAddr]) -> Addresses {
+    let these = logged(Logger::off());
     these.turn_to(addresses);
     these
 }
@@ -148,4 +154,32 @@ fn two_are_different_if_there_are_two() {
         let (one, other) = two_of(2, random.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         assert_ne!(one, other);
     }
+}
+
+/// Turns to other addresses, on a thread of its own, within a line of the log.
+#[derive(Default)]
+struct Turning {
+    these: OnceLock<Arc<Addresses>>,
+    turned: AtomicBool,
+}
+
+impl Log for Turning {
+    fn log(&self, _: LogLevel, _: &str) {
+        let these = Arc::clone(self.these.get().unwrap());
+        let (done, is_done) = crossbeam_channel::bounded(1);
+        std::thread::spawn(move || done.send(these.turn_to(&[ONE, THREE])));
+        self.turned.store(is_done.recv_timeout(Duration::from_secs(10)) == Ok(true), Relaxed);
+    }
+}
+
+#[test]
+fn no_lock_is_held_while_it_is_logged_that_an_address_gives_no_answers() {
+    let turning = Arc::new(Turning::default());
+    let log = Arc::new(Logger::new(LogLevel::Warn, Some(turning.clone()), Arc::default()));
+    let these = Arc::new(logged(log));
+    these.turn_to(&[ONE, TWO]);
+    assert!(turning.these.set(Arc::clone(&these)).is_ok());
+    these.unreachable(TWO, "connect");
+    these.unreachable(TWO, "connect");
+    assert!(turning.turned.load(Relaxed));
 }
