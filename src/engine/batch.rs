@@ -138,7 +138,7 @@ impl<'a> Batch<'a> {
         self.turn();
         let Self { policy, way, .. } = self;
         // The end ends every watch that began before it.
-        if !way.may_hand_over() {
+        if way.core.is_closed() || !way.may_hand_over() {
             return Err(SubmitError::Closed);
         }
         let core = way.core;

@@ -225,7 +225,7 @@ impl Core {
         }
     }
 
-    /// For the end, after the I/O threads: those that nobody has taken in yet.
+    /// For the end, where an I/O thread has not come to its own: its receiver has dropped the engine, or a defect ended it.
     pub(crate) fn end_watches(&self) {
         let mut last = Outbox::default();
         for watch in self.watches.all(None) {

@@ -410,6 +410,8 @@ impl Shard {
             }
         }
         self.crew.dismiss();
+        // A watch may be on its way: its host is told here, and not on a thread of its own.
+        self.core.wait_for_hand_overs();
         while let Some(news) = self.outlet.next_news() {
             if let News::Watch(watch, asked, user) = news {
                 self.watches.borrow_mut().add(watch, asked, user);

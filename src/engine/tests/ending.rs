@@ -150,3 +150,38 @@ fn no_line_of_the_log_is_in_the_host_s_hands_when_an_engine_is_gone() {
         go.send(()).unwrap();
     });
 }
+
+/// The engine ends between a watch's look whether it may and its message.
+#[test]
+fn a_watch_that_the_end_overtakes_is_told_so_on_a_thread_of_the_engine() {
+    let backend = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = config(&backend);
+    config.set("threads.callback", "0").unwrap();
+    for round in 0..50 {
+        let engine = Engine::new(&config).unwrap();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let receiver = engine.callback({
+            let told = Arc::clone(&told);
+            move |_, decision| {
+                let by = thread::current().name().unwrap_or_default().to_owned();
+                told.lock().push((decision.cause, decision.last, by));
+            }
+        });
+        thread::scope(|scope| {
+            let begin_to_end = |_| {
+                scope.spawn(|| engine.shutdown(Duration::ZERO));
+                while !engine.core.inboxes[0].is_stopped() {
+                    thread::yield_now();
+                }
+                // As if this thread got no more time for a while.
+                (0..100).for_each(|_| thread::yield_now());
+            };
+            let check = Check { session_id: b"s", ..Check::default() };
+            engine
+                .batch(0)
+                .watch(&check, &receiver, Tag::default(), begin_to_end)
+                .expect("it was not closed yet");
+        });
+        assert_eq!(*told.lock(), [(Cause::Shutdown, true, "alta-io-0".to_owned())], "round {round}");
+    }
+}
