@@ -35,7 +35,8 @@
  * MEMORY
  *   Handles are opaque; every _free accepts NULL. Text passed in is copied before the call returns. Text in a decision
  *   is valid until the callback returns; after reap, until the next reap on that queue; after check or lookup, until
- *   the next check or lookup on the same thread. Pointers are checked, outputs are written on success only.
+ *   the next check or lookup on the same thread. Pointers are checked, outputs are written on success only, and an
+ *   error text whenever the status is not ALTA_AUTH_OK: NUL-terminated, and cut to its room.
  *
  * STRUCTS
  *   The caller sets struct_size (the _INIT macros do). Structs only ever grow at the end, so that a program works with
@@ -503,8 +504,8 @@ extern "C" {
 struct alta_auth_config *alta_auth_config_new(void);
 
 /**
- * Sets one key; the last value counts. Durations are 500ms, 2s, 10m; sizes 64KiB; lists are comma-separated. On
- * ALTA_AUTH_ERR_CONFIG nothing has changed and error (which may be NULL) says which key, why, and what to do.
+ * Sets one key; the last value counts. Durations are 500ms, 2s, 10m; sizes 64KiB; lists are comma-separated. On an error
+ * nothing has changed and error (which may be NULL) says which key, why, and what to do.
  */
 int32_t alta_auth_config_set(struct alta_auth_config *config,
                              const char *key,
@@ -513,7 +514,7 @@ int32_t alta_auth_config_set(struct alta_auth_config *config,
                              size_t error_len);
 
 /**
- * Sets every key of a TOML file. On ALTA_AUTH_ERR_CONFIG nothing has changed and error says why.
+ * Sets every key of a TOML file. On an error nothing has changed and error says why.
  */
 int32_t alta_auth_config_load(struct alta_auth_config *config,
                               const char *toml_path,
@@ -554,8 +555,8 @@ int32_t alta_auth_engine_new(struct alta_auth_config *config,
 /**
  * Turns a running engine to another configuration: backends, policy, credentials and log at once. Checks in flight end
  * under the old one; a check submitted after this never joins an exchange that began before it. Takes the
- * configuration on ALTA_AUTH_OK only; otherwise nothing has changed and error says why. threads.io, threads.callback and
- * inbox.capacity cannot be changed.
+ * configuration on ALTA_AUTH_OK only; otherwise nothing has changed and error says why. threads.io, threads.callback,
+ * inbox.capacity and overload cannot be changed. ALTA_AUTH_ERR_CLOSED: the engine is shutting down or shut down.
  */
 int32_t alta_auth_engine_reload(struct alta_auth_engine *handle,
                                 struct alta_auth_config *config,

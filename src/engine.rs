@@ -100,13 +100,15 @@ use crate::transport::Transport;
 /// not take a core for itself.
 const RESTART_PAUSE: Duration = Duration::from_millis(10);
 
-/// Why an engine could not be made.
+/// Why an engine could not be made, or could not turn to another configuration.
 #[derive(Debug)]
 pub enum StartError {
     /// The configuration: a required key is missing, two keys contradict each other, a file cannot be read.
     Config(ConfigError),
     /// The system refused a thread, a descriptor or memory.
     System(io::Error),
+    /// Of a reload: the engine is shut down, or shutting down.
+    Closed,
 }
 
 /// Why a check was not accepted. Nothing was retained, nothing will be delivered.
@@ -257,6 +259,7 @@ impl Engine {
     /// Turns to another configuration: backends, policy, credentials and log at once, while checks go on. Those
     /// accepted before end under the old one; one submitted after this never joins an exchange that began
     /// before. On an error nothing has changed. Keys that shape threads and tables are refused by name.
+    /// [`StartError::Closed`]: the engine is shut down, or shutting down.
     pub fn reload(&self, config: &Config) -> Result<(), StartError> {
         self.try_reload(config).inspect_err(|error| {
             self.log().log(LogLevel::Warn, || format!("the configuration stays as it was: {error}"));
@@ -267,6 +270,9 @@ impl Engine {
         let settings = Arc::new(config.settings().map_err(StartError::Config)?);
         // One at a time: each keeps, or not, what the one before it had.
         let turn = self.reloading.lock();
+        if self.core.is_closed() {
+            return Err(StartError::Closed);
+        }
         let now = self.core.policy();
         let fixed = |settings: &Settings| {
             [
@@ -466,6 +472,7 @@ impl fmt::Display for StartError {
         match self {
             Self::Config(error) => error.fmt(f),
             Self::System(error) => write!(f, "the system refused what the engine needs to start: {error}"),
+            Self::Closed => f.write_str("the engine is shut down; start a new one"),
         }
     }
 }

@@ -23,8 +23,10 @@ mod stats;
 mod submit;
 mod types;
 
+use std::ffi::c_char;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::config::ConfigError;
 use crate::engine::{StartError, SubmitError};
 use crate::sys::Inside;
 use types::*;
@@ -40,17 +42,66 @@ fn status(inside: impl FnOnce() -> Result<(), i32>) -> i32 {
     guarded(ALTA_AUTH_ERR_INTERNAL, || inside().err().unwrap_or(ALTA_AUTH_OK))
 }
 
+/// Why a call fails.
+struct Refusal {
+    status: i32,
+    /// Where there is more to say than what the status means.
+    why: Option<String>,
+}
+
+impl From<i32> for Refusal {
+    fn from(status: i32) -> Self {
+        Self { status, why: None }
+    }
+}
+
+impl From<StartError> for Refusal {
+    fn from(why: StartError) -> Self {
+        let status = match why {
+            StartError::Config(_) => ALTA_AUTH_ERR_CONFIG,
+            StartError::System(_) => ALTA_AUTH_ERR_SYSTEM,
+            StartError::Closed => ALTA_AUTH_ERR_CLOSED,
+        };
+        Self { status, why: Some(why.to_string()) }
+    }
+}
+
+impl From<ConfigError> for Refusal {
+    fn from(why: ConfigError) -> Self {
+        Self { status: ALTA_AUTH_ERR_CONFIG, why: Some(why.to_string()) }
+    }
+}
+
+/// For functions that return a status and say in words what is wrong.
+unsafe fn explained(
+    error: *mut c_char,
+    error_len: usize,
+    inside: impl FnOnce() -> Result<(), Refusal>,
+) -> i32 {
+    status(|| {
+        let done = guarded(Err(ALTA_AUTH_ERR_INTERNAL.into()), inside);
+        done.map_err(|Refusal { status, why }| {
+            let why = why.as_deref().unwrap_or_else(|| words(status));
+            // SAFETY: the contract of the header.
+            unsafe { pointers::write_error(error, error_len, why) };
+            status
+        })
+    })
+}
+
+/// Of what needs no more words than these.
+fn words(status: i32) -> &'static str {
+    match status {
+        ALTA_AUTH_ERR_INVALID => "an argument is NULL or not aligned; pass all that the function takes",
+        ALTA_AUTH_ERR_FORKED => "the engine belongs to the parent process; make one in this process",
+        _ => "a defect of the library, caught; please report it",
+    }
+}
+
 fn submit_status(error: SubmitError) -> i32 {
     match error {
         SubmitError::Invalid(_) => ALTA_AUTH_ERR_INVALID,
         SubmitError::Full => ALTA_AUTH_ERR_FULL,
         SubmitError::Closed => ALTA_AUTH_ERR_CLOSED,
-    }
-}
-
-fn start_status(error: &StartError) -> i32 {
-    match error {
-        StartError::Config(_) => ALTA_AUTH_ERR_CONFIG,
-        StartError::System(_) => ALTA_AUTH_ERR_SYSTEM,
     }
 }

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::call::{HostHook, HostLog};
-use super::pointers::{c_text, hand_out, object_mut, take_back, write_error};
+use super::pointers::{c_text, hand_out, object_mut, take_back};
 use super::types::*;
-use super::{guarded, status};
+use super::{explained, guarded, status};
 use crate::config::{Config, ConfigError};
 
 /// A configuration. One thread uses it at a time.
@@ -23,8 +23,8 @@ pub extern "C" fn alta_auth_config_new() -> *mut alta_auth_config {
     guarded(std::ptr::null_mut(), || hand_out(alta_auth_config { config: Config::new() }))
 }
 
-/// Sets one key; the last value counts. Durations are 500ms, 2s, 10m; sizes 64KiB; lists are comma-separated. On
-/// ALTA_AUTH_ERR_CONFIG nothing has changed and error (which may be NULL) says which key, why, and what to do.
+/// Sets one key; the last value counts. Durations are 500ms, 2s, 10m; sizes 64KiB; lists are comma-separated. On an error
+/// nothing has changed and error (which may be NULL) says which key, why, and what to do.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn alta_auth_config_set(
     config: *mut alta_auth_config,
@@ -33,16 +33,17 @@ pub unsafe extern "C" fn alta_auth_config_set(
     error: *mut c_char,
     error_len: usize,
 ) -> i32 {
-    status(|| {
+    let set = || {
         // SAFETY: the contract of the header.
         let (config, key, value) = unsafe { (object_mut(config)?, c_text(key)?, c_text(value)?) };
-        let set = utf8(key, "a key").and_then(|key| config.config.set(key, utf8(value, key)?));
-        // SAFETY: the contract of the header.
-        set.map_err(|why| unsafe { refuse(&why, error, error_len) })
-    })
+        let key = utf8(key, "a key")?;
+        Ok(config.config.set(key, utf8(value, key)?)?)
+    };
+    // SAFETY: the contract of the header.
+    unsafe { explained(error, error_len, set) }
 }
 
-/// Sets every key of a TOML file. On ALTA_AUTH_ERR_CONFIG nothing has changed and error says why.
+/// Sets every key of a TOML file. On an error nothing has changed and error says why.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn alta_auth_config_load(
     config: *mut alta_auth_config,
@@ -50,13 +51,13 @@ pub unsafe extern "C" fn alta_auth_config_load(
     error: *mut c_char,
     error_len: usize,
 ) -> i32 {
-    status(|| {
+    let load = || {
         // SAFETY: the contract of the header.
         let (config, path) = unsafe { (object_mut(config)?, c_text(toml_path)?) };
-        let loaded = config.config.load(Path::new(OsStr::from_bytes(path.to_bytes())));
-        // SAFETY: the contract of the header.
-        loaded.map_err(|why| unsafe { refuse(&why, error, error_len) })
-    })
+        Ok(config.config.load(Path::new(OsStr::from_bytes(path.to_bytes())))?)
+    };
+    // SAFETY: the contract of the header.
+    unsafe { explained(error, error_len, load) }
 }
 
 /// Where lines of the log go, up to log.level; NULL: nowhere. No line comes after alta_auth_engine_free has returned.
@@ -108,10 +109,4 @@ pub unsafe extern "C" fn alta_auth_config_free(config: *mut alta_auth_config) {
 
 fn utf8<'a>(text: &'a CStr, what: &str) -> Result<&'a str, ConfigError> {
     text.to_str().map_err(|_| ConfigError::without_key(format!("{what}: not UTF-8; write plain text")))
-}
-
-unsafe fn refuse(why: &ConfigError, error: *mut c_char, error_len: usize) -> i32 {
-    // SAFETY: the contract of the header.
-    unsafe { write_error(error, error_len, &why.to_string()) };
-    ALTA_AUTH_ERR_CONFIG
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use parking_lot::RwLock;
 
 use super::config::alta_auth_config;
-use super::pointers::{hand_out, object, object_mut, read, take_back, write, write_error};
+use super::pointers::{hand_out, object, object_mut, read, take_back, write};
 use super::types::*;
-use super::{call, guarded, start_status, status};
+use super::{call, explained, guarded, status};
 use crate::engine::{Engine, Receiver};
 use crate::observe::LogLevel;
 use crate::sys;
@@ -60,18 +60,13 @@ pub unsafe extern "C" fn alta_auth_engine_new(
     error: *mut c_char,
     error_len: usize,
 ) -> i32 {
-    status(|| {
+    let make = || {
         // SAFETY: the contract of the header.
-        let made = unsafe {
+        let engine = unsafe {
             read(out.cast_const())?;
             sys::silence_own_panics();
-            Engine::new(&object_mut(config)?.config)
+            Engine::new(&object_mut(config)?.config)?
         };
-        let engine = made.map_err(|why| {
-            // SAFETY: the contract of the header.
-            unsafe { write_error(error, error_len, &why.to_string()) };
-            start_status(&why)
-        })?;
         let engine = alta_auth_engine { engine, callbacks: RwLock::default() };
         // SAFETY: the contract of the header.
         unsafe {
@@ -79,13 +74,15 @@ pub unsafe extern "C" fn alta_auth_engine_new(
             write(out, hand_out(engine));
         }
         Ok(())
-    })
+    };
+    // SAFETY: the contract of the header.
+    unsafe { explained(error, error_len, make) }
 }
 
 /// Turns a running engine to another configuration: backends, policy, credentials and log at once. Checks in flight end
 /// under the old one; a check submitted after this never joins an exchange that began before it. Takes the
-/// configuration on ALTA_AUTH_OK only; otherwise nothing has changed and error says why. threads.io, threads.callback and
-/// inbox.capacity cannot be changed.
+/// configuration on ALTA_AUTH_OK only; otherwise nothing has changed and error says why. threads.io, threads.callback,
+/// inbox.capacity and overload cannot be changed. ALTA_AUTH_ERR_CLOSED: the engine is shutting down or shut down.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn alta_auth_engine_reload(
     handle: *mut alta_auth_engine,
@@ -93,18 +90,16 @@ pub unsafe extern "C" fn alta_auth_engine_reload(
     error: *mut c_char,
     error_len: usize,
 ) -> i32 {
-    status(|| {
+    let reload = || {
         // SAFETY: the contract of the header.
         let (engine, new) = unsafe { (&engine(handle)?.engine, object_mut(config)?) };
-        engine.reload(&new.config).map_err(|why| {
-            // SAFETY: the contract of the header.
-            unsafe { write_error(error, error_len, &why.to_string()) };
-            start_status(&why)
-        })?;
+        engine.reload(&new.config)?;
         // SAFETY: the contract of the header.
         drop(unsafe { take_back(config) });
         Ok(())
-    })
+    };
+    // SAFETY: the contract of the header.
+    unsafe { explained(error, error_len, reload) }
 }
 
 /// Waits until each check that was accepted before this is decided and its callback has returned; not for reap. Does not

@@ -398,7 +398,9 @@ static void calls_in_child(void *context) {
     CHECK_EQ(alta_auth_engine_drain(f->engine, UINT32_MAX), ALTA_AUTH_ERR_FORKED);
     CHECK_EQ(alta_auth_engine_shutdown(f->engine, UINT32_MAX), ALTA_AUTH_ERR_FORKED);
     alta_auth_config *config = config_with(f->url, NULL);
+    memset(text, 'x', sizeof text);
     CHECK_EQ(alta_auth_engine_reload(f->engine, config, text, sizeof text), ALTA_AUTH_ERR_FORKED);
+    CHECK(memchr(text, 0, sizeof text) && strstr(text, "parent process"));
     alta_auth_config_free(config);
     CHECK_EQ(ticket, 77);
     memset(done, 0, sizeof done);

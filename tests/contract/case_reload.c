@@ -144,3 +144,21 @@ CASE(no_check_joins_an_exchange_from_before_a_reload) {
     alta_auth_engine_free(engine);
     backend_stop(b);
 }
+
+CASE(reload_after_shutdown_is_closed) {
+    backend *b = backend_start();
+    alta_auth_engine *engine = engine_with(backend_url(b), NULL);
+    CHECK_EQ(alta_auth_engine_shutdown(engine, 0), ALTA_AUTH_OK);
+    alta_auth_config *config = config_with(backend_url(b), "default_action", "allow", NULL);
+    char error[256];
+    memset(error, 'x', sizeof error);
+    CHECK_EQ(alta_auth_engine_reload(engine, config, error, sizeof error), ALTA_AUTH_ERR_CLOSED);
+    CHECK(memchr(error, 0, sizeof error) && strstr(error, "shut down"));
+    CHECK_EQ(alta_auth_default_action(engine), ALTA_AUTH_DENY); /* nothing has changed */
+    alta_auth_engine_free(engine);
+    engine = engine_from(config); /* and the configuration is still the host's */
+    alta_auth_request request = ask("s", "token=123");
+    CHECK_EQ(check_ok(engine, &request).verdict, ALTA_AUTH_ALLOW);
+    alta_auth_engine_free(engine);
+    backend_stop(b);
+}

@@ -45,7 +45,7 @@ pub(crate) fn report_start(error: &StartError) -> u8 {
     complain(&error);
     match error {
         StartError::Config(_) => exit::USAGE,
-        StartError::System(_) => exit::SYSTEM,
+        StartError::System(_) | StartError::Closed => exit::SYSTEM,
     }
 }
 
