@@ -91,6 +91,17 @@ pub(super) unsafe fn read<T: Copy>(out: *const T) -> Result<T, i32> {
     Ok(unsafe { out.read() })
 }
 
+/// The same, of one that the host may not want.
+pub(super) unsafe fn read_if_wanted<T: Copy>(out: *const T) -> Result<Option<T>, i32> {
+    // SAFETY: the contract of `out` is the same.
+    if out.is_null() { Ok(None) } else { unsafe { read(out) }.map(Some) }
+}
+
+/// An array of plain values, which may be NULL.
+pub(super) fn aligned<T>(array: *const T) -> Result<(), i32> {
+    if array.is_aligned() { Ok(()) } else { Err(ALTA_AUTH_ERR_INVALID) }
+}
+
 /// The error text, NUL-terminated, cut on a character boundary.
 pub(super) unsafe fn write_error(error: *mut c_char, len: usize, text: &str) {
     if error.is_null() || len == 0 {
@@ -138,16 +149,16 @@ pub(super) unsafe fn element<T>(array: *const T, stride: usize, index: usize) ->
     unsafe { array.byte_add(stride * index) }
 }
 
-/// Element `index` of an array of plain values; `None` where there is no array.
+/// Element `index` of an array of plain values that is [`aligned`]; `None` where there is no array.
 pub(super) unsafe fn item<T: Copy>(array: *const T, index: usize) -> Option<T> {
-    // SAFETY: within the array, by the contract.
+    // SAFETY: within the array, by the contract, and aligned.
     (!array.is_null()).then(|| unsafe { array.add(index).read() })
 }
 
 /// Sets element `index` of an array of plain values, if there is one.
 pub(super) unsafe fn set_item<T>(array: *mut T, index: usize, value: T) {
-    if !array.is_null() {
-        // SAFETY: within the array, by the contract.
+    if !array.is_null() && array.is_aligned() {
+        // SAFETY: within the array, by the contract, and aligned.
         unsafe { array.add(index).write(value) };
     }
 }
@@ -567,5 +578,21 @@ mod tests {
             assert_eq!(item(values.as_ptr(), 1), Some(2));
         }
         assert_eq!(values, [1, 2, 30]);
+    }
+
+    #[test]
+    fn misaligned_outputs_are_refused_unread() {
+        let mut words = memory(16);
+        let crooked = words.as_mut_ptr().wrapping_byte_add(1);
+        // SAFETY: nothing is read or written where it is not aligned.
+        unsafe {
+            assert_eq!(read_if_wanted(crooked.cast_const()), Err(INVALID));
+            assert_eq!(aligned(crooked.cast_const()), Err(INVALID));
+            set_item(crooked, 0, 1);
+            assert_eq!(read_if_wanted(null::<u64>()), Ok(None));
+            assert_eq!(read_if_wanted(words.as_ptr()), Ok(Some(0xAAAA_AAAA_AAAA_AAAA)));
+        }
+        assert_eq!(aligned(null::<u64>()), Ok(()));
+        assert_eq!(words, memory(16));
     }
 }

@@ -5,7 +5,9 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use super::engine::{alta_auth_engine, engine};
-use super::pointers::{element, item, read, request, room, set_item, stride, view, write, write_struct};
+use super::pointers::{
+    aligned, element, item, read_if_wanted, request, room, set_item, stride, view, write, write_struct,
+};
 use super::types::*;
 use super::{guarded, status, submit_status};
 use crate::decision::Decision;
@@ -81,7 +83,7 @@ pub(super) unsafe fn submit(
     ticket: *mut u64,
 ) -> Result<(), i32> {
     // SAFETY: the contract of the header.
-    let (check, before) = unsafe { (request(check, None)?, read(ticket.cast_const()).ok()) };
+    let (check, before) = unsafe { (request(check, None)?, read_if_wanted(ticket.cast_const())?) };
     // SAFETY: the contract of the header.
     let announce = |number| unsafe { write(ticket, number) };
     let submitted = match what {
@@ -132,8 +134,11 @@ pub(super) unsafe fn submit_all(
     if count == 0 {
         return 0;
     }
-    // SAFETY: the contract of the header.
-    let ready = ready.and_then(|ready| Ok((ready, unsafe { stride(requests, count)? })));
+    let ready = ready.and_then(|ready| {
+        aligned(user_data).and(aligned(statuses.cast_const()))?;
+        // SAFETY: the contract of the header.
+        Ok((ready, unsafe { stride(requests, count)? }))
+    });
     let ((mut batch, receiver), stride) = match ready {
         Ok(ready) => ready,
         Err(status) => {

@@ -261,6 +261,22 @@ CASE(misaligned_pointers_are_refused) {
     size = sizeof(alta_auth_stats);
     memcpy(crooked, &size, sizeof size);
     CHECK_EQ(alta_auth_stats_read(engine, crooked), ALTA_AUTH_ERR_INVALID);
+    memset(room, 0x55, sizeof room);
+    CHECK_EQ(alta_auth_submit(engine, &request, never, NULL, crooked), ALTA_AUTH_ERR_INVALID);
+    CHECK_EQ(alta_auth_watch(engine, &request, never, NULL, crooked), ALTA_AUTH_ERR_INVALID);
+    CHECK_EQ(alta_auth_queue_submit(queue, &request, NULL, crooked), ALTA_AUTH_ERR_INVALID);
+    CHECK_EQ(alta_auth_queue_watch(queue, &request, NULL, crooked), ALTA_AUTH_ERR_INVALID);
+    int32_t status = 77;
+    CHECK_EQ(alta_auth_submit_batch(engine, &request, 1, never, crooked, &status), 0);
+    CHECK_EQ(status, ALTA_AUTH_ERR_INVALID);
+    status = 77;
+    CHECK_EQ(alta_auth_queue_submit_batch(queue, &request, 1, crooked, &status), 0);
+    CHECK_EQ(status, ALTA_AUTH_ERR_INVALID);
+    CHECK_EQ(alta_auth_submit_batch(engine, &request, 1, never, NULL, crooked), 0);
+    CHECK_EQ(alta_auth_queue_submit_batch(queue, &request, 1, NULL, crooked), 0);
+    for (size_t i = 0; i < sizeof room; i++) {
+        CHECK_EQ(room[i], 0x55); /* nothing was written */
+    }
     alta_auth_queue_free(queue);
     end_untouched(engine);
     backend_stop(b);
