@@ -9,6 +9,7 @@
 #![allow(clippy::disallowed_methods, reason = "this is the one file that they are allowed in")]
 
 use std::ffi::{CStr, c_char};
+use std::mem::{MaybeUninit, offset_of};
 use std::time::Duration;
 
 use super::types::*;
@@ -19,6 +20,28 @@ use crate::decision::Decision;
 const MAX_STRUCT: usize = 4096;
 /// A user agent is cut at its limit; what follows is looked at no further than this.
 const MAX_USER_AGENT: usize = 64 * 1024;
+
+/// A struct that begins with its size. It grows at its end: callers of each version there was may come with theirs.
+pub(super) trait Growing: Copy {
+    /// The size of the first published version, the least there can be.
+    const FIRST: usize;
+}
+
+impl Growing for alta_auth_request {
+    const FIRST: usize = offset_of!(Self, reserved) + size_of::<u32>();
+}
+
+impl Growing for alta_auth_decision {
+    const FIRST: usize = offset_of!(Self, detail) + size_of::<alta_auth_str>();
+}
+
+impl Growing for alta_auth_completion {
+    const FIRST: usize = offset_of!(Self, decision) + alta_auth_decision::FIRST;
+}
+
+impl Growing for alta_auth_stats {
+    const FIRST: usize = offset_of!(Self, causes) + size_of::<[u64; 16]>();
+}
 
 pub(super) const REQUEST: usize = size_of::<alta_auth_request>();
 pub(super) const DECISION: usize = size_of::<alta_auth_decision>();
@@ -133,11 +156,11 @@ unsafe fn struct_size(at: *const u8) -> Result<usize, i32> {
 }
 
 /// The stride of an array of structs: its first element's size.
-pub(super) unsafe fn stride<T>(array: *const T, count: usize) -> Result<usize, i32> {
+pub(super) unsafe fn stride<T: Growing>(array: *const T, count: usize) -> Result<usize, i32> {
     // SAFETY: the caller's array, by the contract.
     let stride = unsafe { struct_size(array.cast()) }?;
     let fits = stride.checked_mul(count).is_some_and(|bytes| isize::try_from(bytes).is_ok());
-    if stride < size_of::<T>() || stride % 8 != 0 || !fits {
+    if stride < T::FIRST || stride % 8 != 0 || !fits {
         return Err(ALTA_AUTH_ERR_INVALID);
     }
     if stride > MAX_STRUCT { Err(ALTA_AUTH_ERR_UNSUPPORTED) } else { Ok(stride) }
@@ -170,7 +193,7 @@ pub(super) unsafe fn request<'a>(
 ) -> Result<Check<'a>, i32> {
     // SAFETY: the caller's struct, by the contract.
     let size = unsafe { struct_size(request.cast()) }?;
-    if size < REQUEST || stride.is_some_and(|stride| stride != size) {
+    if size < alta_auth_request::FIRST || stride.is_some_and(|stride| stride != size) {
         return Err(ALTA_AUTH_ERR_INVALID);
     }
     // SAFETY: the struct has `size` bytes, by the contract.
@@ -178,8 +201,8 @@ pub(super) unsafe fn request<'a>(
     if size > MAX_STRUCT || unknown {
         return Err(ALTA_AUTH_ERR_UNSUPPORTED);
     }
-    // SAFETY: aligned, and at least as large as the struct we know.
-    let request = unsafe { request.read() };
+    // SAFETY: aligned, and it has `size` bytes.
+    let request = unsafe { read_struct(request, size) };
     if request.flags & !ALTA_AUTH_FRESH != 0 {
         return Err(ALTA_AUTH_ERR_UNSUPPORTED);
     }
@@ -207,6 +230,19 @@ pub(super) unsafe fn request<'a>(
     }
 }
 
+/// An input struct of `size` bytes; what an older caller's lacks is absent, so zero.
+unsafe fn read_struct<T: Growing>(at: *const T, size: usize) -> T {
+    let mut value = MaybeUninit::<T>::zeroed();
+    // SAFETY: aligned, and by the contract `size` bytes. What is `Growing` is numbers and pointers: zero is a value of theirs.
+    unsafe {
+        if size >= size_of::<T>() {
+            return at.read();
+        }
+        std::ptr::copy_nonoverlapping(at.cast::<u8>(), value.as_mut_ptr().cast(), size);
+        value.assume_init()
+    }
+}
+
 unsafe fn nonzero_tail(at: *const u8, known: usize, size: usize) -> bool {
     if size <= known || size > MAX_STRUCT {
         return false;
@@ -217,19 +253,22 @@ unsafe fn nonzero_tail(at: *const u8, known: usize, size: usize) -> bool {
 }
 
 /// Checks that an output struct has room, before anything is done for it.
-pub(super) unsafe fn room<T>(out: *const T) -> Result<usize, i32> {
+pub(super) unsafe fn room<T: Growing>(out: *const T) -> Result<usize, i32> {
     // SAFETY: the caller's struct, by the contract.
     let size = unsafe { struct_size(out.cast()) }?;
-    if size < size_of::<T>() || size > MAX_STRUCT { Err(ALTA_AUTH_ERR_INVALID) } else { Ok(size) }
+    if size < T::FIRST || size > MAX_STRUCT { Err(ALTA_AUTH_ERR_INVALID) } else { Ok(size) }
 }
 
-/// Writes what we know of an output struct of `size` bytes and zeroes the rest. `value` carries the struct_size
-/// that the host gave.
-pub(super) unsafe fn write_struct<T>(out: *mut T, size: usize, value: T) {
+/// Writes what we know of an output struct of `size` bytes, as much as there is room for, and zeroes the rest. `value`
+/// carries the struct_size that the host gave.
+pub(super) unsafe fn write_struct<T: Growing>(out: *mut T, size: usize, value: T) {
     let known = size_of::<T>();
-    // SAFETY: `room` or `stride` has checked alignment and that `size` is not less than `known`; by the contract
-    // there are `size` bytes.
+    // SAFETY: `room` or `stride` has checked alignment; by the contract there are `size` bytes.
     unsafe {
+        if size < known {
+            std::ptr::copy_nonoverlapping((&raw const value).cast::<u8>(), out.cast(), size);
+            return;
+        }
         out.write(value);
         if size > known {
             std::ptr::write_bytes(out.cast::<u8>().add(known), 0, size - known);
@@ -578,6 +617,60 @@ mod tests {
             assert_eq!(item(values.as_ptr(), 1), Some(2));
         }
         assert_eq!(values, [1, 2, 30]);
+    }
+
+    /// As a struct will be that has grown since its first version.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    struct Grown {
+        struct_size: u32,
+        reserved: u32,
+        first: u64,
+        later: u64,
+    }
+
+    impl Growing for Grown {
+        const FIRST: usize = offset_of!(Self, later);
+    }
+
+    #[test]
+    fn a_struct_that_grows_still_takes_callers_of_its_first_version() {
+        for size in [16, 24, 32] {
+            let mut memory = memory(size);
+            memory[0] = size as u64;
+            memory[1] = 7;
+            let at = memory.as_mut_ptr().cast::<Grown>();
+            // SAFETY: the memory is as long as it says, and aligned.
+            let (had, strides, taken) = unsafe { (room(at), stride(at, 1), read_struct(at, size)) };
+            assert_eq!((had, strides), (Ok(size), Ok(size)));
+            let later = if size == 16 { 0 } else { 0xAAAA_AAAA_AAAA_AAAA };
+            assert_eq!((taken.first, taken.later), (7, later));
+            let told = Grown { struct_size: size as u32, reserved: 0, first: 8, later: 9 };
+            // SAFETY: as above.
+            unsafe { write_struct(at, size, told) };
+            assert_eq!(memory, [size as u64, 8, 9, 0][..size / 8]);
+        }
+        let mut small = memory(8);
+        small[0] = 8;
+        // SAFETY: as above; it is refused by its size.
+        unsafe {
+            assert_eq!(room(small.as_ptr().cast::<Grown>()), Err(INVALID));
+            assert_eq!(stride(small.as_ptr().cast::<Grown>(), 1), Err(INVALID));
+        }
+    }
+
+    #[cfg(target_pointer_width = "64")]
+    #[test]
+    fn the_first_published_sizes_never_change() {
+        assert_eq!(
+            [
+                alta_auth_request::FIRST,
+                alta_auth_decision::FIRST,
+                alta_auth_completion::FIRST,
+                alta_auth_stats::FIRST
+            ],
+            [128, 96, 112, 288]
+        );
     }
 
     #[test]
