@@ -212,7 +212,8 @@
 #define ALTA_AUTH_CAUSE_BREAKER_OPEN 8
 
 /**
- * A bound of our own was reached: connections, descriptors, ports. Denies, unless fail_open.overload is on.
+ * A bound of our own was reached: connections, descriptors, ports, which denies unless fail_open.overload is on; or that of
+ * the client (limit.per_ip), which always denies.
  */
 #define ALTA_AUTH_CAUSE_OVERLOAD 9
 

@@ -60,7 +60,8 @@ pub const ALTA_AUTH_CAUSE_PROTOCOL: i32 = 6;
 pub const ALTA_AUTH_CAUSE_STATUS: i32 = 7;
 /// The breaker is open: the backend was not asked.
 pub const ALTA_AUTH_CAUSE_BREAKER_OPEN: i32 = 8;
-/// A bound of our own was reached: connections, descriptors, ports. Denies, unless fail_open.overload is on.
+/// A bound of our own was reached: connections, descriptors, ports, which denies unless fail_open.overload is on; or that of
+/// the client (limit.per_ip), which always denies.
 pub const ALTA_AUTH_CAUSE_OVERLOAD: i32 = 9;
 /// The engine was shut down first.
 pub const ALTA_AUTH_CAUSE_SHUTDOWN: i32 = 10;
