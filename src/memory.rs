@@ -12,7 +12,7 @@
 //! (`engine/recall.rs`). What has expired is taken out by the I/O threads (`engine/sweeping.rs`), so memory follows the
 //! number of sessions that live; the bounds are for floods.
 //!
-//! Memory: a decision takes 96 bytes, its key, user id and location; a session 96 more. `weight` counts that.
+//! Memory: a decision takes 88 bytes, its key, user id and location; a session 96 more. `weight` counts that.
 
 mod record;
 
