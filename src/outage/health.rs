@@ -117,14 +117,13 @@ impl Health {
         if self.spotless.load(Ordering::Relaxed) && !self.counts_answers {
             return;
         }
-        let change = {
+        let closed = {
             let mut breaker = self.breaker.lock();
             let change = breaker.answered(Instant::now());
             self.spotless.store(true, Ordering::Relaxed);
-            change
+            change.is_some().then(|| self.since.lock().take())
         };
-        if change == Some(Change::Closed) {
-            let since = self.since.lock().take();
+        if let Some(since) = closed {
             self.log.log(LogLevel::Warn, || {
                 let after = since.map_or(Duration::ZERO, |since| since.elapsed());
                 format!(
@@ -137,23 +136,23 @@ impl Health {
     }
 
     pub(super) fn failed(&self, client: impl Hash, probe: bool, retry_after: Option<Duration>, why: &str) {
-        let change = {
+        let (change, first) = {
             let mut breaker = self.breaker.lock();
             let now = Instant::now();
             let (address, jitter) = (self.addresses.hash_one(client), self.addresses.hash_one(now));
             let change = breaker.failed(now, address, probe, retry_after, jitter);
             // Under the lock, as an answer stores it: the later of the two stands.
             self.spotless.store(false, Ordering::Relaxed);
-            change
+            // Under the lock as well: an answer in between would leave the time of an outage that is over.
+            let mut since = self.since.lock();
+            let first = since.is_none();
+            if change.is_some() {
+                since.get_or_insert(now);
+            }
+            (change, first)
         };
         let Some(Change::Opened { cooldown }) = change else { return };
         self.opened.fetch_add(1, Ordering::Release);
-        let first = {
-            let mut since = self.since.lock();
-            let first = since.is_none();
-            since.get_or_insert_with(Instant::now);
-            first
-        };
         let level = if first { LogLevel::Warn } else { LogLevel::Info };
         self.log.log(level, || {
             format!(

@@ -173,7 +173,10 @@ impl Asking {
         }
         let attempts = self.attempts.borrow();
         let mut outage = None;
-        for attempt in attempts.iter().rev() {
+        // How far one came that has ended says less than one that is still under way.
+        let (ended, running): (Vec<_>, Vec<_>) =
+            attempts.iter().rev().partition(|attempt| attempt.ended.is_some());
+        for attempt in running.into_iter().chain(ended) {
             match late(policy, attempt.endpoint, &attempt.progress) {
                 Ok(answer) => return (backend_decision(answer, Duration::ZERO), None),
                 Err(newest) => {

@@ -175,6 +175,32 @@ async fn waiting_for_a_connection_until_the_deadline_is_overload_and_denies() {
     .await;
 }
 
+/// What one that refused its connection came to says nothing of the other, which has the request.
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_hangs_beside_one_that_refuses_is_a_timeout_and_no_overload() {
+    let keys = [
+        ("backend.url", "http://127.0.0.1:1/auth,http://127.0.0.1:2/auth"),
+        ("backend.mode", "any"),
+        ("timeout", "1s"),
+        ("default_action", "allow"),
+        ("breaker.failures", "0"),
+    ];
+    for closed in [0, 1] {
+        let hangs = Peer::answering(|_, _| None);
+        hangs.closed.set(Some(closed));
+        with_shard(&keys, hangs, |bench| async move {
+            bench.submit(&check("s", ""), 1);
+            let (decision, _) = bench.decided(1).await;
+            assert_eq!(
+                (decision.verdict, decision.cause),
+                (Verdict::Allow, Cause::Timeout),
+                "{closed} refuses"
+            );
+        })
+        .await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn fail_open_overload_lets_the_default_action_answer_overload() {
     let keys = [

@@ -61,6 +61,8 @@ pub(super) struct Peer {
     pub(super) silent: Cell<Option<usize>>,
     /// Those of them that refuse connections.
     refusing: RefCell<Vec<IpAddr>>,
+    /// An endpoint that refuses each connection.
+    pub(super) closed: Cell<Option<usize>>,
     /// What comes of looking around.
     pub(super) looks: RefCell<Option<Look>>,
     serve: Box<dyn Fn(Rc<Peer>, usize, DuplexStream) -> Script>,
@@ -81,6 +83,7 @@ impl Peer {
             addresses: RefCell::new(vec![Ipv4Addr::LOCALHOST.into()]),
             silent: Cell::new(None),
             refusing: RefCell::default(),
+            closed: Cell::new(None),
             looks: RefCell::default(),
             serve,
         })
@@ -106,6 +109,10 @@ impl Peer {
 
     /// Like the real thing: those that refuse are passed over.
     fn connect(&self, endpoint: usize, among: &Among, known: &Addresses) -> Result<(usize, IpAddr), Failure> {
+        let refused = || Failure { cause: Cause::Connect, detail: "refused".into(), retry_is_safe: false };
+        if self.closed.get() == Some(endpoint) {
+            return Err(refused());
+        }
         let addresses = self.addresses.borrow();
         if addresses.len() > 1 {
             known.turn_to(&addresses);
@@ -120,7 +127,7 @@ impl Peer {
             let place = if many { 10 * endpoint + usize::from(v4.octets()[3]) } else { endpoint };
             return Ok((place, address));
         }
-        Err(Failure { cause: Cause::Connect, detail: "refused".into(), retry_is_safe: false })
+        Err(refused())
     }
 
     /// Answers every request with what `reply` makes of its target; `None`: never.
