@@ -441,7 +441,7 @@ impl Engine {
         if first {
             let stats = self.core.stats();
             self.log().log(LogLevel::Info, || {
-                format!("shut down: of {} checks {} were decided", stats.submitted, stats.completed)
+                format!("shut down: of {} checks {} were delivered", stats.submitted, stats.completed)
             });
         }
     }

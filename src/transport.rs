@@ -103,6 +103,8 @@ pub(crate) struct Progress {
     pub(crate) apart: bool,
     /// When it was given a connection that it had to wait for.
     pub(crate) lent: Cell<Option<Instant>>,
+    /// That was one for itself, on which it is sent at once.
+    pub(crate) handed: Cell<bool>,
     /// Nobody wants to know any more: what waits to be sent together with others is not sent.
     pub(crate) given_up: Cell<bool>,
     /// Bytes and times for `alta-auth check`; None: not recorded.
@@ -444,7 +446,7 @@ impl Progress {
     pub(crate) fn is_in_line(&self) -> bool {
         match self.stage.get() {
             Stage::Queued => true,
-            Stage::Ready => self.lent.get().is_some(),
+            Stage::Ready => self.handed.get(),
             _ => false,
         }
     }

@@ -63,7 +63,7 @@ fn starts_ends_and_reloads_are_lines_of_the_log() {
     let other = "reloaded: asks http://127.0.0.1:9 and http://127.0.0.1:9#2, default action deny";
     assert_eq!(said([other, "what was remembered is forgotten"]), 1, "{:?}", lines.all());
     assert_eq!(said(["the configuration stays as it was: ", "threads.io"]), 1, "{:?}", lines.all());
-    assert_eq!(said(["shut down: of 0 checks 0 were decided", ""]), 1, "{:?}", lines.all());
+    assert_eq!(said(["shut down: of 0 checks 0 were delivered", ""]), 1, "{:?}", lines.all());
     assert_eq!(said(["c4n4ry", ""]), 0, "{:?}", lines.all());
 }
 

@@ -1,16 +1,19 @@
 //! When flights depart. One that is under way holds some kilobytes, also while it waits for a connection, and when a backend
 //! hangs there are as many as checks may be pending. Where all connections are in use and [`LINE`] flights wait for one, the
 //! others stand by: they hold their question and nothing else, and depart in the order of their arrival when others have
-//! landed. No connection is ever idle for that, as there is always a line before it.
+//! landed. No connection is ever idle for that, as there is always a line before it. A flight has its time from when it began to
+//! stand by: then it is over, whoever waits for it, as it would be in the line.
 //!
 //! Only where it is known how many can be asked at once: of one URL, over HTTP/1.1.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
+use tokio::time::Instant;
+
 use super::asking::{Outage, late_in_line, outage_decision};
 use super::chains::Chain;
-use super::flights::Flight;
+use super::flights::{Flight, FlightId};
 use super::transports::Route;
 use crate::decision::Decision;
 
@@ -29,14 +32,37 @@ pub(crate) struct Departures {
 pub(crate) enum Departure {
     #[default]
     Open,
-    StandsBy(Rc<Route>),
+    StandsBy(Standing),
     /// Who still waits does so only to learn why.
     TooLate,
     Cleared(Clearance),
 }
 
+/// A place among those that stand by, which are counted among those that wait for a connection.
+pub(crate) struct Standing {
+    pub(super) route: Rc<Route>,
+    /// When its time is up.
+    pub(super) until: Instant,
+}
+
 /// Leave to be under way. Dropped, another one has it.
-pub(crate) struct Clearance(Rc<Route>);
+pub(crate) struct Clearance {
+    leave: Leave,
+    /// Its time is up then, if it has stood by.
+    pub(super) until: Option<Instant>,
+}
+
+struct Leave(Rc<Route>);
+
+/// Who was first of those that stand by.
+pub(super) enum Called {
+    /// It may depart; its time is up then.
+    Up(FlightId, Instant),
+    /// Its time is up.
+    Over(FlightId),
+    /// Whoever waits for it has no time left, and waits only to learn why.
+    TooLate,
+}
 
 impl Route {
     /// Leave for one more flight. `Err`: it is to stand by.
@@ -51,7 +77,7 @@ impl Route {
             return Err(self);
         }
         self.departures.under_way.set(under_way + 1);
-        Ok(Clearance(self))
+        Ok(Clearance { leave: Leave(self), until: None })
     }
 
     pub(super) fn has_standby(&self) -> bool {
@@ -74,18 +100,36 @@ impl Flight {
         self.asking.overdue(&self.policy)
     }
 
-    fn has_not_departed(&self) -> bool {
+    pub(super) fn has_not_departed(&self) -> bool {
         matches!(self.departure, Departure::StandsBy(_) | Departure::TooLate)
     }
 }
 
-impl Clearance {
-    pub(super) fn route(&self) -> &Route {
-        &self.0
+impl Standing {
+    pub(super) fn new(route: Rc<Route>, until: Instant) -> Self {
+        route.transport.waiting().add(1);
+        Self { route, until }
     }
 }
 
-impl Drop for Clearance {
+impl Drop for Standing {
+    fn drop(&mut self) {
+        self.route.transport.waiting().sub(1);
+    }
+}
+
+impl Clearance {
+    /// For one that has stood by.
+    pub(super) fn until(self, until: Option<Instant>) -> Self {
+        Self { until, ..self }
+    }
+
+    pub(super) fn route(&self) -> &Route {
+        &self.leave.0
+    }
+}
+
+impl Drop for Leave {
     fn drop(&mut self) {
         let Self(route) = self;
         route.departures.under_way.set(route.departures.under_way.get() - 1);

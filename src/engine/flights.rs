@@ -19,7 +19,7 @@ use super::chains::Chains;
 use super::completion::Completion;
 use super::crew::Hand;
 use super::deadlines::Deadlines;
-use super::departures::{Clearance, Departure};
+use super::departures::{Called, Clearance, Departure, Standing};
 use super::inbox::Asked;
 use super::kits::{Kit, Kits};
 use super::ledger::Ticket;
@@ -43,7 +43,7 @@ pub(crate) struct Flight {
     pub(crate) landing: bool,
     pub(crate) hash: u64,
     pub(crate) mark: Mark,
-    /// Which flight of this thread it is.
+    /// The how many-th of this thread to depart; until then beyond all.
     number: u64,
     /// One that began later has its answer already: what this one will hear is older.
     pub(crate) overtaken: bool,
@@ -54,8 +54,9 @@ pub(crate) struct Flight {
     joinable: bool,
     first: u32,
     last: u32,
-    /// Waiters with time left: not those who wait only to learn why.
+    /// Waiters who do not wait only to learn why, and when the last of them has no time left.
     in_time: usize,
+    latest: Option<Instant>,
 }
 
 struct Waiter {
@@ -81,11 +82,12 @@ pub(crate) struct Flights {
     vacant: Vec<FlightId>,
     waiters: Vec<Option<Waiter>>,
     deadlines: Deadlines,
-    /// Those that stand by, each in the chain of its route.
+    /// Those that stand by, each in the chain of its route, and how many they are.
     standby: Chains,
+    standing: usize,
     kits: Kits,
-    /// Flights that there ever were.
-    begun: u64,
+    /// Flights that ever departed.
+    departed: u64,
     /// Those among the present ones that were begun to refresh.
     refreshing: usize,
 }
@@ -216,8 +218,10 @@ impl Flights {
 
     /// It is under way from now on.
     pub(super) fn depart(&mut self, id: FlightId, hand: Rc<Hand>, clearance: Clearance) {
+        self.departed += 1;
+        let number = self.departed;
         let flight = self.all[id].as_mut().expect(LISTED);
-        flight.hand = Some(hand);
+        (flight.hand, flight.number) = (Some(hand), number);
         flight.departure = Departure::Cleared(clearance);
     }
 
@@ -229,35 +233,51 @@ impl Flights {
         }
     }
 
-    /// Until it is called up, or nobody waits for it any more.
-    pub(super) fn stand_by(&mut self, id: FlightId, route: Rc<Route>) {
+    /// Until it is called up, its time is up, or nobody waits for it any more.
+    pub(super) fn stand_by(&mut self, id: FlightId, route: Rc<Route>, until: Instant) {
         let mut chain = route.departures.standby.get();
         self.standby.append(&mut chain, id as u32);
         route.departures.standby.set(chain);
-        route.transport.waiting().add(1);
-        self.all[id].as_mut().expect(LISTED).departure = Departure::StandsBy(route);
+        self.standing += 1;
+        self.all[id].as_mut().expect(LISTED).departure = Departure::StandsBy(Standing::new(route, until));
     }
 
-    /// The first of the route's that stand by, if anybody who wants it has time left; if not, it never departs.
-    pub(super) fn call_up(&mut self, route: &Rc<Route>) -> Option<FlightId> {
+    /// Whether any stand by.
+    pub(super) fn has_standby(&self) -> bool {
+        self.standing > 0
+    }
+
+    /// When the time of the first of the route's is up.
+    pub(super) fn standby_until(&self, route: &Route) -> Option<Instant> {
+        let first = route.departures.standby.get().first()?;
+        match &self.flight(first as FlightId).departure {
+            Departure::StandsBy(standing) => Some(standing.until),
+            _ => None,
+        }
+    }
+
+    /// The first of the route's that stand by.
+    pub(super) fn call_up(&mut self, route: &Route, now: Instant) -> Option<Called> {
+        let until = self.standby_until(route)?;
         let id = route.departures.standby.get().first()? as FlightId;
         self.stand_down(id);
         let flight = self.all[id].as_mut().expect(LISTED);
-        if flight.in_time > 0 || flight.refresh || !flight.watches.is_empty() {
-            return Some(id);
+        let has_time = flight.in_time > 0 && flight.latest > Some(now);
+        if has_time || !flight.watches.is_empty() {
+            return Some(if until > now { Called::Up(id, until) } else { Called::Over(id) });
         }
         flight.departure = Departure::TooLate;
         self.close(id);
-        None
+        Some(Called::TooLate)
     }
 
     fn stand_down(&mut self, id: FlightId) {
         let flight = self.all[id].as_mut().expect(LISTED);
-        if let Departure::StandsBy(route) = &flight.departure {
+        if let Departure::StandsBy(Standing { route, .. }) = &flight.departure {
             let mut chain = route.departures.standby.get();
             self.standby.remove(&mut chain, id as u32);
             route.departures.standby.set(chain);
-            route.transport.waiting().sub(1);
+            self.standing -= 1;
             flight.departure = Departure::Open;
         }
     }
@@ -352,7 +372,6 @@ impl Flights {
     }
 
     fn begin(&mut self, policy: Arc<Policy>, kit: Kit, hash: u64, mark: Mark) -> FlightId {
-        self.begun += 1;
         let flight = Flight {
             policy,
             question: kit.question,
@@ -362,7 +381,7 @@ impl Flights {
             landing: false,
             hash,
             mark,
-            number: self.begun,
+            number: u64::MAX,
             overtaken: false,
             refresh: false,
             watches: Vec::new(),
@@ -370,6 +389,7 @@ impl Flights {
             first: NONE,
             last: NONE,
             in_time: 0,
+            latest: None,
         };
         let id = self.vacant.pop().unwrap_or_else(|| {
             self.all.push(None);
@@ -385,7 +405,10 @@ impl Flights {
     pub(crate) fn link(&mut self, id: FlightId, completion: Completion, deadline: Instant) {
         let slot = completion.ticket().slot();
         let flight = self.all[id].as_mut().expect(LISTED);
-        flight.in_time += usize::from(!completion.graced);
+        if !completion.graced {
+            flight.in_time += 1;
+            flight.latest = flight.latest.max(Some(deadline));
+        }
         let previous = std::mem::replace(&mut flight.last, slot);
         if previous == NONE {
             flight.first = slot;

@@ -45,8 +45,9 @@ pub(crate) struct RefusalLog {
 impl RefusalLog {
     const PERIOD: Duration = Duration::from_secs(10);
 
-    pub(crate) fn new(log: Arc<Logger>) -> Self {
-        Self { log, told: Cell::new(0), next: Cell::new(None) }
+    /// So many were refused before this one began.
+    pub(crate) fn new(log: Arc<Logger>, refused: u64) -> Self {
+        Self { log, told: Cell::new(refused), next: Cell::new(None) }
     }
 
     /// So many were refused since the engine began.
@@ -57,7 +58,7 @@ impl RefusalLog {
         let more = refused - self.told.replace(refused);
         self.next.set(Some(now + Self::PERIOD));
         self.log.log(LogLevel::Warn, || {
-            format!("no room for {more} checks: {capacity} are pending (inbox.capacity); the backend is slow, or gives no answers")
+            format!("no room for {more} checks, as {capacity} were pending (inbox.capacity): the backend is slow or silent, or decisions are not taken")
         });
     }
 }

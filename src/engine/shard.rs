@@ -89,7 +89,7 @@ impl Shard {
         let seed = core.seed ^ index as u64;
         Rc::new(Self {
             outages: OutageLog::new(Arc::clone(&core.log), "the backend"),
-            refusals: RefusalLog::new(Arc::clone(&core.log)),
+            refusals: RefusalLog::new(Arc::clone(&core.log), core.ledger.refusals()),
             shadow: Shadow::new(Arc::clone(&core), transports.another(), index),
             alarms: Alarms::new(outlet.poker()),
             retries: RetryBudget::new(Arc::clone(&core.retries), Arc::clone(&core.hedges)),
@@ -127,7 +127,8 @@ impl Shard {
             }
             let swept = self.sweeping.borrow().next_at().map(|at| self.core.instant(at));
             let next = self.flights.borrow().next_deadline();
-            let next = next.into_iter().chain(swept).chain(self.next_watch()).chain(self.alarms.next()).min();
+            let next = next.into_iter().chain(swept).chain(self.next_watch()).chain(self.next_standby());
+            let next = next.chain(self.alarms.next()).min();
             // A timer that fires early only costs a turn; one that is late breaks a promise.
             if let Some(next) = next
                 && (next < timer.deadline() || timer.is_elapsed())
@@ -171,8 +172,7 @@ impl Shard {
         self.watch_again(now);
         self.turn_away();
         let overdue = self.expire(now);
-        // Nobody departs for those whose time is up.
-        let more = overdue == Overdue::More || self.call_up();
+        let more = self.call_up(now) || overdue == Overdue::More;
         self.sweep(now);
         if self.index == 0 {
             let capacity = self.policy.borrow().settings.inbox_capacity;

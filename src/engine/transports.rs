@@ -70,7 +70,9 @@ impl Transports {
         let route = self.make(policy);
         if let Some(before) = self.current.replace(Some(route)) {
             before.transport.close();
-            self.former.borrow_mut().push(Rc::downgrade(&before));
+            let mut former = self.former.borrow_mut();
+            former.retain(|route| route.strong_count() > 0);
+            former.push(Rc::downgrade(&before));
         }
     }
 

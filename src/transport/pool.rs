@@ -198,6 +198,8 @@ impl Pool {
         };
         drop((watching, place_in_line));
         progress.lent.set(Some(clock::now()));
+        // In a window it may have to wait for its turn, which is the backend's.
+        progress.handed.set(!matches!(lent, Lent::Piped(_)));
         progress.address.set(match &lent {
             Lent::H1(lease) => lease.conn().address,
             Lent::Piped(seat) => seat.address(),

@@ -175,6 +175,37 @@ async fn waiting_for_a_connection_until_the_deadline_is_overload_and_denies() {
     .await;
 }
 
+/// In a window it waits for the backend, which has not answered those before it.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_its_turn_in_a_window_has_a_connection_and_is_no_overload() {
+    let keys = [
+        ("http.pipeline", "8"),
+        ("pool.max_connections", "1"),
+        ("timeout", "2s"),
+        ("default_action", "allow"),
+    ];
+    let answers = std::cell::Cell::new(3);
+    let answering = Peer::answering(move |_, _| {
+        answers.set(answers.get() - 1);
+        (answers.get() >= 0).then(|| DENY.to_owned())
+    });
+    with_shard(&keys, answering, |bench| async move {
+        for of in 0..11 {
+            // Sooner than the window is given up.
+            bench.submit(&Check { timeout: Some(ms(200)), ..check(&of.to_string(), "") }, of);
+        }
+        let mut by = Vec::new();
+        for of in 0..11 {
+            let (decision, _) = bench.decided(of).await;
+            by.push((decision.origin, decision.cause, decision.verdict));
+        }
+        let backend = (Origin::Backend, Cause::None, Verdict::Deny);
+        let late = (Origin::Default, Cause::Timeout, Verdict::Allow);
+        assert_eq!(by, [[backend; 3].as_slice(), &[late; 8]].concat());
+    })
+    .await;
+}
+
 /// What one that refused its connection came to says nothing of the other, which has the request.
 #[tokio::test(start_paused = true)]
 async fn a_backend_that_hangs_beside_one_that_refuses_is_a_timeout_and_no_overload() {

@@ -140,7 +140,7 @@ async fn checks_that_are_not_accepted_are_said_once_in_ten_seconds_with_how_many
         assert_eq!(refused(0), 3);
         bench.decided(0).await;
         assert!(
-            matches!(&said()[..], [(LogLevel::Warn, line)] if line.starts_with("no room for 3 checks: 2 are"))
+            matches!(&said()[..], [(LogLevel::Warn, line)] if line.starts_with("no room for 3 checks, as 2 were"))
         );
         for round in 1..4 {
             assert_eq!(refused(round * 5), 3);
@@ -150,7 +150,7 @@ async fn checks_that_are_not_accepted_are_said_once_in_ten_seconds_with_how_many
         advance(SECOND * 10).await;
         bench.submit(&check("later", "token=canary"), 100);
         bench.decided(100).await;
-        assert!(matches!(&said()[..], [(_, line)] if line.starts_with("no room for 9 checks: ")));
+        assert!(matches!(&said()[..], [(_, line)] if line.starts_with("no room for 9 checks, ")));
     })
     .await;
 }

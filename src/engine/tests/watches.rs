@@ -12,8 +12,10 @@ use super::support::{ALLOW, Bench, DENY, Peer, check, with_shard};
 use crate::check::Check;
 use crate::config::Config;
 use crate::decision::{Cause, Decision, Origin, Verdict};
+use crate::engine::asking::GRACE;
 use crate::engine::batch::Batch;
 use crate::engine::completion::{Completed, Receiver, Tag};
+use crate::engine::departures::LINE;
 use crate::engine::ledger::Ticket;
 use crate::engine::{Policy, SubmitError};
 
@@ -81,6 +83,30 @@ async fn it_is_asked_about_when_its_time_ends_and_only_a_change_is_told() {
         sleep(seconds(31)).await;
         assert_eq!(told.verdicts(1), [Verdict::Allow, Verdict::Deny, Verdict::Allow]);
         assert_eq!(bench.core.stats().submitted, 0, "a watch is no check");
+    })
+    .await;
+}
+
+/// Those for whom there is no room in the line have no more time than those in it.
+#[tokio::test(start_paused = true)]
+async fn however_many_watches_begin_at_once_each_is_told_within_its_timeout() {
+    let says = Rc::new(Cell::new(None));
+    let keys = [
+        ("pool.max_connections", "1"),
+        ("timeout", "1s"),
+        ("breaker.failures", "0"),
+        ("default_action", "allow"),
+    ];
+    with_shard(&keys, minded(&says), |bench| async move {
+        let (told, many) = (Arc::new(Told::default()), 2 * LINE);
+        for user_data in 0..many {
+            watch(&bench, &check(&user_data.to_string(), ""), &told, user_data).unwrap();
+        }
+        sleep(seconds(1) + GRACE + Duration::from_millis(2)).await;
+        assert_eq!(told.len(), many);
+        let beyond =
+            told.0.lock().iter().filter(|(of, ..)| *of > LINE).map(|told| told.1.cause).collect::<Vec<_>>();
+        assert!(beyond.iter().all(|cause| *cause == Cause::Overload), "{beyond:?}");
     })
     .await;
 }
