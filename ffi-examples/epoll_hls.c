@@ -628,14 +628,19 @@ int main(int argc, char **argv) {
     if (server.engine == NULL) {
         return 78;
     }
+    int started = 0;
     int32_t status = alta_auth_queue_new(server.engine, &server.queue);
     if (status != ALTA_AUTH_OK) {
         fprintf(stderr, "cannot start: %s\n", alta_auth_status_name(status));
         alta_auth_engine_free(server.engine);
         return 71;
     }
-    if (!add(alta_auth_queue_fd(server.queue), &server.queue) || !listen_on(argv[2])) {
-        perror("cannot start");
+    if (!add(alta_auth_queue_fd(server.queue), &server.queue)) {
+        perror("epoll");
+    } else if (listen_on(argv[2])) {
+        started = 1;
+    }
+    if (!started) {
         alta_auth_queue_free(server.queue);
         alta_auth_engine_free(server.engine);
         return 71;

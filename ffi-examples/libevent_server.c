@@ -199,7 +199,7 @@ static void on_signal(evutil_socket_t signal, short what, void *argument) {
 
 /* What the arguments say, each KEY=VALUE or a file of such keys, read anew. A new engine has it, or the one that runs. */
 static void configure(struct server *server) {
-    char error[256] = "out of memory", key[64];
+    char error[256] = "out of memory", key[256];
     alta_auth_config *config = alta_auth_config_new();
     alta_auth_config_set_log(config, say, NULL);
     int32_t status = alta_auth_config_set(config, "default_action", "deny", error, sizeof error);
@@ -208,7 +208,14 @@ static void configure(struct server *server) {
         if (value == NULL) {
             status = alta_auth_config_load(config, server->settings[i], error, sizeof error);
         } else {
-            snprintf(key, sizeof key, "%.*s", (int)(value - server->settings[i]), server->settings[i]);
+            size_t length = (size_t)(value - server->settings[i]);
+            if (length >= sizeof key) {
+                snprintf(error, sizeof error, "%.40s...: the key is too long", server->settings[i]);
+                status = ALTA_AUTH_ERR_CONFIG;
+                break;
+            }
+            memcpy(key, server->settings[i], length);
+            key[length] = '\0';
             status = alta_auth_config_set(config, key, value + 1, error, sizeof error);
         }
     }

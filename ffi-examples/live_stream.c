@@ -391,6 +391,7 @@ int main(int argc, char **argv) {
     if (server.engine == NULL) {
         return 78;
     }
+    int started = 0;
     int32_t status = alta_auth_queue_new(server.engine, &server.queue);
     if (status != ALTA_AUTH_OK) {
         fprintf(stderr, "cannot start: %s\n", alta_auth_status_name(status));
@@ -398,8 +399,12 @@ int main(int argc, char **argv) {
         return 71;
     }
     if (!add(alta_auth_queue_fd(server.queue), &server.queue) || !add(server.timer, &server.timer) ||
-        timerfd_settime(server.timer, 0, &each, NULL) != 0 || !listen_on(argv[1])) {
-        perror("cannot start");
+        timerfd_settime(server.timer, 0, &each, NULL) != 0) {
+        perror("epoll, timer");
+    } else if (listen_on(argv[1])) {
+        started = 1;
+    }
+    if (!started) {
         alta_auth_queue_free(server.queue);
         alta_auth_engine_free(server.engine);
         return 71;
