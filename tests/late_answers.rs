@@ -222,8 +222,6 @@ fn surplus_behind_a_reply_does_not_decide_the_next_check() {
     }
 }
 
-/// An allow that comes while nobody has asked, at whatever moment: the request that follows has not been
-/// written when it arrives, so it answers nothing.
 #[test]
 fn behind_a_reply_that_names_another_session_nobody_is_asked_about_on_its_connection() {
     let keys = [("unavailable_statuses", "503"), ("breaker.failures", "0")];
@@ -243,6 +241,8 @@ fn behind_a_reply_that_names_another_session_nobody_is_asked_about_on_its_connec
     }
 }
 
+/// An allow that comes while nobody has asked, at whatever moment: the request that follows has not been
+/// written when it arrives, so it answers nothing.
 #[test]
 fn a_reply_that_begins_before_its_request_decides_nothing() {
     for refusal in REFUSALS {
