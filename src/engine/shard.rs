@@ -35,6 +35,7 @@ use super::transports::Transports;
 use super::watches::Watches;
 use crate::clock;
 use crate::decision::{Cause, Decision};
+use crate::outage::Health;
 
 /// When no waiter has a deadline.
 const FAR: Duration = Duration::from_hours(1);
@@ -277,17 +278,19 @@ impl Shard {
     }
 
     /// With `limit.per_ip`: the decision if this client may not cause one more exchange. What every breaker stops causes
-    /// none, and does not count.
+    /// none, and does not count; nor is anyone over the limit while none is closed: of a burst one finds out, and the others
+    /// would have been stopped.
     pub(super) fn held_back(&self, about: About<'_>) -> Option<Decision> {
         let About { policy, question, .. } = about;
         let limit = policy.per_client.as_ref()?;
-        if policy.health.iter().all(|health| health.stops(client(question))) {
+        let stopped = policy.health.iter().all(|health| health.stops(client(question)));
+        if !stopped && limit.admits(question.ip()) {
+            return None;
+        }
+        if stopped || policy.health.iter().all(Health::is_open) {
             let outage = breaker_open(policy, 0);
             self.outages.note(&outage);
             return Some(self.fallback(outage_decision(policy, &outage), &outage.detail, about));
-        }
-        if limit.admits(question.ip()) {
-            return None;
         }
         self.core.limited.fetch_add(1, Ordering::Relaxed);
         Some(Policy::over_limit())

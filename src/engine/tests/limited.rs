@@ -187,3 +187,40 @@ async fn what_an_open_breaker_stops_does_not_count_and_is_not_denied() {
     })
     .await;
 }
+
+/// All but one of them the breaker stops a moment later.
+#[tokio::test(start_paused = true)]
+async fn of_a_burst_when_a_probe_is_due_none_is_denied_for_its_number() {
+    for opened in [true, false] {
+        let keys = [("limit.per_ip", "4/h"), ("last_known", "1h"), ("breaker.failures", "1")];
+        with_viewers(&keys, allow("X-AuthDuration: 10"), |viewers| async move {
+            for session in ["a", "b", "c"] {
+                assert_by(&viewers.ask(&check(session, "")).await, Origin::Backend, Verdict::Allow);
+            }
+            let mut requests = 3;
+            if opened {
+                viewers.now_says(Says::Outage);
+                viewers.ask(&Check { ip: b"192.0.2.9", ..check("x", "") }).await;
+                viewers.now_says(allow("X-AuthDuration: 10"));
+                requests += 1;
+            }
+            pass(secs(60)).await;
+            // One is left.
+            let [first, rest @ ..] = ["a", "b", "c"].map(|session| viewers.submit(&check(session, "")));
+            assert_by(&viewers.come(first).await.unwrap(), Origin::Backend, Verdict::Allow);
+            for one in rest {
+                let decision = viewers.come(one).await.unwrap();
+                if opened {
+                    assert_by(&decision, Origin::LastKnown, Verdict::Allow);
+                    assert_eq!(decision.cause, Cause::BreakerOpen, "{}", decision.detail());
+                } else {
+                    assert_by(&decision, Origin::Default, Verdict::Deny);
+                    assert_eq!(decision.cause, Cause::Overload);
+                }
+            }
+            let limited = if opened { 0 } else { 2 };
+            assert_eq!((viewers.requests(), viewers.bench.core.stats().limited), (requests + 1, limited));
+        })
+        .await;
+    }
+}
