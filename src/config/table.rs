@@ -170,8 +170,9 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::Duration { min: MS, max: HOUR, put: |s, d| s.breaker.cooldown = d },
         default: Value("1s"),
         text: "For how long it is left alone, up to a tenth more at random; then one check finds out: of those clients whose own \
-               outages opened it or who have found nothing, only if no other asks for as long again. Doubles each time it finds \
-               nothing. A `Retry-After` in one of `unavailable_statuses` is heeded up to 1m.",
+               outages opened it or who have found nothing, only if no other asks for as long again, and of the last who have \
+               found nothing for twice as long. Doubles each time it finds nothing. A `Retry-After` in one of \
+               `unavailable_statuses` is heeded up to 1m.",
     },
     Key {
         name: "breaker.max_cooldown", section: "Outage", reload: Keeps,

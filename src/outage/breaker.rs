@@ -13,12 +13,14 @@
 //!
 //! What counts is an outage of the backend: no answer, or one of `unavailable_statuses`. A refusal is an answer. An outage
 //! counts once for each client in [`WINDOW`], so that one client with tokens that make the backend fail cannot
-//! close it to all. Nor can it keep it from being found back: the probe is not given to those whose outages opened it or
-//! who have probed in vain, unless nobody else has come for another cooldown. What the endpoint is not to blame for (our own shortage, a check that was cancelled) is not told here.
+//! close it to all. Nor can it keep it from being found back: see [`Suspects`]. What the endpoint is not to blame for (our own
+//! shortage, a check that was cancelled) is not told here.
 
-use std::collections::VecDeque;
+mod suspects;
+
 use std::time::Duration;
 
+use suspects::Suspects;
 use tokio::time::Instant;
 
 /// Outages of one client address within this are one; and the window of the rate.
@@ -27,8 +29,8 @@ pub(super) const WINDOW: Duration = Duration::from_secs(10);
 const PARTS: usize = 10;
 /// The longest that a backend can ask to be left alone (`Retry-After`).
 const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(1);
-/// Addresses that are remembered, to count each once, or not to probe. More outages than that in one window have opened the
-/// breaker long ago.
+/// Addresses that are remembered, to count each once, or to let others probe first. More outages than that in one window have
+/// opened the breaker long ago.
 const MOST_ADDRESSES: usize = 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +47,8 @@ pub(crate) struct Rules {
 pub(super) struct Breaker {
     rules: Rules,
     state: State,
-    /// While it is not closed: those whose own requests may be what fails, the last at the back.
-    suspects: VecDeque<u64>,
+    /// While it is not closed.
+    suspects: Suspects,
 }
 
 enum State {
@@ -98,7 +100,7 @@ pub(crate) enum Change {
 
 impl Breaker {
     pub(super) fn new(rules: Rules) -> Self {
-        Self { rules, state: State::Closed(Evidence::default()), suspects: VecDeque::new() }
+        Self { rules, state: State::Closed(Evidence::default()), suspects: Suspects::default() }
     }
 
     /// `address`: that of whoever asks, which most are let pass or stopped without.
@@ -127,7 +129,7 @@ impl Breaker {
             // ## HalfOpen => Closed, Open => Closed: also by the answer to what was asked before it opened
             State::Open { .. } | State::HalfOpen { .. } => {
                 self.state = State::Closed(Evidence::default());
-                self.suspects = VecDeque::new();
+                self.suspects = Suspects::default();
                 Some(Change::Closed)
             }
         }
@@ -157,12 +159,12 @@ impl Breaker {
                     return None;
                 }
                 // ## Closed => Open
-                self.suspects = evidence.addresses.iter().map(|counted| counted.address).collect();
+                self.suspects = Suspects::of(evidence.addresses.iter().map(|counted| counted.address));
                 Some(self.open(now, self.rules.cooldown, retry_after, jitter))
             }
             // ## HalfOpen => Open
             &mut State::HalfOpen { cooldown, .. } if probe => {
-                self.suspect(address);
+                self.suspects.probed_in_vain(address);
                 let longer = (cooldown * 2).min(self.rules.max_cooldown.max(self.rules.cooldown));
                 Some(self.open(now, longer, retry_after, jitter))
             }
@@ -176,7 +178,7 @@ impl Breaker {
     pub(super) fn unanswered(&mut self, now: Instant, jitter: u64) {
         // ## HalfOpen => Open
         if let State::HalfOpen { cooldown, address, .. } = self.state {
-            self.suspect(address);
+            self.suspects.probed_in_vain(address);
             self.open(now, cooldown, None, jitter);
         }
     }
@@ -193,7 +195,9 @@ impl Breaker {
         match self.state {
             State::Closed(_) => false,
             State::Open { until, cooldown } => {
-                now < until || (now < until + cooldown && self.suspects.contains(&address()))
+                now < until
+                    || (now < until + cooldown * Suspects::LONGEST
+                        && now < until + cooldown * self.suspects.waits(address()))
             }
             State::HalfOpen { .. } => true,
         }
@@ -213,16 +217,6 @@ impl Breaker {
             }),
             State::Open { .. } | State::HalfOpen { .. } => true,
         }
-    }
-
-    fn suspect(&mut self, address: u64) {
-        if self.suspects.contains(&address) {
-            return;
-        }
-        if self.suspects.len() >= MOST_ADDRESSES {
-            self.suspects.pop_front();
-        }
-        self.suspects.push_back(address);
     }
 
     fn open(

@@ -153,8 +153,54 @@ fn who_opened_it_or_probed_in_vain_finds_out_only_where_nobody_else_comes() {
     bench.breaker.undecided();
     assert_eq!(bench.admit_from(1), Probe, "it was not asked, and is as late as before");
     bench.breaker.failed(bench.now, 1, true, None, 0);
-    assert_eq!(bench.wait(Duration::from_millis(3999)).admit_from(1), Stop);
+    bench.wait(SECOND * 4);
+    assert_eq!((bench.admit_from(1), bench.admit_from(0)), (Stop, Probe), "the last of them is the last");
+    bench.breaker.undecided();
+    assert_eq!(bench.wait(Duration::from_millis(1999)).admit_from(1), Stop);
     assert_eq!(bench.wait(Duration::from_millis(1)).admit_from(1), Probe);
+}
+
+/// After a long outage there is no newcomer. One asks always, the others now and then, and only its own requests still fail.
+#[test]
+fn where_all_are_suspects_the_one_that_asks_most_does_not_take_every_probe() {
+    const POISONOUS: u64 = 1;
+    for others in [1, 2, 10] {
+        let mut bench = Bench::new(RULES);
+        bench.open();
+        let (mut probes, mut of_poisonous, mut next) = (0, 0, 0);
+        // Those who opened it have gone.
+        for _ in 0..100_000 {
+            let asks = bench.wait(SECOND / 100).now;
+            next += 1;
+            let other = (next % 20 == 0).then_some(10 + next / 20 % others);
+            let Some(address) = [Some(POISONOUS), other]
+                .into_iter()
+                .flatten()
+                .find(|&address| bench.breaker.admit(asks, || address) == Probe)
+            else {
+                continue;
+            };
+            probes += 1;
+            of_poisonous += u64::from(address == POISONOUS);
+            bench.breaker.failed(asks, address, true, None, 0);
+        }
+        assert!(
+            probes >= 80 && of_poisonous <= probes / 2 + 1,
+            "{of_poisonous} of {probes}, {others} others"
+        );
+    }
+
+    // The twin: nobody else asks.
+    let mut bench = Bench::new(RULES);
+    bench.open();
+    let probes = (0..100_000).filter(|_| {
+        let probe = bench.wait(SECOND / 100).admit_from(POISONOUS) == Probe;
+        if probe {
+            bench.breaker.failed(bench.now, POISONOUS, true, None, 0);
+        }
+        probe
+    });
+    assert!(probes.count() >= 60);
 }
 
 #[test]
