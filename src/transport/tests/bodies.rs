@@ -216,3 +216,28 @@ async fn a_needed_body_may_come_in_as_small_chunks_as_the_backend_likes() {
     })
     .await;
 }
+
+/// What frames its chunks counts, too: nobody needs them.
+#[tokio::test(start_paused = true)]
+async fn a_body_that_is_thrown_away_is_bounded_by_its_bytes() {
+    for lane in [("wire", "1"), ("wire", "8")] {
+        in_lane(lane, &async || {
+            for keys in [&[][..], &[JUDGED_BY_BODY]] {
+                for (length, kept) in [(10 * 1024, 1), (20 * 1024, 0)] {
+                    let mut world = World::new(keys);
+                    world.dialer.room.set(1024 * 1024);
+                    let asking = world.asking(false);
+                    let mut peer = world.peer().await;
+                    peer.request().await;
+                    peer.reply(b"HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+                    asking.await.unwrap().0.unwrap().body.discard();
+                    peer.reply("1\r\nx\r\n".repeat(length).as_bytes()).await;
+                    peer.reply(b"0\r\n\r\n").await;
+                    sleep(Duration::from_millis(50)).await;
+                    assert_eq!(world.gauges(), (1, kept, kept, 0), "{length} {keys:?}");
+                }
+            }
+        })
+        .await;
+    }
+}

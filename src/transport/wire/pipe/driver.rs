@@ -46,7 +46,8 @@ struct Driver {
     /// The reply that is being read: its header section, where that did not come as a whole, then its body.
     reader: Option<Box<HeadReader>>,
     framing: Option<Framing>,
-    /// Bytes of content in the body so far: chunks have 20 bytes around each at most, and 64 KiB of other things.
+    /// Bytes of the body so far. While it is needed, of its content: chunks have 20 bytes around each at most, and 64 KiB of
+    /// other things.
     length: usize,
     /// Another request may follow, as far as is known.
     persistent: bool,
@@ -310,9 +311,10 @@ impl Driver {
     fn body(&mut self, slot: &Rc<Slot>, bytes: &mut &[u8]) {
         let most = self.lease().pool().limits.max_body;
         let Some(framing) = &mut self.framing else { return };
-        let length = &mut self.length;
+        let needed = most > 0 && !slot.judged.get();
+        let mut content = 0;
         let eaten = framing.eat(bytes, |data| {
-            *length += data.len();
+            content += data.len();
             keep(&mut slot.kept.borrow_mut(), data, most);
         });
         let is_complete = framing.is_complete();
@@ -321,11 +323,12 @@ impl Driver {
             return self.end(None, Doubt::None);
         };
         *bytes = &bytes[eaten..];
+        self.length += if needed { content } else { eaten };
         if is_complete {
             return self.complete(slot);
         }
         slot.wake();
-        if self.length > DRAIN_BYTES.max(most) {
+        if self.length > if needed { DRAIN_BYTES.max(most) } else { DRAIN_BYTES } {
             self.end(None, Doubt::None);
         }
     }
