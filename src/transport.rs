@@ -41,9 +41,9 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 pub(crate) use body::{Body, BodyError};
-pub(crate) use dial::Dial;
+pub(crate) use dial::{Dial, Watch};
 #[cfg(test)]
-pub(crate) use dial::{Dialing, Io, Link, Look, Watch};
+pub(crate) use dial::{Dialing, Io, Link, Look};
 pub(crate) use gauges::{Gauge, PoolGauges, gauges, of_endpoint};
 pub(crate) use head::is_named;
 #[cfg(test)]
@@ -92,13 +92,14 @@ pub(crate) struct Written {
 /// learns from it what a deadline interrupted.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
-    pub(crate) stage: Cell<Stage>,
+    stage: Cell<Stage>,
     /// The final status line, once it is in (1xx are skipped): a refusal needs no more than that.
     pub(crate) status_line: Cell<Option<u16>>,
     /// Where it may go.
     pub(crate) among: Among,
-    /// Where it went: the address of its connection, or of the one that was not finished. None: nowhere yet, or not by a name.
-    pub(crate) address: Cell<Option<IpAddr>>,
+    address: Cell<Option<IpAddr>>,
+    /// While it waits in line: what it is as far as.
+    dial: RefCell<Option<Rc<Watch>>>,
     /// Never on a connection that others are on at the same time.
     pub(crate) apart: bool,
     /// When it was given a connection that it had to wait for.
@@ -435,7 +436,21 @@ impl Among {
 }
 
 impl Progress {
-    /// A connection that is being made for it and perhaps for others has come to this address.
+    pub(crate) fn new(among: Among, apart: bool, trace: Option<RefCell<Trace>>) -> Self {
+        Self { among, apart, trace, ..Self::default() }
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        self.dial.borrow().as_ref().map_or_else(|| self.stage.get(), |dial| dial.stage())
+    }
+
+    /// Where it went: the address of its connection, or of the one that was not finished. None: nowhere yet, or not by a name.
+    pub(crate) fn address(&self) -> Option<IpAddr> {
+        let reached = self.dial.borrow().as_ref().and_then(|dial| dial.address());
+        reached.filter(|&address| self.among.takes(Some(address))).or(self.address.get())
+    }
+
+    /// A connection that was being made for it and perhaps for others has come to this address.
     fn reach(&self, address: Option<IpAddr>) {
         if address.is_some() && self.among.takes(address) {
             self.address.set(address);
@@ -444,7 +459,7 @@ impl Progress {
 
     /// It waits for a connection; or it has one for which it had waited, and no time yet to use it.
     pub(crate) fn is_in_line(&self) -> bool {
-        match self.stage.get() {
+        match self.stage() {
             Stage::Queued => true,
             Stage::Ready => self.handed.get(),
             _ => false,

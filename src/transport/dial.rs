@@ -2,7 +2,6 @@
 //! place of the network.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
@@ -96,50 +95,58 @@ pub(crate) enum Look {
 #[cfg(any(test, fuzzing))]
 impl Io for tokio::io::DuplexStream {}
 
-/// Carries a dial's progress to the exchanges that wait for it, as long as they do.
-#[derive(Default)]
+/// How far a dial has come, for the exchanges that wait for it: there may be very many, and each looks here when it is asked.
+#[derive(Debug, Default)]
 pub(crate) struct Watch {
     stage: Cell<Stage>,
     address: Cell<Option<IpAddr>>,
-    tickets: Cell<u64>,
-    watching: RefCell<BTreeMap<Ticket, Rc<Progress>>>,
+    /// Those who write down when each stage was entered.
+    traced: RefCell<Vec<Rc<Progress>>>,
 }
-
-/// One exchange's watching of a dial.
-pub(super) type Ticket = u64;
 
 impl Watch {
     pub(crate) fn enter(&self, stage: Stage) {
         self.stage.set(stage);
-        self.watching.borrow().values().for_each(|progress| progress.enter(stage));
+        self.traced.borrow().iter().for_each(|progress| progress.enter(stage));
     }
 
     /// It is connected to this address; what is left is to agree on what is spoken.
     pub(super) fn reached(&self, address: Option<IpAddr>) {
         self.address.set(address);
-        self.watching.borrow().values().for_each(|progress| progress.reach(address));
     }
 
     /// The dial is over. Who got nothing by it is in line again, as is who attaches now.
     pub(super) fn rest(&self) {
         self.stage.set(Stage::Queued);
         self.address.set(None);
-        self.watching.borrow().values().for_each(|progress| progress.stage.set(Stage::Queued));
+        self.traced.borrow().iter().for_each(|progress| progress.stage.set(Stage::Queued));
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        self.stage.get()
+    }
+
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        self.address.get()
     }
 
     /// From now on `progress` is as far as the dial.
-    pub(super) fn attach(&self, progress: &Rc<Progress>) -> Ticket {
-        let (stage, ticket) = (self.stage.get(), self.tickets.get());
-        self.tickets.set(ticket + 1);
-        progress.enter(stage);
-        progress.reach(self.address.get());
-        self.watching.borrow_mut().insert(ticket, Rc::clone(progress));
-        ticket
+    pub(super) fn attach(self: &Rc<Self>, progress: &Rc<Progress>) {
+        if progress.trace.is_some() {
+            progress.enter(self.stage());
+            self.traced.borrow_mut().push(Rc::clone(progress));
+        }
+        progress.dial.replace(Some(Rc::clone(self)));
     }
 
-    /// The exchange took another connection, or is gone.
-    pub(super) fn detach(&self, ticket: Ticket) {
-        self.watching.borrow_mut().remove(&ticket);
+    /// The exchange took another connection, or is gone: it stays as far as it has come.
+    pub(super) fn detach(&self, progress: &Rc<Progress>) {
+        progress.dial.take();
+        progress.stage.set(self.stage());
+        progress.reach(self.address());
+        if progress.trace.is_some() {
+            self.traced.borrow_mut().retain(|other| !Rc::ptr_eq(other, progress));
+        }
     }
 }
 
@@ -158,22 +165,47 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_watch_tells_those_who_are_there_and_keeps_nobody() {
-        let watch = Watch::default();
+    fn who_waits_is_as_far_as_the_dial_which_keeps_nobody() {
+        let watch = Rc::<Watch>::default();
         let [leaves, stays, later] = std::array::from_fn(|_| Rc::<Progress>::default());
-        let first = watch.attach(&leaves);
-        let second = watch.attach(&stays);
+        watch.attach(&leaves);
+        watch.attach(&stays);
         watch.enter(Stage::Resolving);
-        watch.detach(first);
+        watch.detach(&leaves);
         watch.enter(Stage::Connecting);
-        assert_eq!((leaves.stage.get(), stays.stage.get()), (Stage::Resolving, Stage::Connecting));
+        watch.reached(Some([192, 0, 2, 1].into()));
+        assert_eq!((leaves.stage(), stays.stage()), (Stage::Resolving, Stage::Connecting));
+        assert_eq!((leaves.address(), stays.address()), (None, Some([192, 0, 2, 1].into())));
         watch.rest();
-        let third = watch.attach(&later);
-        assert_eq!((stays.stage.get(), later.stage.get()), (Stage::Queued, Stage::Queued));
+        watch.attach(&later);
+        assert_eq!((stays.stage(), later.stage()), (Stage::Queued, Stage::Queued));
+        assert_eq!((stays.address(), later.address()), (None, None));
         watch.enter(Stage::Handshaking);
-        assert_eq!((stays.stage.get(), later.stage.get()), (Stage::Handshaking, Stage::Handshaking));
-        watch.detach(second);
-        watch.detach(third);
-        assert!(watch.watching.borrow().is_empty());
+        assert_eq!((stays.stage(), later.stage()), (Stage::Handshaking, Stage::Handshaking));
+        // Of any number it has none to go through.
+        assert_eq!((Rc::strong_count(&stays), watch.traced.borrow().len()), (1, 0));
+        watch.detach(&stays);
+        watch.detach(&later);
+        assert_eq!(Rc::strong_count(&watch), 1);
+    }
+
+    #[test]
+    fn a_trace_has_each_stage_of_each_dial() {
+        let watch = Rc::<Watch>::default();
+        let progress = Rc::new(Progress { trace: Some(RefCell::default()), ..Progress::default() });
+        watch.enter(Stage::Resolving);
+        watch.attach(&progress);
+        watch.enter(Stage::Connecting);
+        watch.rest();
+        watch.detach(&progress);
+        watch.attach(&progress);
+        watch.enter(Stage::Connecting);
+        watch.enter(Stage::Handshaking);
+        watch.detach(&progress);
+        let stages: Vec<_> =
+            progress.trace.as_ref().unwrap().borrow().marks.iter().map(|&(stage, _)| stage).collect();
+        let expected = [Stage::Resolving, Stage::Connecting, Stage::Connecting, Stage::Handshaking];
+        assert_eq!((&stages[..], progress.stage()), (&expected[..], Stage::Handshaking));
+        assert_eq!(Rc::strong_count(&progress), 1);
     }
 }

@@ -151,10 +151,10 @@ fn explain(lease: &mut Lease, error: &hyper::Error, reused: bool, progress: &Pro
     Ending {
         fault: wire.fault(),
         reused,
-        written: progress.stage.get() >= Stage::Written,
+        written: progress.stage() >= Stage::Written,
         received: wire.received(),
         write_error: wire.write_error(),
-        malformed: (progress.stage.get() >= Stage::Replied).then(|| error.to_string()),
+        malformed: (progress.stage() >= Stage::Replied).then(|| error.to_string()),
     }
     .explain(lease.pool().label())
 }

@@ -193,7 +193,11 @@ impl Pool {
                     self.dial(place, attempt, Rc::clone(&place_in_line.waiter), watch);
                 }
                 Grant::Lent(lent) => break lent,
-                Grant::Failed(failure) => return Err(failure.into()),
+                Grant::Failed(failure, address) => {
+                    drop(watching);
+                    progress.reach(address);
+                    return Err(failure.into());
+                }
             }
         };
         drop((watching, place_in_line));
@@ -347,7 +351,7 @@ impl Pool {
         spawn_local(async move {
             let _crash = Crash { pool: &pool, waiter: &waiter };
             if let Err(failure) = pool.connect(place, &waiter, &watch).await {
-                pool.fail(&waiter, failure);
+                pool.fail(&waiter, failure, watch.address());
             }
             watch.rest();
             drop(attempt);
@@ -380,7 +384,7 @@ impl Pool {
         Ok(())
     }
 
-    fn fail(&self, waiter: &Waiter, failure: Failure) {
+    fn fail(&self, waiter: &Waiter, failure: Failure, address: Option<IpAddr>) {
         let shared = self.shared();
         let mut state = self.state.borrow_mut();
         // Unless there is one that they can go on waiting for.
@@ -389,13 +393,13 @@ impl Pool {
             let all = state.line.take_like(waiter);
             drop(state);
             for waiter in all {
-                waiter.give(Grant::Failed(failure.clone()));
+                waiter.give(Grant::Failed(failure.clone(), address));
             }
         } else {
             let waiter = state.line.take(waiter);
             drop(state);
             if let Some(waiter) = waiter {
-                waiter.give(Grant::Failed(failure));
+                waiter.give(Grant::Failed(failure, address));
             }
         }
     }
@@ -416,7 +420,7 @@ impl Pool {
     pub(super) fn turn_away(&self, failure: &Failure) {
         let all = self.state.borrow_mut().line.take_all();
         for waiter in all {
-            waiter.give(Grant::Failed(failure.clone()));
+            waiter.give(Grant::Failed(failure.clone(), None));
         }
     }
 
@@ -606,7 +610,7 @@ impl Drop for Crash<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let failure = Failure::new(Cause::Internal, "a defect while connecting, caught".to_owned());
-            self.pool.fail(self.waiter, failure);
+            self.pool.fail(self.waiter, failure, None);
         }
     }
 }

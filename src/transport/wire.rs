@@ -317,7 +317,7 @@ impl Talk {
                 trace.borrow_mut().received.extend_from_slice(bytes);
             }
             // Of a request that has not gone out nobody knows.
-            if progress.stage.get() < Stage::Written {
+            if progress.stage() < Stage::Written {
                 return Poll::Ready(Err(Trouble::Ended(self.ending(Some(Fault::Surplus)))));
             }
             progress.enter(Stage::Replying);

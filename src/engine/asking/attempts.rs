@@ -76,7 +76,7 @@ impl Asking {
 
     /// Something of the request may have reached a backend.
     pub(crate) fn written(&self) -> bool {
-        self.attempts.borrow().iter().any(|attempt| attempt.progress.stage.get() >= Stage::Written)
+        self.attempts.borrow().iter().any(|attempt| attempt.progress.stage() >= Stage::Written)
     }
 
     /// Nobody waits for it, and it is about to be dropped: what has not been sent yet is not to be.
@@ -88,7 +88,7 @@ impl Asking {
         let trace = self.past.is_some().then(RefCell::default);
         // The second of two is there because the first waits: never behind it on its connection.
         let apart = self.hedged.get();
-        let begun = Progress { among, apart, trace, ..Progress::default() };
+        let begun = Progress::new(among, apart, trace);
         let mut spare = self.spare.take();
         let progress = match spare.as_mut().and_then(Rc::get_mut) {
             Some(progress) => {
@@ -121,7 +121,7 @@ impl Asking {
     pub(super) fn alone_since(&self) -> Option<Instant> {
         let attempts = self.attempts.borrow();
         let mut running = attempts.iter().filter(|attempt| attempt.ended.is_none());
-        let attempt = running.next().filter(|attempt| attempt.progress.stage.get() != Stage::Queued)?;
+        let attempt = running.next().filter(|attempt| attempt.progress.stage() != Stage::Queued)?;
         let since = attempt.progress.lent.get().unwrap_or(attempt.began);
         running.next().is_none().then_some(since)
     }
@@ -129,7 +129,7 @@ impl Asking {
     /// Where the attempt under way is asking.
     pub(super) fn current_address(&self) -> Option<IpAddr> {
         let attempts = self.attempts.borrow();
-        attempts.iter().find(|attempt| attempt.ended.is_none())?.progress.address.get()
+        attempts.iter().find(|attempt| attempt.ended.is_none())?.progress.address()
     }
 
     fn end(&self, progress: &Rc<Progress>, failure: String) {
@@ -141,7 +141,7 @@ impl Asking {
         }
         attempt.ended = Some(clock::now());
         attempt.failure = failure;
-        if attempt.progress.stage.get() >= Stage::Written {
+        if attempt.progress.stage() >= Stage::Written {
             self.requests.set(self.requests.get() + 1);
         }
         if let Some(past) = &self.past {
@@ -161,7 +161,7 @@ impl Asking {
         let attempts = self.attempts.borrow();
         let connects = |attempt: &Attempt| {
             attempt.ended.is_none()
-                && (Stage::Resolving..=Stage::Handshaking).contains(&attempt.progress.stage.get())
+                && (Stage::Resolving..=Stage::Handshaking).contains(&attempt.progress.stage())
         };
         attempts.iter().any(connects).then(|| attempts.iter().map(|attempt| attempt.began).min())?
     }

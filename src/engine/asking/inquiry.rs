@@ -40,7 +40,7 @@ impl Inquiry<'_> {
     /// And the address that it came to, if it came to one.
     pub(super) async fn run(&self) -> (Result<Answer, Outage>, Option<IpAddr>) {
         let (result, attempt) = self.exchange().await;
-        let address = attempt.progress.address.get();
+        let address = attempt.progress.address();
         attempt.ended(result.as_ref().err().map(|outage| outage.detail.clone()).unwrap_or_default());
         (result, address)
     }
@@ -70,7 +70,7 @@ impl Inquiry<'_> {
                         None => Box::pin(timeout_at(until, exchange.as_mut())).await.map_err(|_| Elapsed),
                     };
                     // No address is to blame for the time in line.
-                    let begins = match progress.stage.get() {
+                    let begins = match progress.stage() {
                         Stage::Queued => self.deadline,
                         _ => progress.lent.get().unwrap_or(began),
                     };
@@ -118,7 +118,7 @@ impl Inquiry<'_> {
     /// What the endpoint takes; the time in line is none of its own.
     fn took(&self, progress: &Progress, began: Instant) {
         if let Some(latencies) = &self.means.policy.latencies
-            && progress.stage.get() >= Stage::Written
+            && progress.stage() >= Stage::Written
         {
             latencies[self.endpoint].note(clock::now() - progress.lent.get().unwrap_or(began));
         }

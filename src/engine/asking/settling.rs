@@ -13,7 +13,7 @@ pub(super) fn late(policy: &Policy, endpoint: usize, progress: &Progress) -> Res
     if progress.is_in_line() {
         return Err(late_in_line(policy, endpoint));
     }
-    let detail = timeout(policy, endpoint, progress.stage.get());
+    let detail = timeout(policy, endpoint, progress.stage());
     settle(policy, endpoint, progress, Cause::Timeout, detail)
 }
 

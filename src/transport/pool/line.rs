@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use super::{Attempt, Lent, Place, Pool};
-use crate::transport::dial::{Ticket, Watch};
+use crate::transport::dial::Watch;
 use crate::transport::{Among, Failure, Progress};
 
 /// So many are asked whether they take a connection to an address that some do not take. Beyond that it is idle, and gives up
@@ -41,7 +41,8 @@ pub(super) struct Waiter {
 pub(super) enum Grant {
     Place(Place, Attempt),
     Lent(Lent),
-    Failed(Failure),
+    /// And the address that was reached before.
+    Failed(Failure, Option<IpAddr>),
 }
 
 impl Line {
@@ -182,25 +183,24 @@ fn waiting(pool: &Pool) -> &crate::transport::Gauge {
 /// Lets a dial go when its exchange does.
 pub(super) struct Watching<'a> {
     watch: Rc<Watch>,
-    ticket: Ticket,
     progress: &'a Rc<Progress>,
 }
 
 impl<'a> Watching<'a> {
     pub(super) fn new(watch: Rc<Watch>, progress: &'a Rc<Progress>) -> Self {
-        let ticket = watch.attach(progress);
-        Self { watch, ticket, progress }
+        watch.attach(progress);
+        Self { watch, progress }
     }
 
     pub(super) fn exchange(&mut self, watch: &Rc<Watch>) {
-        self.watch.detach(self.ticket);
+        self.watch.detach(self.progress);
         self.watch = Rc::clone(watch);
-        self.ticket = watch.attach(self.progress);
+        watch.attach(self.progress);
     }
 }
 
 impl Drop for Watching<'_> {
     fn drop(&mut self) {
-        self.watch.detach(self.ticket);
+        self.watch.detach(self.progress);
     }
 }

@@ -19,7 +19,7 @@ impl World {
         let transport = Rc::clone(&self.transport);
         spawn_local(async move {
             let outcome = ask_for("/", &transport, false, &progress).await;
-            (outcome, progress.address.get().unwrap_or(IpAddr::from([0; 4])))
+            (outcome, progress.address().unwrap_or(IpAddr::from([0; 4])))
         })
     }
 

@@ -399,7 +399,7 @@ async fn who_keeps_book_hears_of_addresses_and_of_those_that_refuse() {
         let among = Among::these(Some(vec![[127, 0, 0, 2].into()]));
         let progress = Rc::new(Progress { among, ..Progress::default() });
         let failure = ask_for("/", &transport, false, &progress).await.err().unwrap();
-        assert_eq!((failure.cause, progress.address.get()), (Cause::Connect, None));
+        assert_eq!((failure.cause, progress.address()), (Cause::Connect, None));
         assert!(failure.detail.contains("(127.0.0.2:"), "{}", failure.detail);
     })
     .await;
@@ -419,7 +419,7 @@ async fn a_handshake_that_fails_says_where() {
         let progress = Rc::<Progress>::default();
         let failure = ask_for("/", &transport, false, &progress).await.err().unwrap();
         assert_eq!(failure.cause, Cause::Tls);
-        assert_eq!(progress.address.get(), Some([127, 0, 0, 2].into()));
+        assert_eq!(progress.address(), Some([127, 0, 0, 2].into()));
         assert!(addresses[0].several().unwrap().iter().all(|known| known.health.opened() == 0));
     })
     .await;

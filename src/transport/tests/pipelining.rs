@@ -534,7 +534,7 @@ async fn what_was_given_up_is_not_sent_though_its_exchange_has_not_left_yet() {
             let sent: Vec<_> =
                 [(!given_up).then_some("/4"), another.then_some("/5")].into_iter().flatten().collect();
             assert_eq!(pipe.peer.targets().await, sent);
-            assert_eq!(progress.stage.get() >= Stage::Written, !given_up);
+            assert_eq!(progress.stage() >= Stage::Written, !given_up);
             pipe.peer.reply(&[replies(2..4), sent.iter().copied().flat_map(reply).collect()].concat()).await;
             settle().await;
             late.abort();

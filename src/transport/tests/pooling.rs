@@ -411,7 +411,7 @@ async fn who_still_waits_when_the_common_connection_is_there_is_in_line_again() 
             let (transport, progress) = (Rc::clone(&world.transport), Rc::clone(progress));
             spawn_local(async move { ask_for("/", &transport, false, &progress).await.is_ok() });
         }
-        let stages = || progress.iter().map(|progress| progress.stage.get()).collect::<Vec<_>>();
+        let stages = || progress.iter().map(|progress| progress.stage()).collect::<Vec<_>>();
         settle().await;
         assert_eq!(stages(), [Stage::Connecting; 4]);
         sleep(Duration::from_secs(1)).await;

@@ -131,7 +131,7 @@ async fn interim_replies_and_an_empty_phrase_are_fine() {
         let (outcome, progress) = world.exchange(false).await;
         assert_eq!(outcome.unwrap().status, 403);
         assert_eq!(progress.status_line.get(), Some(403));
-        assert_eq!(progress.stage.get(), Stage::Replied);
+        assert_eq!(progress.stage(), Stage::Replied);
     })
     .await;
 }

@@ -201,7 +201,7 @@ async fn what_is_heard_before_the_request_went_out_is_no_answer_to_it() {
             other.reply(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n").await;
             let (reply, progress) = asking.await.unwrap();
             assert_eq!(reply.unwrap().status, 403);
-            assert_eq!(progress.stage.get(), Stage::Replied);
+            assert_eq!(progress.stage(), Stage::Replied);
             assert_eq!(unread(&peer), 0, "nothing was sent");
         }
     })
@@ -233,7 +233,7 @@ async fn a_connection_that_ends_behind_a_part_of_a_request_has_seen_it() {
             let (outcome, progress) = world.exchange(false).await;
             let failure = outcome.err().expect("nothing was answered");
             assert_eq!((failure.cause, progress.status_line.get()), (cause, status));
-            assert!(progress.stage.get() >= Stage::Written, "asked again it would count as a second request");
+            assert!(progress.stage() >= Stage::Written, "asked again it would count as a second request");
             assert_eq!(failure.retry_is_safe, says.is_empty(), "only by who counts that");
         }
     })
@@ -266,7 +266,7 @@ async fn an_exchange_that_leaves_before_its_request_went_out_asks_nothing() {
                 Poll::Ready(())
             })
             .await;
-            assert_eq!(progress.stage.get(), Stage::Ready, "it has its connection, and is posted");
+            assert_eq!(progress.stage(), Stage::Ready, "it has its connection, and is posted");
         }
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).await.unwrap();

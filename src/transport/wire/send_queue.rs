@@ -269,7 +269,7 @@ mod tests {
                             let posted = sender.post(&format!("request {index} of {round}"));
                             assert!(all.iter().all(|sender| sender.written().is_empty()));
                             assert!(matches!(posted.outcome(), Sent::Not));
-                            assert_eq!(sender.progress.stage.get(), Stage::Queued);
+                            assert_eq!(sender.progress.stage(), Stage::Queued);
                             yield_now().await;
                             posted
                         })
@@ -279,7 +279,7 @@ mod tests {
                         let posted = task.await.unwrap();
                         assert_eq!(sender.written(), [format!("request {index} of {round}")]);
                         assert!(matches!(posted.outcome(), Sent::Whole));
-                        assert_eq!(sender.progress.stage.get(), Stage::Written);
+                        assert_eq!(sender.progress.stage(), Stage::Written);
                         assert_eq!(sender.writer.woken.get(), 0);
                     }
                 }
@@ -303,7 +303,7 @@ mod tests {
                 yield_now().await;
                 assert_eq!(first.written(), ["first"]);
                 assert_eq!(last.written(), ["second", "third"]);
-                assert_eq!((leaves.written().len(), leaves.progress.stage.get()), (0, Stage::Queued));
+                assert_eq!((leaves.written().len(), leaves.progress.stage()), (0, Stage::Queued));
                 assert!(kept.iter().chain([&third]).all(|posted| matches!(posted.outcome(), Sent::Whole)));
             })
             .await;
@@ -328,7 +328,7 @@ mod tests {
                 assert!(of_nothing.written.is_none());
                 assert!(matches!(posted[2].outcome(), Sent::Whole));
                 let woken = [&part, &nothing, &whole].map(|sender| sender.writer.woken.get());
-                let stages = [&part, &nothing, &whole].map(|sender| sender.progress.stage.get());
+                let stages = [&part, &nothing, &whole].map(|sender| sender.progress.stage());
                 assert_eq!(woken, [2, 1, 0]);
                 assert_eq!(stages, [Stage::Written, Stage::Queued, Stage::Written]);
                 assert!(
@@ -391,7 +391,7 @@ mod tests {
                 given_up.progress.given_up.set(true);
                 yield_now().await;
                 assert_eq!((given_up.written().len(), other.written()), (0, vec!["other".to_owned()]));
-                assert_eq!(given_up.progress.stage.get(), Stage::Queued);
+                assert_eq!(given_up.progress.stage(), Stage::Queued);
             })
             .await;
     }

@@ -463,7 +463,7 @@ impl Driver {
     fn wrote(&self, more: u64) {
         let mut state = self.pipe.state.borrow_mut();
         state.written += more;
-        let begun = state.sent.iter().rev().take_while(|slot| slot.progress.stage.get() < Stage::Written);
+        let begun = state.sent.iter().rev().take_while(|slot| slot.progress.stage() < Stage::Written);
         begun
             .filter(|slot| slot.begins.get() < state.written && !slot.judged.get())
             .for_each(|slot| slot.progress.enter(Stage::Written));
