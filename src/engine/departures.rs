@@ -32,7 +32,7 @@ pub(crate) struct Departures {
 pub(crate) enum Departure {
     #[default]
     Open,
-    StandsBy(Standing),
+    StandsBy(Box<Standing>),
     /// Who still waits does so only to learn why.
     TooLate,
     Cleared(Clearance),
@@ -48,8 +48,8 @@ pub(crate) struct Standing {
 /// Leave to be under way. Dropped, another one has it.
 pub(crate) struct Clearance {
     leave: Leave,
-    /// Its time is up then, if it has stood by.
-    pub(super) until: Option<Instant>,
+    /// When its time is up, if it has stood by. In a box, as few have.
+    until: Option<Box<Instant>>,
 }
 
 struct Leave(Rc<Route>);
@@ -120,8 +120,13 @@ impl Drop for Standing {
 
 impl Clearance {
     /// For one that has stood by.
-    pub(super) fn until(self, until: Option<Instant>) -> Self {
-        Self { until, ..self }
+    pub(super) fn with_until(self, until: Instant) -> Self {
+        Self { until: Some(Box::new(until)), ..self }
+    }
+
+    /// When its time is up, if it has stood by.
+    pub(super) fn until(&self) -> Option<Instant> {
+        self.until.as_deref().copied()
     }
 
     pub(super) fn route(&self) -> &Route {

@@ -54,9 +54,6 @@ pub(crate) struct Flight {
     joinable: bool,
     first: u32,
     last: u32,
-    /// Waiters who do not wait only to learn why, and when the last of them has no time left.
-    in_time: usize,
-    latest: Option<Instant>,
 }
 
 struct Waiter {
@@ -66,6 +63,16 @@ struct Waiter {
     previous: u32,
     next: u32,
 }
+
+impl Waiter {
+    /// One that waits only to learn why has no time left.
+    fn is_in_time(&self, now: Instant) -> bool {
+        self.deadline > now && !self.completion.graced
+    }
+}
+
+/// Moved when it begins and when it ends; what is larger is moved by a call.
+const _: () = assert!(size_of::<Flight>() <= 128);
 
 /// What became of a check that came in.
 pub(crate) enum Boarding {
@@ -239,7 +246,8 @@ impl Flights {
         self.standby.append(&mut chain, id as u32);
         route.departures.standby.set(chain);
         self.standing += 1;
-        self.all[id].as_mut().expect(LISTED).departure = Departure::StandsBy(Standing::new(route, until));
+        self.all[id].as_mut().expect(LISTED).departure =
+            Departure::StandsBy(Box::new(Standing::new(route, until)));
     }
 
     /// Whether any stand by.
@@ -261,22 +269,31 @@ impl Flights {
         let until = self.standby_until(route)?;
         let id = route.departures.standby.get().first()? as FlightId;
         self.stand_down(id);
-        let flight = self.all[id].as_mut().expect(LISTED);
-        let has_time = flight.in_time > 0 && flight.latest > Some(now);
-        if has_time || !flight.watches.is_empty() {
+        if self.is_in_time(id, now) || !self.flight(id).watches.is_empty() {
             return Some(if until > now { Called::Up(id, until) } else { Called::Over(id) });
         }
+        let flight = self.all[id].as_mut().expect(LISTED);
         flight.departure = Departure::TooLate;
         self.close(id);
         Some(Called::TooLate)
     }
 
+    /// Whether any waiter has time left.
+    fn is_in_time(&self, id: FlightId, now: Instant) -> bool {
+        let waiter = |slot: u32| self.waiters[slot as usize].as_ref().expect(LINKED);
+        let linked = |slot: u32| (slot != NONE).then_some(slot);
+        let mut slots =
+            std::iter::successors(linked(self.flight(id).first), |&slot| linked(waiter(slot).next));
+        slots.any(|slot| waiter(slot).is_in_time(now))
+    }
+
     fn stand_down(&mut self, id: FlightId) {
         let flight = self.all[id].as_mut().expect(LISTED);
-        if let Departure::StandsBy(Standing { route, .. }) = &flight.departure {
-            let mut chain = route.departures.standby.get();
+        if let Departure::StandsBy(standing) = &flight.departure {
+            let departures = &standing.route.departures;
+            let mut chain = departures.standby.get();
             self.standby.remove(&mut chain, id as u32);
-            route.departures.standby.set(chain);
+            departures.standby.set(chain);
             self.standing -= 1;
             flight.departure = Departure::Open;
         }
@@ -351,8 +368,7 @@ impl Flights {
             let waiter = self.waiters[slot as usize].as_ref().expect(LINKED);
             next = waiter.next;
             let deadline = waiter.deadline;
-            // One that waits only to learn why has no time left.
-            if deadline > now && !waiter.completion.graced {
+            if waiter.is_in_time(now) {
                 let flight = self.flight(id);
                 let (policy, question) = (Arc::clone(&flight.policy), Rc::clone(&flight.question));
                 let (hash, mark) = (flight.hash, flight.mark);
@@ -388,8 +404,6 @@ impl Flights {
             joinable: true,
             first: NONE,
             last: NONE,
-            in_time: 0,
-            latest: None,
         };
         let id = self.vacant.pop().unwrap_or_else(|| {
             self.all.push(None);
@@ -405,10 +419,6 @@ impl Flights {
     pub(crate) fn link(&mut self, id: FlightId, completion: Completion, deadline: Instant) {
         let slot = completion.ticket().slot();
         let flight = self.all[id].as_mut().expect(LISTED);
-        if !completion.graced {
-            flight.in_time += 1;
-            flight.latest = flight.latest.max(Some(deadline));
-        }
         let previous = std::mem::replace(&mut flight.last, slot);
         if previous == NONE {
             flight.first = slot;
@@ -426,7 +436,6 @@ impl Flights {
         let waiter = self.waiters[slot as usize].take().expect(LINKED);
         self.deadlines.remove(waiter.deadline, slot);
         let flight = self.all[waiter.flight].as_mut().expect(LISTED);
-        flight.in_time -= usize::from(!waiter.completion.graced);
         match waiter.previous {
             NONE => flight.first = waiter.next,
             previous => self.waiters[previous as usize].as_mut().expect(LINKED).next = waiter.next,

@@ -26,7 +26,7 @@ impl Shard {
             (self.transports.of(&flight.policy), flight.refresh)
         };
         match route.clear() {
-            Ok(clearance) => self.send_off(id, clearance, None),
+            Ok(clearance) => self.send_off(id, clearance),
             // Who asks ahead of the end does not where others wait.
             Err(_) if is_refresh => drop(self.flights.borrow_mut().remove(id)),
             Err(route) => {
@@ -36,11 +36,10 @@ impl Shard {
         }
     }
 
-    /// `until`: when its time is up, if it has stood by.
-    fn send_off(self: &Rc<Self>, id: FlightId, clearance: Clearance, until: Option<Instant>) {
+    fn send_off(self: &Rc<Self>, id: FlightId, clearance: Clearance) {
         let hand = self.crew.take(|hand| Rc::clone(self).serve(hand));
         hand.begin(id);
-        self.flights.borrow_mut().depart(id, hand, clearance.until(until));
+        self.flights.borrow_mut().depart(id, hand, clearance);
     }
 
     /// Those that stand by depart, as many as may, and those whose time is up are told. Where the breaker is open all wait in
@@ -73,7 +72,7 @@ impl Shard {
                             if finds_out { Rc::clone(&route).clear_next().ok() } else { clearance };
                         asked |= finds_out;
                         match clearance {
-                            Some(clearance) => self.send_off(id, clearance, Some(until)),
+                            Some(clearance) => self.send_off(id, clearance.with_until(until)),
                             None => self.land_in_outage(id, &breaker_open(&route.policy, 0)),
                         }
                     }
@@ -139,7 +138,7 @@ impl Shard {
         };
         let clearance = clearance.expect("what flies was cleared");
         let Route { policy, transport, .. } = clearance.route();
-        let deadline = clearance.until.unwrap_or_else(|| clock::now() + policy.settings.timeout);
+        let deadline = clearance.until().unwrap_or_else(|| clock::now() + policy.settings.timeout);
         let means = Means {
             transport,
             retries: &self.retries,
