@@ -176,7 +176,12 @@ impl BackendUrl {
                 let userinfo = userinfo.unwrap_or_default();
                 format!("{scheme}://{userinfo}{}:{port}{}", bracketed(host), target.concat())
             }
-            Address::Unix(path) => format!("unix:{}:{}", path.display(), target.concat()),
+            // Without a path a comma in the socket's is not followed by what looks like a scheme.
+            Address::Unix(path) => {
+                let (path, target) = (path.display().to_string(), target.concat());
+                let separator = if target == "/" && !path.contains(":/") { "" } else { ":/" };
+                format!("unix:{path}{separator}{}", &target[1..])
+            }
         }
     }
 
