@@ -243,6 +243,46 @@ async fn a_reload_leaves_those_who_stand_by_to_the_rules_they_came_under() {
     .await;
 }
 
+/// Of two of one question the answer to the one that was sent later is the newer, whichever was submitted first.
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_after_it_had_stood_by_is_newer_than_what_departed_meanwhile() {
+    const REMEMBERED_DENY: &str = "HTTP/1.1 403 Forbidden\r\nX-AuthDuration: 50\r\nContent-Length: 0\r\n\r\n";
+    const REMEMBERED_ALLOW: &str = "HTTP/1.1 200 OK\r\nX-AuthDuration: 50\r\nContent-Length: 0\r\n\r\n";
+    let gates = [Rc::<Notify>::default(), Rc::default()];
+    let its = gates.clone();
+    let peer = Peer::new(move |peer, endpoint, mut stream| {
+        let connection = peer.connections() - 1;
+        let (gate, reply) = (Rc::clone(&its[connection]), [REMEMBERED_DENY, REMEMBERED_ALLOW][connection]);
+        async move {
+            while peer.request(endpoint, &mut stream).await.is_some() {
+                gate.notified().await;
+                gate.notify_one();
+                stream.write_all(reply.as_bytes()).await.unwrap();
+            }
+        }
+    });
+    with_shard(&[ONE, PATIENT, ("ttl.jitter", "off")], peer, async |bench| {
+        submit_all(&bench, 0..CROWD);
+        bench.settle().await;
+        bench.reload(&[ONE, ("timeout", "29s")]);
+        let same = CROWD - 1;
+        let (session, query, ip) =
+            (format!("s{same}"), token(same), format!("198.51.{}.{}", same / 250, same % 250));
+        let again = Check { ip: ip.as_bytes(), ..check(&session, &query) };
+        bench.submit(&again, CROWD);
+        bench.settle().await;
+        assert_eq!(asked(&bench), [token(0), token(same)]);
+        gates[0].notify_one();
+        assert_eq!(bench.decided(same).await.0.verdict, Verdict::Deny);
+        gates[1].notify_one();
+        assert_eq!(bench.decided(CROWD).await.0.verdict, Verdict::Allow);
+        bench.submit(&again, CROWD + 1);
+        let (now, _) = bench.decided(CROWD + 1).await;
+        assert_eq!((now.verdict, now.origin), (Verdict::Deny, Origin::Memory));
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_defect_of_one_that_is_under_way_is_no_reason_for_others_to_stand_by_for_ever() {
     let (peer, gate) = gated();
