@@ -76,10 +76,16 @@ fn a_preset_that_sets_scope_session_is_warned_about() {
 }
 
 #[test]
-fn a_connect_timeout_that_leaves_no_time_is_warned_about() {
-    for (connect, timeout, count) in [("500ms", "400ms", 1), ("500ms", "500ms", 1), ("499ms", "500ms", 0)] {
+fn a_connect_timeout_that_leaves_no_time_for_another_backend_is_warned_about() {
+    let two = ("backend.url", "http://127.0.0.1:9/auth,http://127.0.0.1:9/other");
+    for (url, connect, timeout, count) in [
+        (two, "500ms", "400ms", 1),
+        (two, "500ms", "500ms", 1),
+        (two, "499ms", "500ms", 0),
+        (URL, "500ms", "400ms", 0),
+    ] {
         let lines = Lines::new();
-        let keys = [URL, ("connect_timeout", connect), ("timeout", timeout)];
+        let keys = [url, ("connect_timeout", connect), ("timeout", timeout)];
         drop(started(Engine::new(&configured(&keys, &lines))));
         assert_eq!(warnings(&lines, &["connect_timeout = ", connect, timeout]), count, "{:?}", lines.all());
     }

@@ -210,11 +210,11 @@ pub(super) fn warnings(settings: &Settings) -> Vec<String> {
             warnings.push(format!("{key} = {ttl} is cut to {bound}: see {limit}"));
         }
     }
-    if settings.connect_timeout >= settings.timeout {
+    if settings.backends.len() > 1 && settings.connect_timeout >= settings.timeout {
         let [connect, timeout] = [settings.connect_timeout, settings.timeout].map(show_duration);
         warnings.push(format!(
             "connect_timeout = {connect} is not below timeout = {timeout}: a check that finds no connection has no time \
-             left for another address or backend"
+             left for another backend"
         ));
     }
     if !settings.shadow.urls.is_empty() && !settings.refresh {
