@@ -296,20 +296,22 @@ CASE(a_session_without_a_watch_holds_its_place_until_it_is_idle) {
     CHECK_EQ(verdict_of(engine, "s1", "token=42"), ALTA_AUTH_ALLOW);
     CHECK_EQ(verdict_of(engine, "s2", "token=42"), ALTA_AUTH_ALLOW);
     uint64_t start = now_ns(), last = start;
+    bool slept = false;
     while (now_ns() - start < 2500000000U) { /* as long as its player asks */
         uint64_t asks = now_ns();
         bool one = verdict_of(engine, "s1", "token=42") == ALTA_AUTH_ALLOW;
         bool another = is_let_in(&n);
         bool two = verdict_of(engine, "s2", "token=42") == ALTA_AUTH_ALLOW;
-        if (now_ns() - last > 900000000U) {
-            break; /* a machine that slept for so long proves nothing */
+        slept = now_ns() - last > 900000000U;
+        if (slept) {
+            break; /* whoever came may have been let in by then */
         }
         CHECK(one && two && !another);
         last = asks;
         pass_ms(20);
     }
     CHECK(eventually(is_let_in, &n)); /* and then not any more */
-    CHECK(now_ns() - last >= 1000000000U);
+    CHECK(slept || now_ns() - last >= 1000000000U);
     alta_auth_engine_free(engine);
     backend_stop(b);
 }
