@@ -27,11 +27,24 @@ impl Default for Chain {
 
 impl Chain {
     pub(super) fn first(self) -> Option<u32> {
-        (self.first != NONE).then_some(self.first)
+        some(self.first)
+    }
+
+    pub(super) fn last(self) -> Option<u32> {
+        some(self.last)
     }
 }
 
+fn some(number: u32) -> Option<u32> {
+    (number != NONE).then_some(number)
+}
+
 impl Chains {
+    /// Who came after it.
+    pub(super) fn next(&self, number: u32) -> Option<u32> {
+        some(self.0[number as usize].next)
+    }
+
     /// It is in none.
     pub(super) fn append(&mut self, chain: &mut Chain, number: u32) {
         if self.0.len() <= number as usize {
@@ -85,6 +98,10 @@ mod tests {
             chains.remove(&mut one, gone);
         }
         chains.append(&mut one, 7);
+        assert_eq!(
+            (one.first(), chains.next(0), one.last(), chains.next(7)),
+            (Some(0), Some(2), Some(7), None)
+        );
         assert_eq!(all(&mut chains, one), [0, 2, 7]);
         assert_eq!(all(&mut chains, other), [3, 1]);
         assert_eq!(Chain::default().first(), None);

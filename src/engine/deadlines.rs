@@ -6,72 +6,49 @@ use std::collections::BTreeSet;
 
 use tokio::time::Instant;
 
-const NONE: u32 = u32::MAX;
+use super::chains::{Chain, Chains};
 
 /// By the slots of the ledger.
+#[derive(Default)]
 pub(super) struct Deadlines {
-    places: Vec<Option<Place>>,
-    first: u32,
-    last: u32,
+    /// Of those in the list.
+    times: Vec<Option<Instant>>,
+    list: Chain,
+    links: Chains,
     sorted: BTreeSet<(Instant, u32)>,
-}
-
-#[derive(Clone, Copy)]
-struct Place {
-    deadline: Instant,
-    previous: u32,
-    next: u32,
-}
-
-impl Default for Deadlines {
-    fn default() -> Self {
-        Self { places: Vec::new(), first: NONE, last: NONE, sorted: BTreeSet::new() }
-    }
 }
 
 impl Deadlines {
     /// A slot has one deadline at a time.
     pub(super) fn insert(&mut self, deadline: Instant, slot: u32) {
-        if self.last != NONE && deadline < self.place(self.last).deadline {
+        if self.list.last().is_some_and(|last| deadline < self.of(last)) {
             self.sorted.insert((deadline, slot));
             return;
         }
-        if self.places.len() <= slot as usize {
-            self.places.resize(slot as usize + 1, None);
+        if self.times.len() <= slot as usize {
+            self.times.resize(slot as usize + 1, None);
         }
-        let previous = std::mem::replace(&mut self.last, slot);
-        match previous {
-            NONE => self.first = slot,
-            previous => self.place(previous).next = slot,
-        }
-        self.places[slot as usize] = Some(Place { deadline, previous, next: NONE });
+        self.times[slot as usize] = Some(deadline);
+        self.links.append(&mut self.list, slot);
     }
 
     pub(super) fn remove(&mut self, deadline: Instant, slot: u32) {
-        let Some(Place { previous, next, .. }) = self.places.get_mut(slot as usize).and_then(Option::take)
-        else {
-            self.sorted.remove(&(deadline, slot));
-            return;
-        };
-        match previous {
-            NONE => self.first = next,
-            previous => self.place(previous).next = next,
-        }
-        match next {
-            NONE => self.last = previous,
-            next => self.place(next).previous = previous,
+        match self.times.get_mut(slot as usize).and_then(Option::take) {
+            Some(_) => self.links.remove(&mut self.list, slot),
+            None => {
+                self.sorted.remove(&(deadline, slot));
+            }
         }
     }
 
     /// The next, and whose it is.
     pub(super) fn first(&self) -> Option<(Instant, u32)> {
-        let listed = self.places.get(self.first as usize).and_then(|place| place.as_ref());
-        let listed = listed.map(|place| (place.deadline, self.first));
+        let listed = self.list.first().map(|slot| (self.of(slot), slot));
         listed.into_iter().chain(self.sorted.first().copied()).min()
     }
 
-    fn place(&mut self, slot: u32) -> &mut Place {
-        self.places[slot as usize].as_mut().expect("links lead to slots that wait")
+    fn of(&self, slot: u32) -> Instant {
+        self.times[slot as usize].expect("who is in the list has one")
     }
 }
 

@@ -15,7 +15,7 @@ use hashbrown::HashTable;
 use tokio::time::Instant;
 
 use super::asking::Asking;
-use super::chains::Chains;
+use super::chains::{Chain, Chains};
 use super::completion::Completion;
 use super::crew::Hand;
 use super::deadlines::Deadlines;
@@ -29,8 +29,6 @@ use super::transports::Route;
 use crate::check::Question;
 
 pub(crate) type FlightId = usize;
-
-const NONE: u32 = u32::MAX;
 
 pub(crate) struct Flight {
     pub(crate) policy: Arc<Policy>,
@@ -52,16 +50,13 @@ pub(crate) struct Flight {
     /// Watches that want its answer too.
     pub(crate) watches: Vec<u64>,
     joinable: bool,
-    first: u32,
-    last: u32,
+    waiters: Chain,
 }
 
 struct Waiter {
     completion: Completion,
     deadline: Instant,
     flight: FlightId,
-    previous: u32,
-    next: u32,
 }
 
 impl Waiter {
@@ -88,6 +83,8 @@ pub(crate) struct Flights {
     all: Vec<Option<Flight>>,
     vacant: Vec<FlightId>,
     waiters: Vec<Option<Waiter>>,
+    /// Those of a flight are in its chain.
+    aboard: Chains,
     deadlines: Deadlines,
     /// Those that stand by, each in the chain of its route, and how many they are.
     standby: Chains,
@@ -100,7 +97,7 @@ pub(crate) struct Flights {
 }
 
 const LISTED: &str = "an id is given up when its flight is removed";
-const LINKED: &str = "links lead to waiters of the same flight";
+const LINKED: &str = "who is in a flight's chain waits for it";
 
 impl Flights {
     /// A check waits for the flight of its key, until `deadline`. `is_joinable` says which marks were not revoked. What
@@ -280,11 +277,9 @@ impl Flights {
 
     /// Whether any waiter has time left.
     fn is_in_time(&self, id: FlightId, now: Instant) -> bool {
-        let waiter = |slot: u32| self.waiters[slot as usize].as_ref().expect(LINKED);
-        let linked = |slot: u32| (slot != NONE).then_some(slot);
         let mut slots =
-            std::iter::successors(linked(self.flight(id).first), |&slot| linked(waiter(slot).next));
-        slots.any(|slot| waiter(slot).is_in_time(now))
+            std::iter::successors(self.flight(id).waiters.first(), |&slot| self.aboard.next(slot));
+        slots.any(|slot| self.waiters[slot as usize].as_ref().expect(LINKED).is_in_time(now))
     }
 
     fn stand_down(&mut self, id: FlightId) {
@@ -326,7 +321,7 @@ impl Flights {
     }
 
     pub(crate) fn is_empty(&self, id: FlightId) -> bool {
-        self.flight(id).first == NONE
+        self.flight(id).waiters.first().is_none()
     }
 
     /// The flight takes nobody on any more.
@@ -342,8 +337,8 @@ impl Flights {
 
     /// One waiter of the flight, until there is none.
     pub(crate) fn disembark(&mut self, id: FlightId) -> Option<Completion> {
-        let first = self.flight(id).first;
-        (first != NONE).then(|| self.unlink(first).1)
+        let first = self.flight(id).waiters.first()?;
+        Some(self.unlink(first).1)
     }
 
     /// The flight is over; it has no waiters.
@@ -361,12 +356,11 @@ impl Flights {
     /// returned; those without stay.
     pub(crate) fn rebook(&mut self, id: FlightId, now: Instant) -> Option<FlightId> {
         self.close(id);
-        let mut next = self.flight(id).first;
+        let mut next = self.flight(id).waiters.first();
         let mut later = None;
-        while next != NONE {
-            let slot = next;
+        while let Some(slot) = next {
+            next = self.aboard.next(slot);
             let waiter = self.waiters[slot as usize].as_ref().expect(LINKED);
-            next = waiter.next;
             let deadline = waiter.deadline;
             if waiter.is_in_time(now) {
                 let flight = self.flight(id);
@@ -402,8 +396,7 @@ impl Flights {
             refresh: false,
             watches: Vec::new(),
             joinable: true,
-            first: NONE,
-            last: NONE,
+            waiters: Chain::default(),
         };
         let id = self.vacant.pop().unwrap_or_else(|| {
             self.all.push(None);
@@ -419,31 +412,19 @@ impl Flights {
     pub(crate) fn link(&mut self, id: FlightId, completion: Completion, deadline: Instant) {
         let slot = completion.ticket().slot();
         let flight = self.all[id].as_mut().expect(LISTED);
-        let previous = std::mem::replace(&mut flight.last, slot);
-        if previous == NONE {
-            flight.first = slot;
-        } else {
-            self.waiters[previous as usize].as_mut().expect(LINKED).next = slot;
-        }
+        self.aboard.append(&mut flight.waiters, slot);
         if self.waiters.len() <= slot as usize {
             self.waiters.resize_with(slot as usize + 1, || None);
         }
         self.deadlines.insert(deadline, slot);
-        self.waiters[slot as usize] = Some(Waiter { completion, deadline, flight: id, previous, next: NONE });
+        self.waiters[slot as usize] = Some(Waiter { completion, deadline, flight: id });
     }
 
     fn unlink(&mut self, slot: u32) -> (FlightId, Completion) {
         let waiter = self.waiters[slot as usize].take().expect(LINKED);
         self.deadlines.remove(waiter.deadline, slot);
         let flight = self.all[waiter.flight].as_mut().expect(LISTED);
-        match waiter.previous {
-            NONE => flight.first = waiter.next,
-            previous => self.waiters[previous as usize].as_mut().expect(LINKED).next = waiter.next,
-        }
-        match waiter.next {
-            NONE => flight.last = waiter.previous,
-            next => self.waiters[next as usize].as_mut().expect(LINKED).previous = waiter.previous,
-        }
+        self.aboard.remove(&mut flight.waiters, slot);
         (waiter.flight, waiter.completion)
     }
 }

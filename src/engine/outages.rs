@@ -2,11 +2,9 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::time::Instant;
 
 use super::asking::Outage;
+use super::policy::Policy;
 use crate::decision::Cause;
 use crate::observe::{LogLevel, Logger, Seldom};
 
@@ -37,28 +35,26 @@ impl OutageLog {
 /// The log of checks that were not accepted for want of room. Their servers have taken the default action themselves.
 pub(crate) struct RefusalLog {
     log: Arc<Logger>,
-    told: Cell<u64>,
-    /// The next line not before.
-    next: Cell<Option<Instant>>,
+    seen: Cell<u64>,
+    said: Seldom<()>,
 }
 
 impl RefusalLog {
-    const PERIOD: Duration = Duration::from_secs(10);
-
     /// So many were refused before this one began.
     pub(crate) fn new(log: Arc<Logger>, refused: u64) -> Self {
-        Self { log, told: Cell::new(refused), next: Cell::new(None) }
+        Self { log, seen: Cell::new(refused), said: Seldom::new() }
     }
 
     /// So many were refused since the engine began.
-    pub(crate) fn note(&self, refused: u64, capacity: usize, now: Instant) {
-        if refused == self.told.get() || self.next.get().is_some_and(|next| now < next) {
+    pub(crate) fn note(&self, refused: u64, policy: &Policy) {
+        let new = refused - self.seen.replace(refused);
+        if new == 0 {
             return;
         }
-        let more = refused - self.told.replace(refused);
-        self.next.set(Some(now + Self::PERIOD));
+        let Some(unsaid) = self.said.several((), new) else { return };
         self.log.log(LogLevel::Warn, || {
-            format!("no room for {more} checks, as {capacity} were pending (inbox.capacity): the backend is slow or silent, or decisions are not taken")
+            let (all, capacity) = (new + unsaid, policy.settings.inbox_capacity);
+            format!("no room for {all} checks, as {capacity} were pending (inbox.capacity): the backend is slow or silent, or decisions are not taken")
         });
     }
 }

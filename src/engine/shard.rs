@@ -176,8 +176,7 @@ impl Shard {
         let more = self.call_up(now) || overdue == Overdue::More;
         self.sweep(now);
         if self.index == 0 {
-            let capacity = self.policy.borrow().settings.inbox_capacity;
-            self.refusals.note(self.core.ledger.refusals(), capacity, now);
+            self.refusals.note(self.core.ledger.refusals(), &self.policy.borrow());
         }
         if more { Overdue::More } else { overdue }
     }

@@ -25,26 +25,30 @@ impl<K: Eq + Hash> Seldom<K> {
 
     /// It has happened. `Some`: say so now, with what is to be added to the line about those that were not said.
     pub(crate) fn happened(&self, kind: K) -> Option<String> {
-        let now = Instant::now();
-        let mut kinds = self.0.borrow_mut();
-        let unsaid = match kinds.get_mut(&kind) {
-            Some(kind) if now - kind.said < PERIOD => {
-                kind.unsaid += 1;
-                return None;
-            }
-            Some(kind) => {
-                kind.said = now;
-                std::mem::take(&mut kind.unsaid)
-            }
-            None => {
-                kinds.insert(kind, Kind { said: now, unsaid: 0 });
-                0
-            }
-        };
-        Some(match unsaid {
+        Some(match self.several(kind, 1)? {
             0 => String::new(),
             unsaid => format!("; {unsaid} more like it since the last such line"),
         })
+    }
+
+    /// It has happened so often since. `Some`: say so now, with how many were not said before these.
+    pub(crate) fn several(&self, kind: K, times: u64) -> Option<u64> {
+        let now = Instant::now();
+        let mut kinds = self.0.borrow_mut();
+        match kinds.get_mut(&kind) {
+            Some(kind) if now - kind.said < PERIOD => {
+                kind.unsaid += times;
+                None
+            }
+            Some(kind) => {
+                kind.said = now;
+                Some(std::mem::take(&mut kind.unsaid))
+            }
+            None => {
+                kinds.insert(kind, Kind { said: now, unsaid: 0 });
+                Some(0)
+            }
+        }
     }
 }
 

@@ -49,6 +49,8 @@ pub(super) struct Breaker {
     state: State,
     /// While it is not closed.
     suspects: Suspects,
+    /// When it opened, until it is closed.
+    pub(super) opened: Option<Instant>,
 }
 
 enum State {
@@ -100,7 +102,7 @@ pub(crate) enum Change {
 
 impl Breaker {
     pub(super) fn new(rules: Rules) -> Self {
-        Self { rules, state: State::Closed(Evidence::default()), suspects: Suspects::default() }
+        Self { rules, state: State::Closed(Evidence::default()), suspects: Suspects::default(), opened: None }
     }
 
     /// `address`: that of whoever asks, which most are let pass or stopped without.
@@ -231,6 +233,7 @@ impl Breaker {
         let spread = cooldown / 10 * (jitter % 1024) as u32 / 1024;
         let wait = (cooldown + spread).max(asked);
         self.state = State::Open { until: now + wait, cooldown };
+        self.opened.get_or_insert(now);
         Change::Opened { cooldown: wait }
     }
 }

@@ -22,8 +22,6 @@ pub(crate) struct Health {
     /// Whether answers are counted, too.
     counts_answers: bool,
     opened: AtomicU64,
-    /// When it opened, for the log.
-    since: Mutex<Option<Instant>>,
     /// Those that no client can have caused.
     outages: AtomicU64,
     /// Addresses are told apart by a keyed hash.
@@ -45,7 +43,6 @@ impl Health {
             spotless: AtomicBool::new(true),
             counts_answers: rules.rate > 0,
             opened: AtomicU64::new(0),
-            since: Mutex::default(),
             outages: AtomicU64::new(0),
             addresses: RandomState::new(),
         }
@@ -121,11 +118,11 @@ impl Health {
             let mut breaker = self.breaker.lock();
             let change = breaker.answered(Instant::now());
             self.spotless.store(true, Ordering::Relaxed);
-            change.is_some().then(|| self.since.lock().take())
+            change.is_some().then(|| breaker.opened.take())
         };
-        if let Some(since) = closed {
+        if let Some(opened) = closed {
             self.log.log(LogLevel::Warn, || {
-                let after = since.map_or(Duration::ZERO, |since| since.elapsed());
+                let after = opened.map_or(Duration::ZERO, |opened| opened.elapsed());
                 format!(
                     "{} answers again after {:.1} s: the breaker is closed",
                     self.label,
@@ -140,15 +137,10 @@ impl Health {
             let mut breaker = self.breaker.lock();
             let now = Instant::now();
             let (address, jitter) = (self.addresses.hash_one(client), self.addresses.hash_one(now));
+            let first = breaker.opened.is_none();
             let change = breaker.failed(now, address, probe, retry_after, jitter);
             // Under the lock, as an answer stores it: the later of the two stands.
             self.spotless.store(false, Ordering::Relaxed);
-            // Under the lock as well: an answer in between would leave the time of an outage that is over.
-            let mut since = self.since.lock();
-            let first = since.is_none();
-            if change.is_some() {
-                since.get_or_insert(now);
-            }
             (change, first)
         };
         let Some(Change::Opened { cooldown }) = change else { return };

@@ -174,9 +174,9 @@ impl Asking {
         let attempts = self.attempts.borrow();
         let mut outage = None;
         // How far one came that has ended says less than one that is still under way.
-        let (ended, running): (Vec<_>, Vec<_>) =
-            attempts.iter().rev().partition(|attempt| attempt.ended.is_some());
-        for attempt in running.into_iter().chain(ended) {
+        let newest_first =
+            |ended| attempts.iter().rev().filter(move |attempt| attempt.ended.is_some() == ended);
+        for attempt in newest_first(false).chain(newest_first(true)) {
             match late(policy, attempt.endpoint, &attempt.progress) {
                 Ok(answer) => return (backend_decision(answer, Duration::ZERO), None),
                 Err(newest) => {
