@@ -90,6 +90,10 @@ CASE(resolvers_thread_name_and_signal_mask) {
     alta_auth_request request = ask("s", "token=123");
     check_ok(engine, &request);
     expected_threads dns = {"alta-dns", 1}, ours = {"alta-", 3}, none = {"", before};
+#ifdef __SANITIZE_THREAD__
+    /* Where two threads start others at the same time, ThreadSanitizer begins a second thread of its own. */
+    none = (expected_threads){"alta-", 0};
+#endif
     CHECK(eventually(thread_count_is, &dns));
     CHECK(eventually(thread_count_is, &ours));
     CHECK_EQ(check_signal_masks(), 3);
