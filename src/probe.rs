@@ -56,6 +56,8 @@ pub struct ProbeAttempt {
     pub request: Vec<u8>,
     /// Every byte received; empty for HTTP/2.
     pub reply: Vec<u8>,
+    /// That of the final status line, if it came.
+    pub status: Option<u16>,
     /// How long the steps took; `None`: not reached, or not needed.
     pub resolve: Option<Duration>,
     /// TCP or Unix connect.
@@ -70,7 +72,7 @@ pub struct ProbeAttempt {
     pub stages: Vec<(&'static str, Duration)>,
     /// What it was doing when it ended without an answer, e.g. `connecting`; empty if there was an answer.
     pub stage: &'static str,
-    /// Why there was no answer; empty if there was one.
+    /// Why there was no answer, or that another was faster and this one not waited for; empty if there was an answer.
     pub failure: String,
 }
 
@@ -142,6 +144,7 @@ fn shown(attempt: &Attempt, url: &BackendUrl, plan: &Arc<RequestPlan>, question:
         let until = trace.marks.iter().map(|&(_, at)| at).find(|&at| at > from).unwrap_or(ended);
         Some(until - from)
     };
+    let failure = if attempt.given_up { explain::NOT_WAITED_FOR } else { &attempt.failure };
     let reached = trace.marks.last().map_or(Stage::Queued, |&(stage, _)| stage);
     let request = if trace.http2 {
         let mut request = Vec::new();
@@ -157,6 +160,7 @@ fn shown(attempt: &Attempt, url: &BackendUrl, plan: &Arc<RequestPlan>, question:
         protocol: if trace.http2 { "HTTP/2" } else { "HTTP/1.1" },
         request,
         reply: trace.received.clone(),
+        status: attempt.progress.status_line.get(),
         resolve: lasted(Stage::Resolving),
         connect: lasted(Stage::Connecting),
         tls_handshake: lasted(Stage::Handshaking),
@@ -164,8 +168,8 @@ fn shown(attempt: &Attempt, url: &BackendUrl, plan: &Arc<RequestPlan>, question:
         total: ended - attempt.began,
         stages: stages(attempt, &trace, ended),
         // Of an attempt that is over, the progress may be in line again.
-        stage: if attempt.failure.is_empty() { "" } else { doing(reached) },
-        failure: attempt.failure.clone(),
+        stage: if failure.is_empty() { "" } else { doing(reached) },
+        failure: failure.to_owned(),
     }
 }
 

@@ -406,6 +406,26 @@ fn explain_tells_the_endpoints_apart() {
 }
 
 #[test]
+fn a_backend_that_another_was_faster_than_has_not_answered() {
+    let (_listener, silent) = hanging();
+    let alive = Backend::start(&[]);
+    let urls = format!("http://{silent}/,{}", alive.url);
+    let output = check(URL, &urls, &["--set", "backend.mode=any", "--explain"]);
+    let silence = "its answer was not waited for";
+    let rule = format!("*   endpoint: http://{silent}: asked once, {silence}");
+    assert_shows(&output, 0, &["* ALLOW: the backend allows with status 200", &rule]);
+    let shown = shown(&output);
+    let attempt = |url: &str| {
+        let begun = shown.split("* Connecting to ").skip(1).find(|attempt| attempt.starts_with(url));
+        begun.unwrap_or_else(|| panic!("{url} is not in\n{shown}"))
+    };
+    assert!(attempt(&alive.url).contains("\n< HTTP/1.1 200 OK\n"), "{shown}");
+    let unheard = attempt(&format!("http://{silent}\n"));
+    assert!(!unheard.contains("\n< "), "{shown}");
+    assert!(unheard.contains("\n* No answer while ") && unheard.contains(silence), "{shown}");
+}
+
+#[test]
 fn explain_says_what_decides_in_an_outage() {
     let url = answering("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n");
     let keys = [

@@ -11,6 +11,9 @@ use crate::config::{BackendMode, Enforce, Settings, TtlHeader, show_duration};
 use crate::decision::{Cause, Verdict};
 use crate::engine::{Attempt, Outage, Policy};
 
+/// What became of an attempt that was given up.
+pub(super) const NOT_WAITED_FOR: &str = "its answer was not waited for";
+
 /// Why an engine would decide so.
 #[derive(Debug, Default)]
 #[non_exhaustive]
@@ -79,10 +82,10 @@ impl Rules<'_> {
                 1 => "asked once".to_owned(),
                 count => format!("asked {count} times, again on a fresh connection"),
             };
-            let heard = match (last.ended.is_some(), result) {
-                _ if !last.failure.is_empty() => self.no_answer(result, endpoint),
-                (true, _) => "answered, which closes its breaker".to_owned(),
-                (false, _) => "its answer was not waited for".to_owned(),
+            let heard = match &last.failure[..] {
+                _ if last.given_up => NOT_WAITED_FOR.to_owned(),
+                "" => "answered, which closes its breaker".to_owned(),
+                _ => self.no_answer(result, endpoint),
             };
             self.tell("endpoint", format!("{label}: {times}, {heard}"));
         }

@@ -42,6 +42,8 @@ pub(crate) struct Attempt {
     pub(crate) progress: Rc<Progress>,
     pub(crate) began: Instant,
     pub(crate) ended: Option<Instant>,
+    /// Ended before there was an answer or a failure, as nobody wanted to know any more.
+    pub(crate) given_up: bool,
     pub(crate) failure: String,
 }
 
@@ -102,6 +104,7 @@ impl Asking {
             progress: Rc::clone(&progress),
             began: clock::now(),
             ended: None,
+            given_up: false,
             failure: String::new(),
         };
         let mut attempts = self.attempts.borrow_mut();
@@ -132,7 +135,8 @@ impl Asking {
         attempts.iter().find(|attempt| attempt.ended.is_none())?.progress.address()
     }
 
-    fn end(&self, progress: &Rc<Progress>, failure: String) {
+    /// `failure`: `None` if it was given up.
+    fn end(&self, progress: &Rc<Progress>, failure: Option<String>) {
         let mut attempts = self.attempts.borrow_mut();
         let this = attempts.iter_mut().find(|attempt| Rc::ptr_eq(&attempt.progress, progress));
         let Some(attempt) = this else { return };
@@ -140,7 +144,8 @@ impl Asking {
             return;
         }
         attempt.ended = Some(clock::now());
-        attempt.failure = failure;
+        attempt.given_up = failure.is_none();
+        attempt.failure = failure.unwrap_or_default();
         if attempt.progress.stage() >= Stage::Written {
             self.requests.set(self.requests.get() + 1);
         }
@@ -205,14 +210,14 @@ impl UnderWay<'_> {
     /// `failure`: why there was no answer.
     pub(super) fn ended(mut self, failure: String) {
         self.over = true;
-        self.asking.end(&self.progress, failure);
+        self.asking.end(&self.progress, Some(failure));
     }
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         if !self.over {
-            self.asking.end(&self.progress, String::new());
+            self.asking.end(&self.progress, None);
         }
     }
 }

@@ -33,7 +33,7 @@ pub(crate) fn report(report: &ProbeReport, client: &Client, show_secrets: bool, 
         let _ = writeln!(text, "* Warning: {warning}");
     }
     for attempt in &report.attempts {
-        show_attempt(&mut text, attempt, mask.as_ref(), report.decision.http_status);
+        show_attempt(&mut text, attempt, mask.as_ref());
         if explain {
             explain::stages(&mut text, attempt);
         }
@@ -71,7 +71,7 @@ fn secrets(report: &ProbeReport, client: &Client) -> Secrets {
     secrets
 }
 
-fn show_attempt(text: &mut String, attempt: &ProbeAttempt, mask: Option<&Secrets>, status: Option<u16>) {
+fn show_attempt(text: &mut String, attempt: &ProbeAttempt, mask: Option<&Secrets>) {
     let _ = writeln!(text, "* Connecting to {}", attempt.endpoint);
     if let (Some(peer), Some(took)) = (&attempt.peer, attempt.connect)
         && attempt.stage != "connecting"
@@ -86,7 +86,7 @@ fn show_attempt(text: &mut String, attempt: &ProbeAttempt, mask: Option<&Secrets
     }
     show_reply(text, &attempt.reply, mask);
     // The frames of HTTP/2 are no text; what was read out of them is.
-    if let (true, true, Some(status)) = (attempt.reply.is_empty(), attempt.failure.is_empty(), status) {
+    if let (true, Some(status)) = (attempt.reply.is_empty(), attempt.status) {
         let _ = writeln!(text, "< {} {status}", attempt.protocol);
     }
     let _ = writeln!(
@@ -210,7 +210,7 @@ mod tests {
             mask.add(secret.as_bytes());
         }
         let mut text = String::new();
-        show_attempt(&mut text, attempt, secrets.is_some().then_some(&mask), Some(302));
+        show_attempt(&mut text, attempt, secrets.is_some().then_some(&mask));
         text
     }
 
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn an_answer_without_text_shows_its_status() {
         let mut attempt = attempt(REQUEST, "");
-        attempt.protocol = "HTTP/2";
+        (attempt.protocol, attempt.status) = ("HTTP/2", Some(302));
         assert!(shown(&attempt, Some(&[])).contains("\n< HTTP/2 302\n"));
     }
 
