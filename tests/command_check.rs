@@ -520,3 +520,18 @@ fn probe_proves_nothing_when_it_is_not_answered() {
         &["* ALLOW", "*   without a token: no answer (reset)", "* Probe: not every question"],
     );
 }
+
+#[test]
+fn probe_proves_nothing_when_a_question_cannot_be_asked() {
+    // With what tells the questions apart behind it, it is longer than a session id may be.
+    let session = "s".repeat(1020);
+    let backend = Backend::start(&[]);
+    let output = check(URL, &backend.url, &["--probe", "--session", &session]);
+    let not_asked = "*   without a token: not asked: session_id has 1028 bytes";
+    assert_shows(
+        &output,
+        2,
+        &["* ALLOW", not_asked, "* Probe: not every question was answered, so nothing is proved"],
+    );
+    assert_eq!(backend.stats()["requests"], 1);
+}

@@ -10,6 +10,7 @@ mod support;
 
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::process::{Child, ChildStdin, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel as channel;
 use serde_json::Value;
@@ -204,6 +205,29 @@ fn undetermined_lines_are_status_2() {
         "{}",
         text(&output.stderr)
     );
+}
+
+#[test]
+fn lines_that_got_what_the_backend_said_before_are_status_2_and_counted_apart() {
+    let answered = AtomicBool::new(false);
+    let backend = scripted(move |_| match answered.swap(true, Ordering::Relaxed) {
+        false => b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec(),
+        true => Vec::new(),
+    });
+    let backend = format!("http://{backend}/");
+    let args = ["verify", "-", "--backend", &backend, "--session", "s", "--window", "1"];
+    let output = run_with_input(&[&args[..], &["--set", "last_known=1h"]].concat(), b"/a\n/a\n");
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    let lines = by_line(&output.stdout);
+    let origins = [&lines[0]["origin"], &lines[1]["origin"]];
+    assert_eq!(origins, ["backend", "last_known"], "{lines:?}");
+    let summary = text(&output.stderr);
+    for part in [
+        "\n1 allowed, 0 denied, 1 last known, 0 by default, 0 lines bad; ",
+        "\nlast known because of: reset 1\n",
+    ] {
+        assert!(summary.contains(part), "{part:?} is not in\n{summary}");
+    }
 }
 
 #[test]

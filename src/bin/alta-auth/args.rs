@@ -37,8 +37,9 @@ const CHECK_EXIT: &str = "\
 The request and the reply are shown as they were on the wire. Every query value, every header that is not
 one of the protocol's own, and what of them comes back in the reply, is shown as `…` unless --show-secrets.
 
-Exit status: 0 allow; 1 deny; 2 undetermined, the default action decided (deny where none is configured);
-3 --probe found a backend that allows without a valid token; 64 usage or configuration; 71 system.";
+Exit status: 0 allow; 1 deny; 2 undetermined, the default action decided (deny where none is configured),
+or --probe proved nothing; 3 --probe found a backend that allows without a valid token; 64 usage or configuration;
+71 system.";
 
 const VERIFY_HELP: &str = r#"Input, one check a line, at most 64 KiB each; blank lines are skipped:
   {"session_id":"s1","ip":"192.0.2.7","url":"https://live.example.com/ch/index.m3u8?token=123"}
@@ -56,8 +57,9 @@ SIGINT and SIGTERM finish what is in flight and name the line to go on from (--f
 at once.
 
 Exit status: 0 every line was decided by the backend; 1 some lines are bad (also when some are undetermined);
-2 some were decided by the default action; 64 usage or configuration; 66 no such input; 71 system;
-74 the input broke off; 130 interrupted; 141 nobody reads the output any more."#;
+2 some were decided by the default action or, with last_known, by what the backend had said before;
+64 usage or configuration; 66 no such input; 71 system; 74 the input broke off; 130 interrupted;
+141 nobody reads the output any more."#;
 
 const BACKEND_HELP: &str = "\
 Rules:

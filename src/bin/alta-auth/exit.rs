@@ -6,7 +6,7 @@ pub(crate) const SUCCESS: u8 = 0;
 pub(crate) const DENY: u8 = 1;
 /// `verify`: some lines are bad. `demo`: something was not as expected.
 pub(crate) const FAILED: u8 = 1;
-/// Decided by the default action: the backend gave no answer.
+/// The backend gave no answer: decided by the default action, or by what it had said before.
 pub(crate) const UNDETERMINED: u8 = 2;
 /// `check --probe`: the backend allows without a valid token.
 pub(crate) const TOO_LAX: u8 = 3;

@@ -11,7 +11,7 @@ use crate::client::Client;
 pub(crate) enum Finding {
     /// All three were refused.
     None,
-    /// None was allowed, but not all were answered.
+    /// None was allowed, but not all were asked and answered.
     Unknown,
     /// At least one was allowed.
     Lax,
@@ -26,7 +26,10 @@ pub(crate) fn probe(config: &Config, client: &Client) -> Result<Finding, StartEr
         let mut asked = Client { query, ..client.clone() };
         asked.session_id.extend_from_slice(format!("-probe-{}", index + 1).as_bytes());
         let outcome = match alta_auth::probe(config, &asked.check())? {
-            Err(error) => format!("refused before it is asked: {error}"),
+            Err(error) => {
+                unknown = true;
+                format!("not asked: {error}")
+            }
             Ok(report) => {
                 let decision = report.decision;
                 let status = decision.http_status.map_or_else(String::new, |status| format!(" ({status})"));

@@ -14,6 +14,9 @@ use crate::human::{self, Latencies};
 /// How often the bar is drawn.
 const REDRAW: Duration = Duration::from_millis(100);
 
+/// Lines without an answer, by the reason for it.
+type ByCause = [u64; Cause::ALL.len()];
+
 pub(crate) struct Tally {
     began: Instant,
     shown: Instant,
@@ -21,7 +24,9 @@ pub(crate) struct Tally {
     bar: Option<ProgressBar>,
     allowed: u64,
     denied: u64,
-    causes: [u64; Cause::ALL.len()],
+    by_default: ByCause,
+    /// What the backend had said before stood in.
+    last_known: ByCause,
     bad: u64,
     latencies: Latencies,
 }
@@ -37,7 +42,8 @@ impl Tally {
             bar: show_bar.then(|| bar(length)),
             allowed: 0,
             denied: 0,
-            causes: [0; Cause::ALL.len()],
+            by_default: ByCause::default(),
+            last_known: ByCause::default(),
             bad: 0,
             latencies: Latencies::new(),
         }
@@ -52,7 +58,8 @@ impl Tally {
     pub(crate) fn decided(&mut self, decision: &Decision) {
         self.latencies.record(decision.latency);
         match decision.origin {
-            Origin::Default => self.causes[decision.cause as usize] += 1,
+            Origin::Default => self.by_default[decision.cause as usize] += 1,
+            Origin::LastKnown => self.last_known[decision.cause as usize] += 1,
             _ if decision.allows() => self.allowed += 1,
             _ => self.denied += 1,
         }
@@ -73,9 +80,9 @@ impl Tally {
         self.allowed + self.denied + self.undetermined() + self.bad == 0
     }
 
-    /// Decided by the default action.
+    /// Decided without an answer.
     pub(crate) fn undetermined(&self) -> u64 {
-        self.causes.iter().sum()
+        sum(&self.by_default) + sum(&self.last_known)
     }
 
     /// Redraws the bar, if there is one and it is time.
@@ -100,13 +107,15 @@ impl Tally {
             human::time(self.began.elapsed()),
             human::count(self.rate())
         );
-        if self.undetermined() > 0 {
-            let causes: Vec<String> = Cause::ALL
-                .into_iter()
-                .filter(|cause| self.causes[*cause as usize] > 0)
-                .map(|cause| format!("{} {}", cause.name(), human::count(self.causes[cause as usize])))
-                .collect();
-            let _ = writeln!(text, "by default because of: {}", causes.join(", "));
+        for (what, counts) in [("last known", &self.last_known), ("by default", &self.by_default)] {
+            if sum(counts) > 0 {
+                let causes: Vec<String> = Cause::ALL
+                    .into_iter()
+                    .filter(|cause| counts[*cause as usize] > 0)
+                    .map(|cause| format!("{} {}", cause.name(), human::count(counts[cause as usize])))
+                    .collect();
+                let _ = writeln!(text, "{what} because of: {}", causes.join(", "));
+            }
         }
         let _ = writeln!(text, "latency: {}", self.latencies.line());
         let _ = writeln!(
@@ -120,11 +129,15 @@ impl Tally {
     }
 
     fn counts(&self) -> String {
+        let last_known = match sum(&self.last_known) {
+            0 => String::new(),
+            known => format!("{} last known, ", human::count(known)),
+        };
         format!(
-            "{} allowed, {} denied, {} by default",
+            "{} allowed, {} denied, {last_known}{} by default",
             human::count(self.allowed),
             human::count(self.denied),
-            human::count(self.undetermined())
+            human::count(sum(&self.by_default))
         )
     }
 
@@ -138,6 +151,10 @@ impl Tally {
             None => print(),
         }
     }
+}
+
+fn sum(counts: &ByCause) -> u64 {
+    counts.iter().sum()
 }
 
 fn bar(length: Option<u64>) -> ProgressBar {
