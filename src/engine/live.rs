@@ -14,6 +14,7 @@ use super::remembering::About;
 use super::revocations::Mark;
 use super::shard::Shard;
 use super::watch::Watch;
+use super::watches::Bound;
 use crate::check::Question;
 use crate::decision::{Cause, Decision, Origin, Verdict};
 
@@ -146,8 +147,10 @@ impl Shard {
     }
 
     /// The host is told if the decision is news, and the watch asked about again when its time ends.
-    pub(super) fn tell_watch(&self, ticket: u64, decision: Decision, heard: Heard<'_>) {
+    pub(super) fn tell_watch(&self, ticket: u64, mut decision: Decision, heard: Heard<'_>) {
         let now = Instant::now();
+        // It may have been on its way while a reload lowered this.
+        decision.ttl = decision.ttl.min(self.policy.borrow().settings.ttl.max);
         let user = Some(decision.user_id()).filter(|id| !id.is_empty());
         let user = user.map(|id| self.core.user(id.as_bytes()));
         let is_void = heard.overtaken
@@ -155,9 +158,9 @@ impl Shard {
             || !Arc::ptr_eq(&heard.policy.memory, &self.policy.borrow().memory);
         let wait = match decision.ttl {
             // Asked before a revocation, by other rules, or before something newer: it holds until there is a better one.
-            _ if is_void => Duration::ZERO,
-            Duration::ZERO => self.watch_interval(),
-            ttl => ttl,
+            _ if is_void => (Duration::ZERO, Bound::TtlMax),
+            Duration::ZERO => (self.watch_interval(), Bound::Interval),
+            ttl => (ttl, Bound::TtlMax),
         };
         let told = {
             let mut watches = self.watches.borrow_mut();
@@ -165,9 +168,9 @@ impl Shard {
             watches.place(ticket, &decision, &self.core.limits, is_limited);
             if decision.origin == Origin::Default {
                 // It knows nothing of the user, and takes nothing back.
-                watches.undecided(ticket, now, now + wait);
+                watches.undecided(ticket, now, wait);
             } else {
-                watches.decided(ticket, user, heard.mark, now, now + wait);
+                watches.decided(ticket, user, heard.mark, now, wait);
             }
             watches.get(ticket).and_then(|watched| watched.watch.tell(decision))
         };
@@ -239,7 +242,7 @@ impl Shard {
     }
 
     /// Shortened at random, so that what began together does not stay together.
-    fn watch_interval(&self) -> Duration {
+    pub(super) fn watch_interval(&self) -> Duration {
         let interval = self.policy.borrow().settings.watch.interval;
         interval.saturating_sub(interval / 10 * (self.next_random() % 1024) as u32 / 1024)
     }

@@ -32,7 +32,7 @@ use super::retries::RetryBudget;
 use super::shadow::Shadow;
 use super::sweeping::Sweeping;
 use super::transports::Transports;
-use super::watches::Watches;
+use super::watches::{Bound, Watches};
 use crate::clock;
 use crate::decision::{Cause, Decision};
 use crate::outage::Health;
@@ -211,11 +211,16 @@ impl Shard {
 
     pub(super) fn turn_to(&self, policy: Arc<Policy>) {
         let before = self.policy.replace(Arc::clone(&policy));
+        let (new, old) = (&policy.settings, &before.settings);
         if !Arc::ptr_eq(&before.memory, &policy.memory) {
             // What they were told was asked, or judged, by other rules.
             self.watches.borrow_mut().all_are_due(Instant::now());
-        } else if policy.settings.ttl.max < before.settings.ttl.max {
-            self.watches.borrow_mut().cut(policy.settings.ttl.max);
+        }
+        if new.ttl.max < old.ttl.max {
+            self.watches.borrow_mut().cut(Bound::TtlMax, || new.ttl.max);
+        }
+        if new.watch.interval < old.watch.interval {
+            self.watches.borrow_mut().cut(Bound::Interval, || self.watch_interval());
         }
         self.shadow.turn_to(&policy);
         self.transports.turn_to(policy);

@@ -41,6 +41,17 @@ pub(super) struct Watched {
     place: Option<Box<str>>,
     /// `None`: it is being asked about.
     due: Option<Instant>,
+    /// What says when that is.
+    waits_by: Bound,
+}
+
+/// What bounds the time in which a watch is not asked about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bound {
+    /// `ttl.max`: its decision may be reused.
+    TtlMax,
+    /// `watch.interval`
+    Interval,
 }
 
 impl Watched {
@@ -76,8 +87,21 @@ impl Watches {
             self.of_user.entry(user).or_default().insert(ticket);
         }
         let (since, flight, place, due) = (Instant::now(), None, None, None);
-        let watched =
-            Watched { watch, policy, question, hash, session, since, mark, flight, user, place, due };
+        let waits_by = Bound::TtlMax;
+        let watched = Watched {
+            watch,
+            policy,
+            question,
+            hash,
+            session,
+            since,
+            mark,
+            flight,
+            user,
+            place,
+            due,
+            waits_by,
+        };
         self.by_ticket.insert(ticket, watched);
     }
 
@@ -141,18 +165,25 @@ impl Watches {
         tickets.filter(|ticket| self.by_ticket[ticket].question.key() == key).copied().collect()
     }
 
-    /// No decision may be reused for longer than this from when it was made.
-    pub(super) fn cut(&mut self, bound: Duration) {
+    /// Those that wait by this bound wait for no longer than `most` from when they were decided.
+    pub(super) fn cut(&mut self, bound: Bound, most: impl Fn() -> Duration) {
         for (due, ticket) in std::mem::take(&mut self.due) {
             let watched = self.by_ticket.get_mut(&ticket).expect(FROM_THE_TABLES);
-            let due = due.min(watched.since + bound);
+            let due = if watched.waits_by == bound { due.min(watched.since + most()) } else { due };
             watched.due = Some(due);
             self.due.insert((due, ticket));
         }
     }
 
-    /// It has its decision, of this user, asked for under `mark`; to be asked about again at `due`.
-    pub(super) fn decided(&mut self, ticket: u64, user: Option<u64>, mark: Mark, now: Instant, due: Instant) {
+    /// It has its decision, of this user, asked for under `mark`; to be asked about again after `wait`.
+    pub(super) fn decided(
+        &mut self,
+        ticket: u64,
+        user: Option<u64>,
+        mark: Mark,
+        now: Instant,
+        wait: (Duration, Bound),
+    ) {
         let Some(watched) = self.by_ticket.get_mut(&ticket) else { return };
         watched.mark = mark;
         let before = std::mem::replace(&mut watched.user, user);
@@ -164,13 +195,14 @@ impl Watches {
                 self.of_user.entry(user).or_default().insert(ticket);
             }
         }
-        self.undecided(ticket, now, due);
+        self.undecided(ticket, now, wait);
     }
 
-    /// The backend said nothing of it; to be asked about again at `due`.
-    pub(super) fn undecided(&mut self, ticket: u64, now: Instant, due: Instant) {
+    /// The backend said nothing of it; to be asked about again after `wait`.
+    pub(super) fn undecided(&mut self, ticket: u64, now: Instant, (wait, bound): (Duration, Bound)) {
         let Some(watched) = self.by_ticket.get_mut(&ticket) else { return };
-        (watched.since, watched.flight) = (now, None);
+        (watched.since, watched.flight, watched.waits_by) = (now, None, bound);
+        let due = now + wait;
         if let Some(before) = watched.due.replace(due) {
             self.due.remove(&(before, ticket));
         }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::support::{ALLOW, Bench, DENY, Peer, Surroundings, check, with_shard, with_shard_in};
@@ -82,6 +84,74 @@ async fn a_lower_ttl_max_cuts_what_a_watch_holds() {
         assert_eq!(told.all().len(), 2, "asked about again within ttl.max");
     })
     .await;
+}
+
+/// Whether the exchange is the watch's own, or that of a check of the same question.
+#[tokio::test(start_paused = true)]
+async fn a_lower_ttl_max_cuts_what_is_on_its_way_to_a_watch() {
+    for by_check in [false, true] {
+        let gate = Rc::<Notify>::default();
+        let its = Rc::clone(&gate);
+        let peer = Peer::new(move |peer, endpoint, mut stream| {
+            let gate = Rc::clone(&its);
+            async move {
+                while peer.request(endpoint, &mut stream).await.is_some() {
+                    // The first says it to the watch at once where a check is to bring the news.
+                    if !by_check || peer.requests() > 1 {
+                        gate.notified().await;
+                    }
+                    stream.write_all(ALLOW_1000.as_bytes()).await.unwrap();
+                }
+            }
+        });
+        with_shard(&[("ttl.jitter", "off")], peer, |bench| async move {
+            let told = Arc::new(Told::default());
+            watch(&bench, &check("s", ""), &told, 1);
+            bench.settle().await;
+            let asked = if by_check {
+                bench.submit(&Check { fresh: true, ..check("s", "") }, 2);
+                bench.settle().await;
+                2
+            } else {
+                1
+            };
+            assert_eq!(bench.peer.requests(), asked);
+            bench.reload(&[("ttl.max", "5s")]);
+            bench.settle().await;
+            gate.notify_one();
+            bench.settle().await;
+            assert_eq!(told.all().len(), 1);
+            gate.notify_one();
+            sleep(seconds(6)).await;
+            assert_eq!(bench.peer.requests(), asked + 1, "by a check: {by_check}");
+        })
+        .await;
+    }
+}
+
+/// As long as it has waited counts: one that is due by the new interval is asked about at once.
+#[tokio::test(start_paused = true)]
+async fn a_lower_watch_interval_reaches_the_watches_that_wait_for_it() {
+    for (says, asked) in [(ALLOW, [2, 3]), (ALLOW_1000, [1, 1])] {
+        let keys = [("ttl.jitter", "off"), ("watch.interval", "1h")];
+        with_shard(&keys, Peer::answering(move |_, _| Some(says.to_owned())), |bench| async move {
+            let told = Arc::new(Told::default());
+            watch(&bench, &check("s", ""), &told, 1);
+            sleep(seconds(20)).await;
+            assert_eq!(bench.peer.requests(), 1);
+            bench.reload(&[("watch.interval", "10s")]);
+            for (passed, asked) in [0, 10].into_iter().zip(asked) {
+                sleep(seconds(passed)).await;
+                bench.settle().await;
+                assert_eq!(bench.peer.requests(), asked, "after {passed} s: {says}");
+            }
+            // A longer one is for what comes.
+            bench.reload(&[("watch.interval", "1h")]);
+            sleep(seconds(11)).await;
+            assert_eq!(bench.peer.requests(), if asked[1] == 1 { 1 } else { asked[1] + 1 });
+        })
+        .await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
