@@ -244,8 +244,7 @@ impl Config {
             if row.reload == table::Reload::Forgets {
                 settings.shape.push(row.name, value);
                 if matches!(row.kind, Kind::File(_)) {
-                    // One that cannot be read is an error where it is used.
-                    settings.shape.push("", &file::read(Path::new(value.trim())).unwrap_or_default());
+                    settings.shape.push_file(Path::new(value.trim()));
                 }
             }
         }

@@ -403,20 +403,30 @@ fn an_authority_that_is_no_longer_trusted_takes_with_it_what_was_said_under_it()
         identity.key.display()
     );
     let location = "add_header X-AuthDuration 600; return 200;";
-    let options = NginxOptions { listen: "ssl", server: &server, location, ..NginxOptions::default() };
-    let nginx = Nginx::new(None, options);
-    let url = nginx.https("localhost");
     let trusted = directory.path().join("trusted.pem");
-    std::fs::copy(authority.file(), &trusted).unwrap();
     let keys = [("tls.ca_file", trusted.to_str().unwrap()), ("last_known", "1h")];
-    let engine = engine(&url, &keys);
-    for _ in 0..2 {
-        assert!(ask(&engine, &scoped()).allows());
+    // A file of TLS may hold what no other file of a configuration may: other bytes than text, and very many.
+    let (latin_1, long) = (b"# \xE9\n".to_vec(), b"# one line of very many\n".repeat(50_000));
+    for before_it in [b"".as_slice(), &latin_1, &long] {
+        let trust = |authority: &Authority| {
+            std::fs::write(&trusted, [before_it, &std::fs::read(authority.file()).unwrap()].concat())
+                .unwrap();
+        };
+        let options = NginxOptions { listen: "ssl", server: &server, location, ..NginxOptions::default() };
+        let nginx = Nginx::new(None, options);
+        let url = nginx.https("localhost");
+        trust(&authority);
+        let engine = engine(&url, &keys);
+        for _ in 0..2 {
+            assert!(ask(&engine, &scoped()).allows());
+        }
+        reload(&engine, &url, &keys);
+        assert!(knows(&engine, &scoped()), "the same");
+        trust(&other);
+        reload(&engine, &url, &keys);
+        let refused = ask(&engine, &scoped());
+        assert_eq!((refused.allows(), refused.origin), (false, Origin::Default), "nor is it repeated");
+        drop(engine);
+        assert_eq!(nginx.finish().len(), 1);
     }
-    std::fs::copy(other.file(), &trusted).unwrap();
-    reload(&engine, &url, &keys);
-    let refused = ask(&engine, &scoped());
-    assert_eq!((refused.allows(), refused.origin), (false, Origin::Default), "nor is it repeated");
-    drop(engine);
-    assert_eq!(nginx.finish().len(), 1);
 }

@@ -1,9 +1,9 @@
 //! The configuration, checked and typed: what the engine works with.
 
-use std::fmt;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fmt, fs};
 
 use super::{BackendUrl, ShadowSettings, table};
 use crate::backend::{BodyRule, HeaderField, ParamField, StatusSet};
@@ -269,12 +269,28 @@ pub(crate) struct SessionSettings {
 
 /// The keys that a reload may not change without forgetting what is remembered, as text with what the files named
 /// hold. Some are secrets, so it is not shown.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub(crate) struct Shape(Vec<(String, String)>);
+#[derive(Clone, Default)]
+pub(crate) struct Shape {
+    keys: Vec<(String, String)>,
+    /// What the files of TLS hold. `None`: it could not be read.
+    files: Vec<Option<Vec<u8>>>,
+}
 
 impl Shape {
     pub(super) fn push(&mut self, key: &str, value: &str) {
-        self.0.push((key.to_owned(), value.trim().to_owned()));
+        self.keys.push((key.to_owned(), value.trim().to_owned()));
+    }
+
+    /// The file that the key names. One that cannot be read is an error where it is used.
+    pub(super) fn push_file(&mut self, path: &Path) {
+        self.files.push(fs::read(path).ok());
+    }
+}
+
+impl PartialEq for Shape {
+    /// What could not be read is like nothing: nobody knows what was used in its place.
+    fn eq(&self, other: &Self) -> bool {
+        self.keys == other.keys && self.files == other.files && self.files.iter().all(Option::is_some)
     }
 }
 
@@ -317,4 +333,32 @@ pub(crate) struct TlsSettings {
     pub(crate) client_key: Option<PathBuf>,
     pub(crate) server_name: Option<String>,
     pub(crate) verify: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn a_file_of_tls_that_cannot_be_read_is_like_no_other_and_not_like_itself() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ca.pem");
+        let mut config = Config::new();
+        for (key, value) in [
+            ("backend.url", "http://a/"),
+            ("default_action", "deny"),
+            ("tls.ca_file", path.to_str().unwrap()),
+        ] {
+            config.set(key, value).unwrap();
+        }
+        let shape = || config.settings().unwrap().shape;
+        let unread = shape();
+        assert!(unread != shape());
+        fs::write(&path, b"\xE9").unwrap();
+        let read = shape();
+        assert!(read != unread && read == shape());
+        fs::write(&path, b"\xE8").unwrap();
+        assert!(read != shape());
+    }
 }
