@@ -15,7 +15,7 @@ use std::sync::Arc;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
     CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, HandshakeKind,
@@ -130,7 +130,15 @@ fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 }
 
 fn private_key(path: &PathBuf) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_file(path).map_err(|error| format!("tls.client_key {}: {error}", path.display()))
+    PrivateKeyDer::from_pem_file(path).map_err(|error| {
+        let file = path.display();
+        match error {
+            pem::Error::NoItemsFound => format!(
+                "tls.client_key {file}: no unencrypted private key (PEM) in it; openssl pkey -in {file} -out NEW_FILE makes one"
+            ),
+            other => format!("tls.client_key {file}: {other}"),
+        }
+    })
 }
 
 /// A TLS error in the words of an operator, with what to do.
@@ -151,16 +159,25 @@ pub(super) fn explain(error: &Error) -> String {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "certificate not valid yet: check the clocks".to_owned()
         }
-        CertificateError::UnknownIssuer => "unknown issuer: set tls.ca_file".to_owned(),
+        CertificateError::UnknownIssuer => {
+            "unknown issuer: tls.ca_file must hold the authority that signed the certificate, and the backend send those in between"
+                .to_owned()
+        }
         CertificateError::NotValidForName => "name mismatch: see tls.server_name".to_owned(),
         CertificateError::NotValidForNameContext { expected, presented } => {
             let mut text = format!("name mismatch: certificate is not valid for {}", expected.to_str());
-            if let Some(first) = presented.first() {
-                let _ = write!(text, " (but for {first})");
-            }
+            let _ = match presented.first() {
+                Some(first) => write!(text, " (but for {first})"),
+                None => write!(text, " (nor for any other: it needs a subjectAltName, its common name does not count)"),
+            };
             text
         }
         CertificateError::Revoked => "certificate revoked".to_owned(),
+        // webpki's own word, which rustls passes on as it is.
+        CertificateError::Other(error) if error.to_string() == "CaUsedAsEndEntity" => {
+            "the server's own certificate is an authority's (CA:TRUE): make it with basicConstraints=CA:FALSE, or sign one with it"
+                .to_owned()
+        }
         other => format!("bad certificate: {other}"),
     }
 }
@@ -203,5 +220,97 @@ impl ServerCertVerifier for AnyCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const NAME: &str = "auth.example.com";
+
+    fn params(names: &[&str], is_ca: IsCa) -> CertificateParams {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(DnType::CommonName, NAME);
+        params.is_ca = is_ca;
+        params
+    }
+
+    fn self_signed(names: &[&str], is_ca: IsCa) -> Certificate {
+        params(names, is_ca).self_signed(&KeyPair::generate().unwrap()).unwrap()
+    }
+
+    /// What is said of a server that shows `shown` to whoever trusts `trusted`.
+    fn said(shown: &Certificate, trusted: &Certificate) -> Result<(), String> {
+        let directory = TempDir::new().unwrap();
+        let ca_file = directory.path().join("ca.pem");
+        std::fs::write(&ca_file, trusted.pem()).unwrap();
+        let settings = TlsSettings { ca_file: Some(ca_file), verify: true, ..TlsSettings::default() };
+        let name = server_name(&settings, NAME)?;
+        let verifier = tls(&settings, HttpVersion::Auto)?.verifier;
+        let judged = verifier.verify_server_cert(shown.der(), &[], &name, &[], UnixTime::now());
+        judged.map(|_| ()).map_err(|error| explain(&error))
+    }
+
+    #[test]
+    fn a_servers_certificate_that_is_an_authoritys_is_told_how_to_be_made() {
+        let own = self_signed(&[NAME], IsCa::Ca(BasicConstraints::Unconstrained));
+        let other = self_signed(&[NAME], IsCa::Ca(BasicConstraints::Unconstrained));
+        let advice = "the server's own certificate is an authority's (CA:TRUE): make it with basicConstraints=CA:FALSE, or sign one with it";
+        for trusted in [&own, &other] {
+            assert_eq!(said(&own, trusted), Err(advice.to_owned()));
+        }
+        // And the advice helps.
+        let made = self_signed(&[NAME], IsCa::ExplicitNoCa);
+        assert_eq!(said(&made, &made), Ok(()));
+    }
+
+    #[test]
+    fn a_certificate_with_a_common_name_alone_is_told_that_it_does_not_count() {
+        let key = KeyPair::generate().unwrap();
+        let authority = params(&[], IsCa::Ca(BasicConstraints::Unconstrained));
+        let trusted = authority.self_signed(&key).unwrap();
+        let issuer = Issuer::new(authority, key);
+        let sign =
+            |names| params(names, IsCa::NoCa).signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
+        let mismatch = "name mismatch: certificate is not valid for auth.example.com";
+        let advice = format!(
+            "{mismatch} (nor for any other: it needs a subjectAltName, its common name does not count)"
+        );
+        assert_eq!(said(&sign(&[]), &trusted), Err(advice));
+        let other = format!("{mismatch} (but for DnsName(\"other.example.com\"))");
+        assert_eq!(said(&sign(&["other.example.com"]), &trusted), Err(other));
+        assert_eq!(said(&sign(&[NAME]), &trusted), Ok(()));
+    }
+
+    #[test]
+    fn of_an_unknown_issuer_it_is_said_what_belongs_into_the_file_that_is_set() {
+        let mut stranger = params(&[], IsCa::Ca(BasicConstraints::Unconstrained));
+        stranger.distinguished_name.push(DnType::CommonName, "another");
+        let stranger = stranger.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let advice = "unknown issuer: tls.ca_file must hold the authority that signed the certificate, and the backend send those in between";
+        assert_eq!(said(&self_signed(&[NAME], IsCa::ExplicitNoCa), &stranger), Err(advice.to_owned()));
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_read_is_told_how_to_be_made() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("client.key");
+        let key = KeyPair::generate().unwrap();
+        let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        for unfit in [encrypted.as_bytes(), &key.serialize_der(), b""] {
+            std::fs::write(&path, unfit).unwrap();
+            let file = path.display();
+            let advice = format!(
+                "tls.client_key {file}: no unencrypted private key (PEM) in it; openssl pkey -in {file} -out NEW_FILE makes one"
+            );
+            assert_eq!(private_key(&path).unwrap_err(), advice);
+        }
+        std::fs::write(&path, key.serialize_pem()).unwrap();
+        assert!(private_key(&path).is_ok());
     }
 }
