@@ -36,6 +36,7 @@ pub(crate) use value::show_duration;
 
 use crate::backend::ParamField;
 use crate::observe::Log;
+use crate::transport;
 use value::Kind;
 
 /// Configuration as text: keys and values. Becomes an engine's settings when one is made of it.
@@ -207,10 +208,14 @@ impl Config {
         self.hooks.clone()
     }
 
-    /// Everything that is checked when an engine is made of it, files of secrets included, without making one.
-    /// Returns the warnings that the engine would log.
+    /// Everything that is checked when an engine is made of it, files of secrets and, where a URL is https, of TLS included,
+    /// without making one. Returns the warnings that the engine would log.
     pub fn validate(&self) -> Result<Vec<String>, ConfigError> {
-        self.settings().map(|settings| settings.warnings)
+        let settings = self.settings()?;
+        for asked in [Some(&settings), settings.of_shadow().as_ref()].into_iter().flatten() {
+            transport::check_tls(asked).map_err(ConfigError::without_key)?;
+        }
+        Ok(settings.warnings)
     }
 
     pub(crate) fn log(&self) -> Option<&Arc<dyn Log>> {

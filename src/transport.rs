@@ -204,9 +204,7 @@ impl Shared {
         calls: &Arc<Calls>,
         resolver: Arc<Resolve>,
     ) -> Result<Arc<Self>, Unshared> {
-        let https = settings.backends.iter().any(|url| url.scheme == Scheme::Https);
-        let tls = https.then(|| tls::tls(&settings.tls, settings.http_version)).transpose();
-        let tls = tls.map_err(Unshared::Config)?;
+        let tls = tls_of(&settings).map_err(Unshared::Config)?;
         let mut hosts = resolve::Hosts::new();
         for (url, addresses) in settings.backends.iter().zip(addresses.iter()) {
             if let Address::Tcp { host, .. } = &url.address
@@ -219,6 +217,17 @@ impl Shared {
             .map_err(Unshared::System)?;
         Ok(Arc::new(Self { settings, tls, names, addresses }))
     }
+}
+
+/// If a URL is https.
+fn tls_of(settings: &Settings) -> Result<Option<tls::Tls>, String> {
+    let https = settings.backends.iter().any(|url| url.scheme == Scheme::Https);
+    https.then(|| tls::tls(&settings.tls, settings.http_version)).transpose()
+}
+
+/// Whether an engine would find the files of TLS that it needs, and could use them.
+pub(crate) fn check_tls(settings: &Settings) -> Result<(), String> {
+    tls_of(settings).map(drop)
 }
 
 /// The pools of one I/O thread. Lives inside a `LocalSet`.

@@ -159,20 +159,30 @@ fn files_that_cannot_be_used_are_named_at_start() {
     let authority = Authority::new();
     let empty = authority.file().with_file_name("empty.pem");
     std::fs::write(&empty, "").unwrap();
-    let client = authority.client();
+    let (client, other) = (authority.client(), authority.server("other"));
     let certificate = client.certificate.to_str().unwrap();
-    let cases: [&[(&str, &str)]; 4] = [
+    let cases: [&[(&str, &str)]; 6] = [
         &[("tls.ca_file", "/nonexistent/ca.pem")],
         &[("tls.ca_file", empty.to_str().unwrap())],
         &[("tls.client_cert", certificate)],
         &[("tls.client_cert", certificate), ("tls.client_key", "/nonexistent/client.key")],
+        &[("tls.client_cert", certificate), ("tls.client_key", other.key.to_str().unwrap())],
+        &[
+            ("backend.url", "http://127.0.0.1:1/"),
+            ("shadow.url", "https://127.0.0.1:1/"),
+            ("tls.ca_file", "/nonexistent/ca.pem"),
+        ],
     ];
     for keys in cases {
-        let Err(error) = Engine::new(&config("https://127.0.0.1:1/", keys)) else {
-            panic!("{keys:?} starts")
-        };
+        let config = config("https://127.0.0.1:1/", keys);
+        let Err(error) = Engine::new(&config) else { panic!("{keys:?} starts") };
         assert!(error.to_string().contains("tls."), "{keys:?}: {error}");
+        let found = config.validate().map_err(|error| error.to_string());
+        assert_eq!(found, Err(error.to_string()), "{keys:?}: known without an engine");
     }
+    // Nobody reads them where nobody is asked by https.
+    let unused = config("http://127.0.0.1:1/", &[("tls.ca_file", "/nonexistent/ca.pem")]);
+    assert_eq!(unused.validate(), Ok(Vec::new()));
 }
 
 /// Passes on what comes in, both ways, and tells the first record of each connection.

@@ -463,7 +463,7 @@ pub(super) const KEYS: &[Key] = &[
         name: "tls.client_key", section: "TLS", reload: Forgets,
         kind: Kind::File(|s, path| s.tls.client_key = Some(path)),
         default: Unset,
-        text: "Its private key.",
+        text: "Its private key, not encrypted.",
     },
     Key {
         name: "tls.server_name", section: "TLS", reload: Forgets,
