@@ -26,7 +26,9 @@ ALTA_LIBS_PRIVATE = -lutil -lrt -lpthread -lm -ldl
 
 alta_pkgconfig = $(DESTDIR)$(LIBDIR)/pkgconfig
 alta_cmake = $(DESTDIR)$(LIBDIR)/cmake/alta_auth
-alta_built = $(if $(ALTA_LIB_DIR),$(ALTA_LIB_DIR),$(ALTA_TREE)/target/release)
+# Where cargo's release is, wherever CARGO_TARGET_DIR has others built.
+alta_release = $(ALTA_TREE)/target/$(if $(CARGO_BUILD_TARGET),$(patsubst %.json,%,$(notdir $(CARGO_BUILD_TARGET)))/)release
+alta_built = $(or $(ALTA_LIB_DIR),$(alta_release))
 # From the CMake package to the headers, if both are under PREFIX; empty otherwise.
 alta_up = $(if $(filter $(PREFIX)/%,$(LIBDIR)),$(shell echo '$(LIBDIR:$(PREFIX)/%=%)/cmake/alta_auth' | sed 's:[^/][^/]*:..:g'))
 alta_include_from_cmake = $(if $(filter $(PREFIX)/%,$(INCLUDEDIR)),$(if $(alta_up),$(alta_up)/$(INCLUDEDIR:$(PREFIX)/%=%)))
@@ -40,7 +42,11 @@ install: alta-build
 endif
 
 alta-build:
-	cd $(ALTA_TREE) && $(CARGO) build --release --lib
+	rm -f $(alta_release)/libalta_auth.so $(alta_release)/libalta_auth.a
+	cd $(ALTA_TREE) && $(CARGO) build --release --locked --lib --target-dir $(ALTA_TREE)/target
+	@test -e $(alta_release)/libalta_auth.so || { \
+		echo 'cargo built no $(alta_release)/libalta_auth.so (is build.target set?): give its directory as ALTA_LIB_DIR' >&2; \
+		exit 1; }
 
 optimised: ## the C library, optimised by what it does most, in target/optimised: two builds and a minute
 	$(ALTA_TREE)/packaging/optimised
@@ -57,7 +63,7 @@ install: ## install the C library (PREFIX= DESTDIR= LIBDIR=)
 	$(alta_fill) $(ALTA_TREE)/packaging/alta_auth-config.cmake.in >$(alta_cmake)/alta_auth-config.cmake
 	$(alta_fill) $(ALTA_TREE)/packaging/alta_auth-config-version.cmake.in >$(alta_cmake)/alta_auth-config-version.cmake
 	chmod 644 $(alta_pkgconfig)/alta_auth.pc $(alta_cmake)/*.cmake
-	$(if $(DESTDIR),,$(if $(filter 0,$(shell id -u)),ldconfig,@echo 'run ldconfig as root if $(LIBDIR) is a directory of the loader'))
+	$(if $(DESTDIR),,$(if $(filter 0,$(shell id -u)),PATH="$$PATH:/sbin:/usr/sbin" ldconfig,@echo 'run ldconfig as root if $(LIBDIR) is a directory of the loader'))
 
 uninstall: ## remove what install put there
 	rm -f $(DESTDIR)$(LIBDIR)/libalta_auth.so.$(ALTA_VERSION) $(DESTDIR)$(LIBDIR)/libalta_auth.so.$(ALTA_ABI)

@@ -5,6 +5,7 @@
 mod toolchain;
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -189,6 +190,109 @@ fn install_puts_these_files_and_uninstall_removes_them() {
     assert_eq!(installed.files(), BTreeSet::new());
 }
 
+/// Where cargo is told to build elsewhere, what lies in the usual place is not what it has built.
+#[test]
+fn install_takes_what_cargo_has_just_built_wherever_it_is_told_to_build() {
+    let rustc = succeed(&mut command("rustc", ["-vV"]));
+    let host = rustc.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let elsewhere = elsewhere.path().to_str().unwrap();
+    for (variable, value) in
+        [("CARGO_TARGET_DIR", elsewhere), ("CARGO_BUILD_TARGET_DIR", elsewhere), ("CARGO_BUILD_TARGET", host)]
+    {
+        let tree = Tree::new();
+        let installed =
+            tree.install(&[(variable, value)]).unwrap_or_else(|said| panic!("{variable}: {said}"));
+        for (name, magic) in
+            [(format!("libalta_auth.so.{VERSION}"), "\x7fELF"), ("libalta_auth.a".to_owned(), "!<arch>\n")]
+        {
+            let library = std::fs::read(installed.join(&name)).unwrap();
+            assert!(library.starts_with(magic.as_bytes()), "{variable}: {name} was there before");
+        }
+    }
+    // What only cargo's configuration says is not for make to know.
+    let tree = Tree::new();
+    std::fs::create_dir(tree.0.path().join(".cargo")).unwrap();
+    let config = format!("[build]\ntarget = \"{host}\"\n");
+    std::fs::write(tree.0.path().join(".cargo/config.toml"), config).unwrap();
+    let said = tree.install(&[]).unwrap_err();
+    assert!(said.contains("give its directory as ALTA_LIB_DIR"), "{said}");
+}
+
+/// As the tree of the library, but quickly built, and with libraries of another time in it.
+struct Tree(TempDir);
+
+impl Tree {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        for name in ["packaging", "include", "src", "target/release"] {
+            std::fs::create_dir_all(at(name)).unwrap();
+        }
+        for name in [
+            "packaging/install.mk",
+            "packaging/alta_auth.pc.in",
+            "packaging/alta_auth-config.cmake.in",
+            "packaging/alta_auth-config-version.cmake.in",
+            "include/alta_auth.h",
+            "include/alta_auth.hpp",
+        ] {
+            std::fs::write(at(name), read(name)).unwrap();
+        }
+        let package = format!("name = \"alta_auth\"\nversion = \"{VERSION}\"\n");
+        let manifest = format!(
+            "[package]\n{package}edition = \"2024\"\n[lib]\ncrate-type = [\"cdylib\", \"staticlib\"]\n"
+        );
+        std::fs::write(at("Cargo.toml"), manifest).unwrap();
+        std::fs::write(at("Cargo.lock"), format!("version = 4\n\n[[package]]\n{package}")).unwrap();
+        std::fs::write(at("src/lib.rs"), "").unwrap();
+        for name in ["libalta_auth.so", "libalta_auth.a"] {
+            std::fs::write(at("target/release").join(name), "of another time").unwrap();
+        }
+        Self(directory)
+    }
+
+    /// Where the libraries are then; or what was said.
+    fn install(&self, environment: &[(&str, &str)]) -> Result<PathBuf, String> {
+        let stage = self.0.path().join("stage");
+        let output = command("make", ["--silent", "-f", "packaging/install.mk", "install", "PREFIX=/usr"])
+            .current_dir(self.0.path())
+            .env_remove("MAKEFLAGS")
+            .env_remove("CARGO_TARGET_DIR")
+            .env_remove("CARGO_BUILD_TARGET_DIR")
+            .env_remove("CARGO_BUILD_TARGET")
+            .envs(environment.iter().copied())
+            .arg(format!("DESTDIR={}", stage.display()))
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        if output.status.success() { Ok(stage.join("usr/lib")) } else { Err(said) }
+    }
+}
+
+/// Debian's `su` leaves the PATH of whoever was there before.
+#[test]
+fn install_finds_ldconfig_without_sbin_in_the_path() {
+    let directory = tempfile::tempdir().unwrap();
+    let id = directory.path().join("id");
+    std::fs::write(&id, "#!/bin/sh\necho 0\n").unwrap();
+    std::fs::set_permissions(&id, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/bin:/bin", directory.path().display());
+    let steps = succeed(
+        command(
+            "make",
+            ["--dry-run", "-f", "packaging/install.mk", "install", "ALTA_LIB_DIR=target/release"],
+        )
+        .current_dir(ROOT)
+        .env_remove("MAKEFLAGS")
+        .env("PATH", &path),
+    );
+    let last = steps.trim_end().lines().last().unwrap();
+    assert!(last.ends_with("ldconfig"), "{steps}");
+    // With this it changes nothing.
+    succeed(command("sh", ["-c", &format!("{last} --version")]).env("PATH", &path));
+}
+
 /// Nothing listens at the backend of the example, and its default action is to deny.
 const REFUSED: &str = "viewer-1: refuse\n";
 
@@ -265,17 +369,22 @@ fn cmake_finds_both_libraries_where_they_were_installed() {
                  target_link_libraries(${kind} PRIVATE alta_auth::${kind})\n\
                  endforeach()\n";
     std::fs::write(installed.path("CMakeLists.txt"), lists).unwrap();
-    let build = installed.path("build");
-    succeed(
-        command("cmake", ["-S"])
-            .arg(installed.directory.path())
-            .arg("-B")
-            .arg(&build)
-            .arg(format!("-Dalta_auth_DIR={}", installed.libraries().join("cmake/alta_auth").display())),
-    );
-    succeed(command("cmake", ["--build"]).arg(&build));
-    for kind in ["alta_auth", "static"] {
-        assert_eq!(succeed(&mut Command::new(build.join(kind))), REFUSED);
+    // Where /lib is a link to /usr/lib, that is where CMake may come to it first.
+    std::os::unix::fs::symlink("usr/lib", installed.path("lib")).unwrap();
+    for libraries in [Installed::LIBDIR, Installed::LIBDIR.trim_start_matches("/usr")] {
+        let build = installed.path("build").join(libraries.trim_start_matches('/'));
+        let package = installed.path(libraries).join("cmake/alta_auth");
+        succeed(
+            command("cmake", ["-S"])
+                .arg(installed.directory.path())
+                .arg("-B")
+                .arg(&build)
+                .arg(format!("-Dalta_auth_DIR={}", package.display())),
+        );
+        succeed(command("cmake", ["--build"]).arg(&build));
+        for kind in ["alta_auth", "static"] {
+            assert_eq!(succeed(&mut Command::new(build.join(kind))), REFUSED);
+        }
     }
 }
 
