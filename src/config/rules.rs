@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use super::value::show_duration;
 use super::{
@@ -61,6 +62,16 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
             format!(
                 "{}% ahead, but refresh = never (backend.preset = ministra sets it); remove one of them",
                 settings.refresh_ahead
+            ),
+        );
+    }
+    if settings.breaker.failures == 0 && settings.breaker.rate > 0 {
+        return fail(
+            "breaker.rate",
+            format!(
+                "{}%, but with breaker.failures = 0 a backend is never left alone; raise breaker.failures or remove \
+                 breaker.rate",
+                settings.breaker.rate
             ),
         );
     }
@@ -209,6 +220,12 @@ pub(super) fn warnings(settings: &Settings) -> Vec<String> {
             let (ttl, bound) = (show_duration(ttl), show_duration(bound));
             warnings.push(format!("{key} = {ttl} is cut to {bound}: see {limit}"));
         }
+    }
+    if settings.last_known > Duration::ZERO && settings.memory.decisions == 0 {
+        warnings.push(format!(
+            "last_known = {} with memory.max_decisions = 0: nothing is remembered, so nothing is repeated in an outage",
+            show_duration(settings.last_known)
+        ));
     }
     if settings.backends.len() > 1 && settings.connect_timeout >= settings.timeout {
         let [connect, timeout] = [settings.connect_timeout, settings.timeout].map(show_duration);

@@ -268,6 +268,11 @@ fn keys_that_contradict_each_other_are_refused() {
             "tls.client_cert: set without tls.client_key; set both or neither",
         ),
         (
+            &[("breaker.failures", "0"), ("breaker.rate", "50%")],
+            "breaker.rate: 50%, but with breaker.failures = 0 a backend is never left alone; \
+             raise breaker.failures or remove breaker.rate",
+        ),
+        (
             &[("http.pipeline", "4"), ("http.lane", "hyper")],
             "http.pipeline: 4, which http.lane = hyper cannot do; write http.lane = wire, or remove it",
         ),
@@ -352,6 +357,11 @@ fn combinations_that_are_meant_are_accepted() {
         ],
         &[("shadow.url", ""), ("shadow.max_pending", "1"), ("threads.io", "4")],
         &[("pool.max_connections", "4"), ("threads.io", "4")],
+        &[("breaker.failures", "0")],
+        &[("breaker.failures", "0"), ("breaker.rate", "0%")],
+        &[("breaker.failures", "1"), ("breaker.rate", "50%")],
+        &[("last_known", "0"), ("memory.max_decisions", "0")],
+        &[("last_known", "1h"), ("memory.max_decisions", "1")],
         &[("allow_statuses", "200,204"), ("unavailable_statuses", "5xx")],
         &[
             ("ttl.headers", ""),
@@ -434,6 +444,10 @@ fn what_may_not_be_meant_is_warned_about() {
     only(&once, "a shadow that shares the backend's records");
     assert_eq!(warnings(&once[1..]), [""; 0]);
     only(&[("ttl.deny", "5m")], "ttl.deny = 5m is cut to 1m: see ttl.max_deny");
+    only(
+        &[("last_known", "1h"), ("memory.max_decisions", "0")],
+        "last_known = 1h with memory.max_decisions = 0: nothing is remembered, so nothing is repeated in an outage",
+    );
 }
 
 #[test]
