@@ -260,7 +260,11 @@ impl Config {
             let (row, name) = table::find(key).expect("a test looks up every preset's keys");
             if row.stands_for_many() {
                 let entry = || Entry { row, name: name.to_owned(), value: (*value).to_owned() };
-                named.entry((*key).to_owned()).or_insert_with(entry);
+                let set = named.entry((*key).to_owned()).or_insert_with(entry);
+                // Like any other default, it is taken away by writing nothing.
+                if set.value.trim().is_empty() {
+                    named.remove(*key);
+                }
             }
         }
         for Entry { row, name, value } in named.values() {

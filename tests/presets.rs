@@ -196,6 +196,26 @@ fn smarty_is_told_the_address_and_refuses_a_token_of_another() {
     }
 }
 
+/// For viewers who change their network there is no address that could be compared.
+#[test]
+fn smarty_is_told_no_address_where_param_ip_is_empty() {
+    let backend = Backend::start(&["--rule", "smarty", "--show-secrets"]);
+    create(&backend, "token=t&ip=192.0.2.7");
+    let url = format!("{}{SMARTY}", backend.url);
+    // In whatever order.
+    let mut before = configured("custom", &[("param.ip", ""), ("backend.url", &url), ("timeout", "10s")]);
+    before.set("backend.preset", "smarty").unwrap();
+    let after = configured("smarty", &[("param.ip", " "), ("backend.url", &url), ("timeout", "10s")]);
+    for config in [before, after] {
+        let engine = started(Engine::new(&config));
+        let check = Check { ip: b"192.0.2.8", query: b"token=t", ..good() };
+        assert_plain(&ask(&engine, &check), Verdict::Allow, 200);
+    }
+    assert_counted(&backend, 2, 0);
+    let log = backend.log();
+    assert_eq!(log.matches(&format!("200 GET {SMARTY}?token=t ")).count(), 2, "{log}");
+}
+
 #[test]
 fn smarty_without_its_last_slash_redirects_and_that_refuses() {
     for (rule, _) in VARIANTS {

@@ -251,7 +251,8 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::Param(|s, field| s.params.push(field)),
         default: Unset,
         text: "Adds a query parameter that no client can override. `{ip}`, `{path}`, `{path.N}`, `{session_id}`, \
-               `{origin}`, `{user_agent}`, `{scope}` and `{query.X}` are filled in.",
+               `{origin}`, `{user_agent}`, `{scope}` and `{query.X}` are filled in. An empty value takes away one that \
+               `backend.preset` sets.",
     },
     Key {
         name: "header.NAME", section: "Request", reload: Forgets,
