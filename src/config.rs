@@ -123,12 +123,12 @@ impl Config {
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), ConfigError> {
         let (row, name) = table::find(key).map_err(ConfigError::without_key)?;
         let fail = |why: String| ConfigError::of(key, &why);
-        match (&row.kind, secret_file(value)) {
-            (Kind::Header(_), Some(path)) if path.is_absolute() && !value.contains('\0') => {
+        match secret_file(&row.kind, value) {
+            Some(path) if path.is_absolute() && !value.contains('\0') => {
                 // The name is checked now, the file's content when an engine is made of it.
                 row.kind.put(name, "in a file", &mut Settings::blank()).map_err(fail)?;
             }
-            (Kind::Header(_), Some(_)) => {
+            Some(_) => {
                 return Err(fail(
                     "a value that begins with @ names a file; write its absolute path: @/path".into(),
                 ));
@@ -270,23 +270,20 @@ impl Config {
         for Entry { row, name, value } in named.values() {
             let key = row.name.replace("NAME", name);
             let fail = |why: String| ConfigError::of(&key, &why);
-            match secret_file(value) {
-                Some(path) if matches!(row.kind, Kind::Header(_)) => {
+            match secret_file(&row.kind, value) {
+                Some(path) => {
                     let text = file::read(&path)
                         .map_err(|why| fail(format!("{} cannot be read: {why}", path.display())))?;
                     let line = text.strip_suffix('\n').unwrap_or(&text);
                     let secret = line.strip_suffix('\r').unwrap_or(line);
                     if secret.trim().is_empty() {
-                        return Err(fail(format!(
-                            "{} is empty; write the header's value into it",
-                            path.display()
-                        )));
+                        return Err(fail(format!("{} is empty; write the value into it", path.display())));
                     }
                     row.kind.put(name, secret, &mut settings).map_err(fail)?;
                     settings.shape_of(row).push(&key, secret);
                     warnings.extend(rules::world_readable(&path, &key));
                 }
-                _ => {
+                None => {
                     row.kind.put(name, value, &mut settings).map_err(fail)?;
                     settings.shape_of(row).push(&key, value);
                 }
@@ -312,7 +309,8 @@ impl Config {
     /// A key whose value is a secret in itself.
     fn secret_key(&self) -> Option<String> {
         let is_secret = |entry: &Entry| match entry.row.kind {
-            Kind::Header(_) => secret_file(&entry.value).is_none(),
+            _ if secret_file(&entry.row.kind, &entry.value).is_some() => false,
+            Kind::Header(_) => true,
             Kind::Urls(_) => BackendUrl::parse_list(&entry.value)
                 .is_ok_and(|urls| urls.iter().any(|url| url.authorization.is_some() || url.query.is_some())),
             Kind::Param(_) => {
@@ -332,9 +330,15 @@ impl fmt::Debug for Config {
     }
 }
 
-/// `@/path` of `header.NAME = @/path`.
-fn secret_file(value: &str) -> Option<PathBuf> {
-    value.trim().strip_prefix('@').map(PathBuf::from)
+/// `@/path` of `header.NAME = @/path`, or of `param.NAME`, where what begins with `@` may be no path.
+fn secret_file(kind: &Kind, value: &str) -> Option<PathBuf> {
+    let path = value.trim().strip_prefix('@')?;
+    let named = match kind {
+        Kind::Header(_) => true,
+        Kind::Param(_) => path.starts_with('/'),
+        _ => false,
+    };
+    named.then(|| PathBuf::from(path))
 }
 
 #[cfg(test)]

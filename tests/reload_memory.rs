@@ -342,25 +342,39 @@ fn an_answer_that_was_on_its_way_when_a_reload_forgot_is_not_remembered() {
 // The same path, another content
 
 #[test]
-fn another_content_of_a_header_s_file_forgets_and_the_same_content_does_not() {
-    let (backend, directory) = (backend(), tempfile::tempdir().unwrap());
-    let path = directory.path().join("key");
-    let value = format!("@{}", path.display());
-    let keys = [("header.X-Api-Key", value.as_str())];
-    std::fs::write(&path, "one").unwrap();
-    let engine = engine(&backend.url(), &keys);
-    ask(&engine, &scoped());
-    std::fs::write(&path, "one").unwrap();
-    reload(&engine, &backend.url(), &keys);
-    assert!(knows(&engine, &scoped()), "the same");
-    std::fs::write(&path, "two").unwrap();
-    assert!(knows(&engine, &scoped()), "nobody said reload");
-    reload(&engine, &backend.url(), &keys);
-    assert!(!knows(&engine, &scoped()));
-    ask(&engine, &scoped());
-    let sent: Vec<_> =
-        backend.requests().iter().map(|request| request.header("X-Api-Key").unwrap()).collect();
-    assert_eq!(sent, [b"one", b"two"]);
+fn another_content_of_a_file_of_a_header_or_parameter_forgets_and_the_same_content_does_not() {
+    for key in ["header.X-Api-Key", "param.key"] {
+        let (backend, directory) = (backend(), tempfile::tempdir().unwrap());
+        let path = directory.path().join("key");
+        let value = format!("@{}", path.display());
+        let keys = [(key, value.as_str())];
+        std::fs::write(&path, "one").unwrap();
+        let engine = engine(&backend.url(), &keys);
+        ask(&engine, &scoped());
+        std::fs::write(&path, "one").unwrap();
+        reload(&engine, &backend.url(), &keys);
+        assert!(knows(&engine, &scoped()), "{key}: the same");
+        std::fs::write(&path, "t&o\n").unwrap();
+        assert!(knows(&engine, &scoped()), "{key}: nobody said reload");
+        reload(&engine, &backend.url(), &keys);
+        assert!(!knows(&engine, &scoped()), "{key}");
+        ask(&engine, &scoped());
+        let requests = backend.requests();
+        let sent: Vec<_> =
+            requests.iter().map(|request| (request.target(), request.header("X-Api-Key"))).collect();
+        let expected = match key {
+            "param.key" => [("/auth?key=one&token=123", None), ("/auth?key=t%26o&token=123", None)],
+            _ => [("/auth?token=123", Some(b"one")), ("/auth?token=123", Some(b"t&o"))],
+        };
+        assert_eq!(sent.len(), 2, "{key}");
+        for (sent, (target, header)) in sent.iter().zip(expected) {
+            assert_eq!(
+                (sent.0.as_str(), sent.1.as_deref()),
+                (target, header.map(<[u8; 3]>::as_slice)),
+                "{key}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -128,8 +128,7 @@ fn reads_files(config: &Config) -> bool {
     let harmless = |path: &Path| path == Path::new("/dev/null") || path.starts_with("/nowhere");
     config.values.values().any(|entry| match entry.row.kind {
         Kind::File(_) => !entry.value.trim().is_empty() && !harmless(Path::new(entry.value.trim())),
-        Kind::Header(_) => secret_file(&entry.value).is_some_and(|path| !harmless(&path)),
-        _ => false,
+        _ => secret_file(&entry.row.kind, &entry.value).is_some_and(|path| !harmless(&path)),
     })
 }
 
@@ -156,8 +155,7 @@ fn means_the_same_written_down(config: &Config, key: &str, value: &str) {
 /// Blank, where that means that nothing is set, or in a file.
 fn is_left_alone(entry: &Entry) -> bool {
     let unset = matches!(entry.row.default, super::table::Default::Unset) && !entry.row.stands_for_many();
-    (unset && entry.value.trim().is_empty())
-        || (matches!(entry.row.kind, Kind::Header(_)) && secret_file(&entry.value).is_some())
+    (unset && entry.value.trim().is_empty()) || secret_file(&entry.row.kind, &entry.value).is_some()
 }
 
 /// The value as plainly as it can be put.

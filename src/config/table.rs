@@ -251,7 +251,7 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::Param(|s, field| s.params.push(field)),
         default: Unset,
         text: "Adds a query parameter that no client can override. `{ip}`, `{path}`, `{path.N}`, `{session_id}`, \
-               `{origin}`, `{user_agent}`, `{scope}` and `{query.X}` are filled in. An empty value takes away one that \
+               `{origin}`, `{user_agent}`, `{scope}` and `{query.X}` are filled in. `@/path` reads the value from a file at start. An empty value takes away one that \
                `backend.preset` sets.",
     },
     Key {

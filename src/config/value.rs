@@ -170,8 +170,7 @@ impl Kind {
             Self::Names(_) => "list of names",
             Self::File(_) => "file (PEM)",
             Self::Host(_) => "host name or address",
-            Self::Param(_) => "template",
-            Self::Header(_) => "template, or @/path of a file that holds it",
+            Self::Param(_) | Self::Header(_) => "template, or @/path of a file that holds it",
         }
     }
 

@@ -7,32 +7,55 @@ use alta_auth::Config;
 use super::{Files, error, warnings, with};
 
 #[test]
-fn a_header_is_read_from_its_file_when_it_is_needed() {
-    let files = Files::new();
-    let key = files.write("key", "hunter2\n", 0o600);
-    let value = format!("@{}", key.display());
-    let config = with(&[("header.X-Key", &value)]).unwrap();
-    assert_eq!(config.validate(), Ok(Vec::new()));
+fn a_header_or_parameter_is_read_from_its_file_when_it_is_needed() {
+    for name in ["header.X-Key", "param.key", "shadow.header.X-Key", "shadow.param.key"] {
+        let files = Files::new();
+        let key = files.write("key", "hunter2\n", 0o600);
+        let value = format!(" @{}", key.display());
+        let config = with(&[(name, &value)]).unwrap();
+        assert_eq!(config.validate(), Ok(Vec::new()));
 
-    files.write("key", "hunter2", 0o644);
-    let warnings = config.validate().unwrap();
-    assert_eq!(
-        warnings,
-        [format!(
-            "{} holds a secret (header.X-Key) and every user can read it; run chmod o-r on it",
-            key.display()
-        )]
-    );
-    files.write("key", "\n", 0o600);
-    assert_eq!(
-        config.validate().unwrap_err().to_string(),
-        format!("header.X-Key: {} is empty; write the header's value into it", key.display())
-    );
-    files.write("key", "hunter2\nhunter3\n", 0o600);
-    let error = config.validate().unwrap_err().to_string();
+        files.write("key", "hunter2", 0o644);
+        let warnings = config.validate().unwrap();
+        assert_eq!(
+            warnings,
+            [format!(
+                "{} holds a secret ({name}) and every user can read it; run chmod o-r on it",
+                key.display()
+            )]
+        );
+        let bad: [(&[u8], &str); 3] = [
+            (b"\n", "is empty; write the value into it"),
+            (b"{hunter2}\n", "the value (not shown: it may be secret) is not a template"),
+            (b"hunter2\xE9\n", "cannot be read: it is not UTF-8 text"),
+        ];
+        for (content, why) in bad {
+            fs::write(&key, content).unwrap();
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{name}: ")) && error.contains(why), "{error}");
+            assert!(!error.contains("hunter"), "{error}");
+        }
+        fs::remove_file(&key).unwrap();
+        assert!(config.validate().unwrap_err().to_string().contains("cannot be read"));
+    }
+}
+
+#[test]
+fn what_is_no_line_is_no_header() {
+    let files = Files::new();
+    let value = format!("@{}", files.write("key", "hunter2\nhunter3\n", 0o600).display());
+    let error = with(&[("header.X-Key", &value)]).unwrap().validate().unwrap_err().to_string();
     assert!(error.starts_with("header.X-Key: ") && !error.contains("hunter"), "{error}");
-    fs::remove_file(&key).unwrap();
-    assert!(config.validate().unwrap_err().to_string().contains("cannot be read"));
+}
+
+/// Only a path is one: `@` alone is a letter like others in a parameter.
+#[test]
+fn a_parameter_that_begins_with_an_at_sign_and_names_no_path_is_text() {
+    for value in ["@", "@someone", "a@/b"] {
+        assert_eq!(warnings(&[("param.user", value)]), [""; 0], "{value}");
+    }
+    let error = error(&[("param.key", "@/nowhere\0")]);
+    assert_eq!(error, "param.key: a value that begins with @ names a file; write its absolute path: @/path");
 }
 
 #[test]
@@ -60,6 +83,8 @@ fn a_file_of_secrets_that_everybody_can_read_is_warned_about() {
         assert_eq!(load(secret, 0o644), 1, "{secret}");
         assert_eq!(load(secret, 0o640), 0, "{secret}");
     }
+    let elsewhere = files.write("elsewhere", "k", 0o600);
+    assert_eq!(load(&format!("param.key = \"@{}\"", elsewhere.display()), 0o644), 0);
     assert_eq!(load("timeout = \"1s\"\nbackend.url = \"http://a/x\"\nparam.ip = \"{ip}\"", 0o644), 0);
 
     let key = files.write("key.pem", "", 0o604);
