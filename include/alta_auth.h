@@ -689,7 +689,7 @@ int32_t alta_auth_revoke_user(struct alta_auth_engine *handle,
 
 /**
  * As alta_auth_revoke for every session there is. The default action denies until the backend has answered any check that
- * was submitted after this.
+ * was submitted after this, for ttl.max at most.
  */
 int32_t alta_auth_revoke_all(struct alta_auth_engine *handle);
 

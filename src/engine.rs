@@ -339,7 +339,7 @@ impl Engine {
     }
 
     /// Forgets everything. As [`Engine::revoke`] of every session; the default action denies until the backend has
-    /// answered any check that was submitted after this.
+    /// answered any check that was submitted after this, for `ttl.max` at most.
     pub fn revoke_all(&self) {
         self.core.revoke_all();
     }

@@ -10,6 +10,7 @@ use super::{
     BackendMode, BackendUrl, ConfigError, HedgeAfter, HttpLane, HttpVersion, Scheme, ScopeRule, Settings,
 };
 use crate::check::limits;
+use crate::decision::Verdict;
 
 /// Refuses combinations that contradict each other, that could never work, or that open what one of them closes.
 pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
@@ -220,6 +221,13 @@ pub(super) fn warnings(settings: &Settings) -> Vec<String> {
             let (ttl, bound) = (show_duration(ttl), show_duration(bound));
             warnings.push(format!("{key} = {ttl} is cut to {bound}: see {limit}"));
         }
+    }
+    if settings.ttl.max < Duration::from_secs(1) && settings.default_action == Verdict::Allow {
+        warnings.push(format!(
+            "ttl.max = {} with default_action = allow: while the backend gives no answer, a revoked session is denied for \
+             less than a second, and let in then. Raise ttl.max, and write memory.max_decisions = 0 if nothing is to be reused",
+            show_duration(settings.ttl.max)
+        ));
     }
     if settings.last_known > Duration::ZERO && settings.memory.decisions == 0 {
         warnings.push(format!(

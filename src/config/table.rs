@@ -283,7 +283,8 @@ pub(super) const KEYS: &[Key] = &[
         name: "ttl.max", section: "Reuse", reload: Keeps,
         kind: Kind::Duration { min: Duration::ZERO, max: LONGEST_TTL, put: |s, d| s.ttl.max = d },
         default: Value("24h"),
-        text: "Upper bound on every reuse, whoever asked for it.",
+        text: "Upper bound on every reuse, whoever asked for it. And on how long a revoked session is denied while the backend \
+               gives no answer; then it gets `default_action` again.",
     },
     Key {
         name: "ttl.max_deny", section: "Reuse", reload: Forgets,

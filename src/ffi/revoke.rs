@@ -25,7 +25,7 @@ pub unsafe extern "C" fn alta_auth_revoke_user(handle: *mut alta_auth_engine, us
 }
 
 /// As alta_auth_revoke for every session there is. The default action denies until the backend has answered any check that
-/// was submitted after this.
+/// was submitted after this, for ttl.max at most.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn alta_auth_revoke_all(handle: *mut alta_auth_engine) -> i32 {
     status(|| {

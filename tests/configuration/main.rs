@@ -448,6 +448,17 @@ fn what_may_not_be_meant_is_warned_about() {
         &[("last_known", "1h"), ("memory.max_decisions", "0")],
         "last_known = 1h with memory.max_decisions = 0: nothing is remembered, so nothing is repeated in an outage",
     );
+    for (ttl_max, shown) in [("0", "ttl.max = 0"), ("999ms", "ttl.max = 999ms")] {
+        let keys = [("ttl.max", ttl_max), ("default_action", "allow")];
+        only(
+            &keys,
+            &format!(
+                "{shown} with default_action = allow: while the backend gives no answer, a revoked session"
+            ),
+        );
+        assert_eq!(warnings(&keys[..1]), [""; 0]);
+    }
+    assert_eq!(warnings(&[("ttl.max", "1s"), ("default_action", "allow")]), [""; 0]);
 }
 
 #[test]
