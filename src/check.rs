@@ -14,6 +14,8 @@ mod layout;
 mod path;
 mod scan;
 
+pub(crate) use layout::session_id;
+
 use std::cell::Cell;
 use std::fmt;
 use std::time::Duration;

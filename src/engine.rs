@@ -51,6 +51,7 @@ mod sync;
 #[cfg(test)]
 mod tests;
 mod transports;
+mod unheard;
 mod wakeup;
 mod watch;
 mod watches;

@@ -9,7 +9,7 @@
 //! session take turns; readers never wait for them.
 //!
 //! Not here: whether a decision still holds. That depends on revocations and configuration, and is judged at each use
-//! (`engine/recall.rs`). What has expired is taken out by the I/O threads (`engine/sweeping.rs`), so memory follows the
+//! (`engine/recall.rs`); but for a session that was revoked, which is forgotten. What has expired is taken out by the I/O threads (`engine/sweeping.rs`), so memory follows the
 //! number of sessions that live; the bounds are for floods.
 //!
 //! Memory: a decision takes 88 bytes, its key, user id and location; a session 96 more. `weight` counts that.
@@ -86,9 +86,13 @@ impl Memory {
         list.iter().find(|record| record.key() == key).map(read)
     }
 
-    /// Remembers it, in the place of what was remembered for its question.
-    pub(crate) fn put(&self, session: u64, record: Record) {
+    /// Remembers it, in the place of what was remembered for its question; not if it holds no more. Whoever forgets the
+    /// session has then said so before, or takes it out afterwards.
+    pub(crate) fn put(&self, session: u64, record: Record, holds: impl FnOnce() -> bool) {
         let _writer = self.writer(session);
+        if !holds() {
+            return;
+        }
         let before = self.sessions.peek(&session);
         let others = before.iter().flat_map(|list| list.iter()).filter(|other| other.key() != record.key());
         let others: Vec<_> = others.take(PER_SESSION - 1).cloned().collect();
@@ -102,17 +106,20 @@ impl Memory {
         self.keep(session, |record| record.key() != key);
     }
 
-    /// Forgets the session.
+    /// Forgets the session, and what is being put in about it.
     pub(crate) fn forget(&self, session: u64) {
-        self.keep(session, |_| false);
+        self.keep_locked(session, |_| false);
     }
 
     /// Keeps of a session's decisions those for which `keep` is true.
     pub(crate) fn keep(&self, session: u64, keep: impl Fn(&Record) -> bool) {
         // Most that ask for this find nothing.
-        if self.is_empty() {
-            return;
+        if !self.is_empty() {
+            self.keep_locked(session, keep);
         }
+    }
+
+    fn keep_locked(&self, session: u64, keep: impl Fn(&Record) -> bool) {
         let _writer = self.writer(session);
         let Some(before) = self.sessions.peek(&session) else { return };
         if before.iter().all(&keep) {

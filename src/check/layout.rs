@@ -159,8 +159,7 @@ impl Layout<'_> {
             self.bytes.extend_from_slice(raw);
         } else {
             unbroken(field, raw)?;
-            let is_control = |byte: u8| (byte < 0x20 && byte != b'\t') || byte == 0x7F;
-            self.bytes.extend(raw.iter().map(|&byte| if is_control(byte) { b' ' } else { byte }));
+            self.bytes.extend(spaced(raw));
         }
         let len = raw.len();
         // The path's length stays out of the header: under a scope it is no part of the key.
@@ -185,6 +184,17 @@ fn unbroken(field: Field, raw: &[u8]) -> Result<(), Invalid> {
         return Err(Invalid::new(field, Why::LineBreak));
     }
     Ok(())
+}
+
+/// As a check writes the id of its session.
+pub(crate) fn session_id(raw: &[u8]) -> Vec<u8> {
+    spaced(trimmed(raw)).collect()
+}
+
+/// Its control bytes made spaces.
+fn spaced(raw: &[u8]) -> impl Iterator<Item = u8> {
+    let is_control = |byte: u8| (byte < 0x20 && byte != b'\t') || byte == 0x7F;
+    raw.iter().map(move |&byte| if is_control(byte) { b' ' } else { byte })
 }
 
 /// Without the space, and the control bytes that will be space, at both ends. CR, LF and NUL stay, to be

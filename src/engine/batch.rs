@@ -102,7 +102,7 @@ impl<'a> Batch<'a> {
                     Err(SubmitError::Full) => {
                         let why = "inbox.capacity checks are pending";
                         let decision = policy.without_answer(Cause::Overload, why);
-                        let decision = core.unless_revoked(policy, mark.session, decision);
+                        let decision = core.unless_any_revoked(policy, &draft, mark.session, decision);
                         return way.decide(Room::Spare, decision, thread, receiver, tag, announce);
                     }
                     reserved => reserved?,

@@ -22,7 +22,7 @@ use super::revocations::{ENTRIES, Mark, Revocations};
 use super::watch::{Watch, is_watch};
 use super::watching::Watching;
 use crate::backend::Answer;
-use crate::check::Draft;
+use crate::check::{self, Draft};
 use crate::decision::{Cause, Decision, Origin, Verdict};
 use crate::observe::{AddressStats, EndpointStats, LogLevel, Logger, Outcomes, Stats};
 use crate::outage::Known;
@@ -250,10 +250,10 @@ impl Core {
 
     /// Forgets what is known of a session.
     pub(crate) fn revoke(&self, session_id: &[u8]) {
-        let (session, policy) = (self.session(session_id), self.policy());
-        self.revocations.revoke(session, policy.settings.ttl.max);
-        // It is void already; this only gives back the memory.
-        policy.memory.forget(session);
+        let session = self.session(&check::session_id(session_id));
+        self.revocations.revoke(session, self.policy().settings.ttl.max);
+        // After it, so that no answer in flight comes back; in the memory that others put into by then.
+        self.policy().memory.forget(session);
         self.void(Whose::Session(session));
     }
 

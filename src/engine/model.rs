@@ -19,6 +19,8 @@ mod revocations;
 #[path = "shelf.rs"]
 mod shelf;
 mod sync;
+#[path = "unheard.rs"]
+mod unheard;
 #[path = "wakeup.rs"]
 mod wakeup;
 
@@ -30,9 +32,9 @@ use loom::thread;
 
 use self::ledger::{Ledger, Room, Ticket};
 use self::parked::Parked;
-use self::revocations::{Mark, Revocations};
+use self::revocations::Revocations;
 use self::shelf::{Shelf, Signal};
-use self::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use self::sync::atomic::{AtomicUsize, Ordering};
 use self::sync::{Condvar, Mutex};
 use self::wakeup::{Elsewhere, Wakeup};
 use crate::decision::{Cause, Decision, Origin, Verdict};
@@ -438,32 +440,38 @@ fn a_descriptor_that_two_threads_reap_from_is_not_silent_while_decisions_wait() 
 }
 
 /// An answer to what was asked before lands while a host revokes and then looks. In memory's place: at which count of the
-/// clock the answer was asked for, plus 1.
-fn an_answer_in_flight_revives_nothing_that(revoke: fn(&Revocations)) {
+/// clock the answer was asked for, plus 1; put in and forgotten under a lock, as `Memory` does.
+fn an_answer_in_flight_revives_nothing_that(revoke: fn(&Revocations), forget: bool) {
     const SESSION: u64 = 7 << 32;
     const USER: u64 = 1;
     model(move || {
         let revocations = Arc::new(Revocations::new(2).unwrap());
         let asked = revocations.mark(SESSION);
-        let memory = Arc::new(AtomicU64::new(0));
+        let memory = Arc::new(Mutex::new(0));
         let io = {
             let (revocations, memory) = (Arc::clone(&revocations), Arc::clone(&memory));
             thread::spawn(move || {
                 revocations.heard(asked);
                 if revocations.holds(asked, Some(revocations.entry(USER))) {
-                    memory.store(asked.at + 1, Ordering::Release);
+                    let mut memory = memory.lock();
+                    if revocations.is_current(asked) {
+                        *memory = asked.at + 1;
+                    }
                 }
             })
         };
         revoke(&revocations);
+        if forget {
+            *memory.lock() = 0;
+        }
         assert!(!revocations.is_joinable(asked));
         let user = Some(revocations.entry(USER));
-        let holds = |at| revocations.holds(Mark { session: SESSION, at }, user);
+        let holds = |at| revocations.is_kept(user, at);
         for finish in [None, Some(io)] {
             if let Some(io) = finish {
                 io.join().unwrap();
             }
-            let remembered = memory.load(Ordering::Acquire);
+            let remembered = *memory.lock();
             assert!(remembered == 0 || !holds(remembered - 1), "revived");
         }
         assert!(holds(revocations.mark(SESSION).at), "what is asked from now on holds");
@@ -473,12 +481,15 @@ fn an_answer_in_flight_revives_nothing_that(revoke: fn(&Revocations)) {
 #[test]
 fn an_answer_in_flight_revives_no_session_that_was_revoked() {
     const BOUND: Duration = Duration::from_hours(1);
-    an_answer_in_flight_revives_nothing_that(|revocations| {
-        revocations.revoke(7 << 32, BOUND);
-        assert!(revocations.denies(7 << 32, BOUND), "an older answer lifts no denial");
-    });
-    an_answer_in_flight_revives_nothing_that(|revocations| revocations.revoke_user(1));
-    an_answer_in_flight_revives_nothing_that(Revocations::revoke_all);
+    an_answer_in_flight_revives_nothing_that(
+        |revocations| {
+            revocations.revoke(7 << 32, BOUND);
+            assert!(revocations.denies(7 << 32, BOUND), "an older answer lifts no denial");
+        },
+        true,
+    );
+    an_answer_in_flight_revives_nothing_that(|revocations| revocations.revoke_user(1), false);
+    an_answer_in_flight_revives_nothing_that(Revocations::revoke_all, false);
 }
 
 #[test]

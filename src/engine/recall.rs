@@ -1,8 +1,9 @@
 //! What is remembered and holds: answers a check, or repeats itself in an outage.
 //!
-//! Nothing that is remembered is believed by being there. At each use it is held against the revocations since it was
-//! asked for, against its time, and against the configuration that judges the check.
+//! Nothing that is remembered is believed by being there. At each use it is held against the revocations of users and of all
+//! since it was asked for, against its time, and against the configuration that judges the check.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -88,7 +89,12 @@ impl Core {
             return None;
         }
         let now = self.milliseconds_up(now);
+        // Whoever revokes finds the memory of today only.
+        let superseded = !Arc::ptr_eq(&self.policy().memory, &policy.memory);
         self.if_it_holds(policy, question, session, |record| {
+            if superseded && !self.revocations.is_current(Mark { session, at: record.at() }) {
+                return None;
+            }
             let known = record.is_known(now, settings.ttl.max, settings.last_known);
             known.then(|| record.decision(Origin::LastKnown, 0))
         })
@@ -107,17 +113,27 @@ impl Core {
         policy.memory.read(session, question.key(), revoked).unwrap_or(false)
     }
 
-    /// A session that was revoked gets no decision of our own that lets it in, until the backend is heard about it.
+    /// A session that was revoked gets no decision of our own that lets it in, until the backend is heard about it; nor does
+    /// a user, where it is known that the question was this user's.
+    pub(crate) fn unless_any_revoked<B: AsRef<[u8]>>(
+        &self,
+        policy: &Policy,
+        question: &Question<B>,
+        session: u64,
+        decision: Decision,
+    ) -> Decision {
+        if decision.origin == Origin::Default && self.is_user_revoked(policy, question, session) {
+            return Decision { verdict: Verdict::Deny, ..decision };
+        }
+        self.unless_revoked(policy, session, decision)
+    }
+
+    /// The same of the session alone.
     pub(crate) fn unless_revoked(&self, policy: &Policy, session: u64, decision: Decision) -> Decision {
         if decision.origin == Origin::Default && self.revocations.denies(session, policy.settings.ttl.max) {
             return Decision { verdict: Verdict::Deny, ..decision };
         }
         decision
-    }
-
-    /// Whether nobody has revoked it.
-    pub(crate) fn holds(&self, session: u64, record: &Record) -> bool {
-        self.revocations.holds(Mark { session, at: record.at() }, record.user())
     }
 
     fn if_it_holds<B: AsRef<[u8]>, T>(
@@ -127,7 +143,9 @@ impl Core {
         session: u64,
         then: impl FnOnce(&Record) -> Option<T>,
     ) -> Option<T> {
-        let holding = |record: &Record| if self.holds(session, record) { then(record) } else { None };
+        // A session that was revoked is not found.
+        let holds = |record: &Record| self.revocations.is_kept(record.user(), record.at());
+        let holding = |record: &Record| if holds(record) { then(record) } else { None };
         policy.memory.read(session, question.key(), holding).flatten()
     }
 }

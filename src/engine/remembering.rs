@@ -79,7 +79,12 @@ impl Shard {
         core.revocations.heard(mark);
         let user = answer.user_id.as_deref().map(|id| core.revocations.entry(core.user(id.as_bytes())));
         if !core.revocations.holds(mark, user) || flight.overtaken {
-            // Those who asked before get its answer, but not for later.
+            // Those who asked before get its answer, but not for later; nor is there anything later in what was said before it.
+            if !flight.overtaken {
+                policy.memory.keep(mark.session, |record| {
+                    record.key() != flight.question.key() || record.at() > mark.at
+                });
+            }
             return backend_decision(answer, Duration::ZERO);
         }
 
@@ -99,7 +104,7 @@ impl Shard {
         decision.reason = answer.reason;
         let until = of_use_until(&record, settings);
         self.sweeping.borrow_mut().note(mark.session, until, settings.memory.decisions);
-        policy.memory.put(mark.session, record);
+        policy.memory.put(mark.session, record, || core.revocations.is_current(mark));
         decision
     }
 

@@ -1,16 +1,21 @@
 //! What was revoked, and when: what the backend said before that serves nobody who asks after it.
 //!
 //! A clock counts revocations. Each check carries a [`Mark`]: what the clock said when it was submitted, and so does
-//! all that is learned by it. A fixed table says, by the keyed hash of a session's or a user's id, at which count it
-//! was revoked last. What has an earlier mark is void: an exchange is not joined any more, its answer not kept, what is
-//! remembered not served. Nothing is searched and nothing allocated, so revoking costs the same whatever the engine
-//! knows. Two ids that share an entry are revoked together: a collision forgets too much, never too little.
+//! all that is learned by it. Fixed tables say, by the keyed hash of a session's or a user's id, at which count it
+//! was revoked last. What has an earlier mark is void: an exchange is not joined any more, its answer not kept. Nothing is
+//! searched, so revoking costs the same whatever the engine knows. Two ids that share an entry are
+//! revoked together: a collision forgets too much, never too little.
+//!
+//! For exchanges in progress that is next to nothing. Of what is remembered it would be much: a host may revoke each
+//! session that ends, and each of them would take along one of 65,536 of all that is known. So a session's decisions are
+//! not held against its entry; they are taken out when it is revoked, and an answer in flight is put in under the same lock, if
+//! it holds still (`Memory::put`). Users, whose decisions are in many sessions, have a table of their own for that.
 //!
 //! The user of an exchange in progress is not known yet. After a user was revoked nobody joins an exchange that was
 //! in progress, whoever it is for.
 //!
-//! Until the backend is heard again about a revoked session, for a bound at most, the session's default is to deny.
-//! An entry remembers one such session; of two revoked ones that share it, only the bound ends that.
+//! Until the backend is heard again about a revoked session, for a bound at most, the session's default is to deny
+//! (`unheard.rs`).
 
 use std::time::Duration;
 
@@ -18,38 +23,26 @@ use tokio::time::Instant;
 
 use super::sync::Mutex;
 use super::sync::atomic::{AtomicU64, Ordering};
+use super::unheard::{LISTS, Unheard};
 
-/// 1 MiB; a collision needs about 256 revoked ids at one time. As many as the number of an entry can name.
+/// Twice 512 KiB. As many as the number of an entry can name.
 pub(crate) const ENTRIES: usize = 1 << 16;
-
-/// In the place of a session, where there are several.
-const SEVERAL: u64 = 0;
 
 pub(crate) struct Revocations {
     /// Moves on with each revocation.
     clock: AtomicU64,
-    entries: Box<[Entry]>,
-    /// Of all sessions.
-    all: Entry,
-    /// When a user was revoked last, whoever it was.
+    /// What the clock said when a session with the entry was revoked last; 0: never.
+    sessions: Box<[AtomicU64]>,
+    users: Box<[AtomicU64]>,
+    /// When all were.
+    all: AtomicU64,
+    /// When a user was, whoever it was.
     last_user: AtomicU64,
-    /// Held by whoever changes what was not heard.
-    unheard: Mutex<()>,
+    unheard: Unheard,
+    /// The second, counted from the engine's start, plus 1, at which all were revoked; 0: the backend was heard since.
+    all_unheard: Mutex<u64>,
     began: Instant,
     count: AtomicU64,
-}
-
-struct Entry {
-    /// What the clock said; 0: never.
-    revoked: AtomicU64,
-    /// `session << 32 | second`, counted from the engine's start, plus 1; 0: the backend was heard since.
-    unheard: AtomicU64,
-}
-
-impl Entry {
-    fn new() -> Self {
-        Self { revoked: AtomicU64::new(0), unheard: AtomicU64::new(0) }
-    }
 }
 
 /// When a check was submitted, and for which session.
@@ -62,17 +55,16 @@ pub(crate) struct Mark {
 }
 
 impl Revocations {
-    /// A table of [`ENTRIES`], or less for a test. `None`: the system has no memory for it.
+    /// Tables of [`ENTRIES`], or less for a test. `None`: the system has no memory for them.
     pub(crate) fn new(size: usize) -> Option<Self> {
-        let mut entries = Vec::new();
-        entries.try_reserve_exact(size).ok()?;
-        entries.resize_with(size, Entry::new);
         Some(Self {
             clock: AtomicU64::new(0),
-            entries: entries.into(),
-            all: Entry::new(),
+            sessions: table(size)?,
+            users: table(size)?,
+            all: AtomicU64::new(0),
             last_user: AtomicU64::new(0),
-            unheard: Mutex::new(()),
+            unheard: Unheard::new(size.min(LISTS))?,
+            all_unheard: Mutex::new(0),
             began: Instant::now(),
             count: AtomicU64::new(0),
         })
@@ -85,48 +77,39 @@ impl Revocations {
 
     /// Everything about the session is void. `bound`: for how long its default is to deny.
     pub(crate) fn revoke(&self, session: u64, bound: Duration) {
-        self.void(self.of(session), tag(session), bound);
+        let now = self.second();
+        // Before the other, so that who sees that it was revoked sees since when.
+        self.unheard.add(session, now, now.saturating_sub(bound.as_secs()), || {
+            self.of(session).fetch_max(self.tick(), Ordering::SeqCst);
+        });
     }
 
     /// Everything that was said about sessions of the user is void.
     pub(crate) fn revoke_user(&self, user: u64) {
         // Its sessions are not known here: who denies them is `Memory`, where it knows them.
         let now = self.tick();
-        self.of(user).revoked.fetch_max(now, Ordering::SeqCst);
+        self.users[usize::from(self.entry(user))].fetch_max(now, Ordering::SeqCst);
         self.last_user.fetch_max(now, Ordering::SeqCst);
     }
 
     /// Everything is void.
     pub(crate) fn revoke_all(&self) {
-        self.void(&self.all, SEVERAL, Duration::ZERO);
-    }
-
-    fn void(&self, entry: &Entry, session: u64, bound: Duration) {
-        let _unheard = self.unheard.lock();
-        let before = entry.unheard.load(Ordering::Relaxed);
-        let alone = before >> 32 == session || !self.is_within(before, bound);
-        let session = if alone { session } else { SEVERAL };
-        // Before the other, so that who sees that it was revoked sees since when.
-        entry.unheard.store(session << 32 | self.second(), Ordering::SeqCst);
-        entry.revoked.fetch_max(self.tick(), Ordering::SeqCst);
+        let mut unheard = self.all_unheard.lock();
+        *unheard = self.second();
+        self.all.fetch_max(self.tick(), Ordering::SeqCst);
     }
 
     /// The backend has answered a check that was submitted under `mark`.
     pub(crate) fn heard(&self, mark: Mark) {
-        // Most engines never revoke; then the table stays out of the cache.
+        // Most engines never revoke; then the tables stay out of the cache.
         if self.clock.load(Ordering::SeqCst) == 0 {
             return;
         }
-        let entry = self.of(mark.session);
-        for (entry, session) in [(entry, tag(mark.session)), (&self.all, SEVERAL)] {
-            if entry.unheard.load(Ordering::Relaxed) == 0 {
-                continue;
-            }
-            let _unheard = self.unheard.lock();
-            let unheard = entry.unheard.load(Ordering::Relaxed);
-            if unheard >> 32 == session && entry.revoked.load(Ordering::Relaxed) <= mark.at {
-                entry.unheard.store(0, Ordering::Relaxed);
-            }
+        let not_since = |revoked: &AtomicU64| revoked.load(Ordering::SeqCst) <= mark.at;
+        self.unheard.remove(mark.session, || not_since(self.of(mark.session)));
+        let mut unheard = self.all_unheard.lock();
+        if not_since(&self.all) {
+            *unheard = 0;
         }
     }
 
@@ -136,14 +119,25 @@ impl Revocations {
         if self.clock.load(Ordering::SeqCst) <= mark.at {
             return true;
         }
-        let revoked = |entry: &Entry| entry.revoked.load(Ordering::SeqCst);
-        revoked(self.of(mark.session)) <= mark.at && revoked(&self.all) <= mark.at
+        self.of(mark.session).load(Ordering::SeqCst) <= mark.at && self.is_known(mark.at)
+    }
+
+    /// Whether not everything was revoked since the clock said `at`.
+    fn is_known(&self, at: u64) -> bool {
+        self.all.load(Ordering::SeqCst) <= at
     }
 
     /// Whether what was asked for under `mark` still holds: neither its session, nor all, nor the user that the backend
     /// named (its entry) were revoked since.
     pub(crate) fn holds(&self, mark: Mark, user: Option<u16>) -> bool {
         self.is_current(mark) && user.is_none_or(|user| self.is_user_current(user, mark.at))
+    }
+
+    /// Whether what is remembered of the session since the clock said `at` still holds: neither everything nor the user
+    /// that the backend named (its entry) was revoked since.
+    pub(crate) fn is_kept(&self, user: Option<u16>, at: u64) -> bool {
+        self.clock.load(Ordering::SeqCst) <= at
+            || (self.is_known(at) && user.is_none_or(|user| self.is_user_current(user, at)))
     }
 
     /// Whether a check may join the exchange that was begun under `mark`.
@@ -153,28 +147,26 @@ impl Revocations {
 
     /// The number of the entry of an id with this hash, for [`Revocations::is_user_current`].
     pub(crate) fn entry(&self, hash: u64) -> u16 {
-        (hash as usize % self.entries.len()) as u16
+        (hash as usize % self.users.len()) as u16
     }
 
-    fn of(&self, hash: u64) -> &Entry {
-        &self.entries[usize::from(self.entry(hash))]
+    fn of(&self, session: u64) -> &AtomicU64 {
+        &self.sessions[usize::from(self.entry(session))]
     }
 
     /// Whether the user with this entry was not revoked since the clock said `at`.
     pub(crate) fn is_user_current(&self, user: u16, at: u64) -> bool {
-        self.entries[usize::from(user)].revoked.load(Ordering::SeqCst) <= at
+        self.users[usize::from(user)].load(Ordering::SeqCst) <= at
     }
 
     /// Whether the session was revoked less than `bound` ago and the backend has not been heard since.
     pub(crate) fn denies(&self, session: u64, bound: Duration) -> bool {
-        [self.of(session), &self.all]
-            .into_iter()
-            .any(|entry| self.is_within(entry.unheard.load(Ordering::SeqCst), bound))
-    }
-
-    fn is_within(&self, unheard: u64, bound: Duration) -> bool {
-        let since = unheard & u64::from(u32::MAX);
-        since != 0 && self.second() - since <= bound.as_secs()
+        if self.clock.load(Ordering::SeqCst) == 0 {
+            return false;
+        }
+        let within = |since| self.second() - since <= bound.as_secs();
+        let all = *self.all_unheard.lock();
+        self.unheard.since(session).is_some_and(within) || (all > 0 && within(all))
     }
 
     /// How many were revoked: a session, a user, or all, each time.
@@ -192,7 +184,9 @@ impl Revocations {
     }
 }
 
-/// Tells sessions of one entry from each other.
-fn tag(session: u64) -> u64 {
-    session >> 32 | 1
+fn table(size: usize) -> Option<Box<[AtomicU64]>> {
+    let mut entries = Vec::new();
+    entries.try_reserve_exact(size).ok()?;
+    entries.resize_with(size, || AtomicU64::new(0));
+    Some(entries.into())
 }

@@ -51,14 +51,14 @@ fn hash(number: u64) -> u64 {
 #[test]
 fn whole_keys_are_compared_within_one_entry() {
     let memory = Memory::new(BOUNDS);
-    memory.put(1, record(b"one", "u", 0));
-    memory.put(1, record(b"other", "", 0));
+    memory.put(1, record(b"one", "u", 0), || true);
+    memory.put(1, record(b"other", "", 0), || true);
     assert!(knows(&memory, 1, b"one") && knows(&memory, 1, b"other"));
     assert!(!knows(&memory, 1, b"on") && !knows(&memory, 1, b"uone") && !knows(&memory, 2, b"one"));
     assert_eq!(memory.len(), 2);
     memory.remove(1, b"one");
     assert!(!knows(&memory, 1, b"one") && knows(&memory, 1, b"other"));
-    memory.put(1, record(b"other", "", 5));
+    memory.put(1, record(b"other", "", 5), || true);
     assert_eq!(memory.len(), 1, "in the place of what was there");
     memory.forget(1);
     assert_eq!((memory.len(), knows(&memory, 1, b"other")), (0, false));
@@ -67,10 +67,10 @@ fn whole_keys_are_compared_within_one_entry() {
 #[test]
 fn a_session_holds_so_many_and_each_new_one_replaces_its_oldest() {
     let memory = Memory::new(BOUNDS);
-    memory.put(2, record(b"beside", "", 0));
+    memory.put(2, record(b"beside", "", 0), || true);
     let key = |number: usize| format!("key {number}").into_bytes();
     for number in 0..PER_SESSION + 10 {
-        memory.put(1, record(&key(number), "", 0));
+        memory.put(1, record(&key(number), "", 0), || true);
     }
     assert_eq!(memory.len(), PER_SESSION + 1);
     assert!((0..10).all(|number| !knows(&memory, 1, &key(number))));
@@ -146,8 +146,11 @@ fn both_bounds_hold_whatever_comes() {
         let memory = Memory::new(bounds);
         for number in 0..20_000 {
             let key = vec![b'k'; (hash(number) % 2_000) as usize];
-            memory
-                .put(hash(number % 7_000), record(&[key, number.to_le_bytes().to_vec()].concat(), "user", 0));
+            memory.put(
+                hash(number % 7_000),
+                record(&[key, number.to_le_bytes().to_vec()].concat(), "user", 0),
+                || true,
+            );
         }
         let counted: usize = memory.sessions.iter().map(|(_, list)| list.len()).sum();
         let bytes: usize =
@@ -167,11 +170,11 @@ fn a_flood_of_new_sessions_does_not_push_out_those_that_watch() {
     let memory = Memory::new(MemoryBounds { decisions: 100_000, ..BOUNDS });
     let watching = |number: u64| hash(u64::MAX - number);
     for number in 0..WATCHING {
-        memory.put(watching(number), record(b"watching", "", 0));
+        memory.put(watching(number), record(b"watching", "", 0), || true);
     }
     let (mut asked, mut hits) = (0u64, 0u64);
     for number in 0..flood {
-        memory.put(hash(number), record(b"flooding", "", 0));
+        memory.put(hash(number), record(b"flooding", "", 0), || true);
         // Each of them asks again while 100,000 others come and go.
         if number % 10 == 0 {
             let session = watching(number / 10 % WATCHING);
@@ -179,7 +182,7 @@ fn a_flood_of_new_sessions_does_not_push_out_those_that_watch() {
             if knows(&memory, session, b"watching") {
                 hits += 1;
             } else {
-                memory.put(session, record(b"watching", "", 0));
+                memory.put(session, record(b"watching", "", 0), || true);
             }
         }
     }
@@ -202,11 +205,31 @@ fn a_remembered_decision_takes_at_most_400_bytes() {
     for number in 0..count {
         // 200 bytes, as a session id, an address, a token, an origin and a user agent make.
         let key = [&number.to_le_bytes()[..], &[b'k'; 192]].concat();
-        memory.put(hash(number), record(&key, "", 0));
+        memory.put(hash(number), record(&key, "", 0), || true);
         sweeping.note(hash(number), number, 2_000_000);
     }
     let each = (resident() - before) as u64 / count;
     println!("{count} remembered decisions with keys of 200 bytes: {each} bytes each");
     assert_eq!(memory.len() as u64, count);
     assert!(each <= 400, "{each} bytes each");
+}
+
+#[test]
+fn who_forgets_a_session_also_takes_out_what_is_being_put_in() {
+    let memory = &Memory::new(MemoryBounds { decisions: 10, bytes: 1 << 20 });
+    memory.put(1, record(b"key", "", 0), || false);
+    assert!(memory.is_empty(), "it held no more");
+    std::thread::scope(|threads| {
+        let (done, forgotten) = std::sync::mpsc::channel();
+        memory.put(1, record(b"key", "", 0), || {
+            threads.spawn(move || {
+                memory.forget(1);
+                done.send(()).unwrap();
+            });
+            // It has to wait for its turn.
+            forgotten.recv_timeout(Duration::from_millis(50)).is_err()
+        });
+        forgotten.recv().unwrap();
+    });
+    assert!(memory.is_empty());
 }

@@ -45,7 +45,7 @@ async fn with_neighbours<F: Future<Output = ()>>(
 /// Whether no two of the ids in this file share an entry of the table of revocations.
 fn are_told_apart(viewers: &Viewers) -> bool {
     let core = &viewers.bench.core;
-    let sessions = ["s", "t", "other", "prefix", "nobody", "unknown", "anybody", "S", "s ", "ss"];
+    let sessions = ["s", "t", "other", "prefix", "nobody", "unknown", "anybody", "S", "s-", "ss"];
     let sessions = sessions.map(|id| core.session(id.as_bytes()));
     let users = ["u", "v", "uu", "V", "uuu"].map(|id| core.user(id.as_bytes()));
     let mut seen = std::collections::HashSet::new();
@@ -69,7 +69,7 @@ async fn a_session_is_forgotten_at_once_and_its_neighbours_are_not() {
         assert_by(&viewers.ask(&check("t", "")).await, Origin::Memory, Verdict::Allow);
         assert_eq!(viewers.requests(), 6);
         // An id that is nobody's.
-        for nobody in [b"S".as_slice(), b"s ", b"ss"] {
+        for nobody in [b"S".as_slice(), b"s-", b"ss"] {
             viewers.bench.core.revoke(nobody);
         }
         assert_eq!(known(&viewers), ["t", "other", "prefix", "nobody"]);
@@ -278,10 +278,67 @@ async fn a_hundred_thousand_revocations_of_others_keep_revoking_and_cost_no_allo
             viewers.bench.core.revoke(format!("gone-too-{index}").as_bytes());
         }
         assert!(!knows(&viewers, &check("s", "")), "a collision never forgets too little");
+        assert_eq!(known(&viewers), ["t", "other", "prefix", "nobody"], "nor too much of what is remembered");
         viewers.now_says(Says::Outage);
+        for index in 0..20 {
+            let unknown = format!("unknown-{index}");
+            assert_by(&viewers.ask(&check(&unknown, "")).await, Origin::Default, Verdict::Allow);
+        }
         assert_by(&viewers.ask(&check("s", "")).await, Origin::Default, Verdict::Deny);
         assert_by(&viewers.ask(&check("gone-5", "")).await, Origin::Default, Verdict::Deny);
         assert_eq!(viewers.bench.core.stats().revoked, 200_001);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_is_revoked_by_the_id_that_its_checks_came_with() {
+    with_viewers(&[], allow(USER_U), |viewers| async move {
+        for id in ["s ", "\u{1}s", "s\u{7f}"] {
+            viewers.ask(&check(id, "")).await;
+            assert!(knows(&viewers, &check("s", "")), "{id:?} is the same session");
+            viewers.bench.core.revoke(b"s s");
+            assert!(knows(&viewers, &check("s", "")), "another");
+            viewers.bench.core.revoke(id.as_bytes());
+            assert!(!knows(&viewers, &check("s", "")), "{id:?}");
+        }
+        viewers.ask(&check("a\u{1}b", "")).await;
+        viewers.bench.core.revoke(b"a b");
+        assert!(!knows(&viewers, &check("a\u{1}b", "")));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_may_not_be_kept_still_takes_the_place_of_what_was_said_before_it() {
+    for revoked in ["u", "w"] {
+        with_viewers(&[], allow("X-AuthDuration: 600"), |viewers| async move {
+            let question = check("s", "");
+            viewers.ask(&question).await;
+            let (says, gate) = held(403, "X-UserId: u");
+            viewers.now_says(says);
+            let waiting = viewers.submit(&Check { fresh: true, ..question });
+            assert!(viewers.come(waiting).await.is_none());
+            viewers.bench.core.revoke_user(revoked.as_bytes());
+            gate.notify_one();
+            assert_by(&viewers.come(waiting).await.unwrap(), Origin::Backend, Verdict::Deny);
+            assert!(!knows(&viewers, &question), "{revoked}");
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn last_known_is_for_those_who_were_not_revoked_however_many_were() {
+    with_neighbours(&[("last_known", "1h")], |viewers| async move {
+        for index in 0..100_000 {
+            viewers.bench.core.revoke(format!("gone-{index}").as_bytes());
+        }
+        viewers.bench.core.revoke(b"s");
+        pass(secs(601)).await;
+        viewers.now_says(Says::Outage);
+        assert_by(&viewers.ask(&check("other", "")).await, Origin::LastKnown, Verdict::Allow);
+        assert_by(&viewers.ask(&check("s", "")).await, Origin::Default, Verdict::Deny);
     })
     .await;
 }

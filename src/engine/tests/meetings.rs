@@ -224,6 +224,32 @@ async fn an_overload_lets_no_revoked_session_in() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_overload_lets_no_revoked_user_in() {
+    const USER: &str = "HTTP/1.1 200 OK\r\nX-AuthDuration: 600\r\nX-UserId: u\r\nContent-Length: 0\r\n\r\n";
+    for (revoked, verdict) in [("u", Verdict::Deny), ("v", Verdict::Allow)] {
+        let keys = [
+            ("overload", "default"),
+            ("fail_open.overload", "on"),
+            ("default_action", "allow"),
+            ("inbox.capacity", "1"),
+        ];
+        let says = Rc::new(Cell::new(Some(USER)));
+        let peer = Rc::clone(&says);
+        with_shard(&keys, Peer::answering(move |_, _| peer.get().map(Into::into)), |bench| async move {
+            bench.submit(&check("s", ""), 1);
+            assert_eq!(bench.decided(1).await.0.verdict, Verdict::Allow);
+            says.set(None);
+            bench.core.revoke_user(revoked.as_bytes());
+            bench.submit(&check("x", ""), 2);
+            bench.settle().await;
+            bench.submit(&Check { fresh: true, ..check("s", "") }, 3);
+            assert_eq!(bench.decided(3).await.0.verdict, verdict, "{revoked}");
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn cancelled_watches_leave_no_exchange_waiting() {
     let keys = [("watch.max", "2"), ("pool.max_connections", "1"), ("timeout", "30s")];
     with_shard(&keys, Peer::answering(|_, _| None), |bench| async move {

@@ -30,13 +30,46 @@ async fn a_revoked_session_is_denied_until_the_backend_is_heard() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_revoked_sessions_that_share_an_entry_an_answer_lifts_neither() {
+async fn of_revoked_sessions_that_share_an_entry_each_is_denied_and_heard_for_itself() {
     let revocations = Revocations::new(ENTRIES).unwrap();
     revocations.revoke(ONE, BOUND);
+    assert!(!revocations.denies(BESIDE, BOUND));
     revocations.revoke(BESIDE, BOUND);
     revocations.heard(revocations.mark(ONE));
+    assert!(!revocations.denies(ONE, BOUND) && revocations.denies(BESIDE, BOUND));
     revocations.heard(revocations.mark(BESIDE));
-    assert!(revocations.denies(ONE, BOUND) && revocations.denies(BESIDE, BOUND));
+    assert!(!revocations.denies(BESIDE, BOUND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_there_are_too_many_to_tell_apart_too_many_are_denied_and_none_too_few() {
+    let revocations = Revocations::new(ENTRIES).unwrap();
+    // Of one list.
+    let session = |number: u64| (2 * number + 1) << 32;
+    for number in 0..600 {
+        revocations.revoke(session(number), BOUND);
+    }
+    assert!((0..600).all(|number| revocations.denies(session(number), BOUND)));
+    assert!(revocations.denies(session(1000), BOUND), "taken for one of them");
+    assert!(!revocations.denies(OTHER, BOUND), "of another list");
+    tokio::time::advance(BOUND + Duration::from_secs(1)).await;
+    assert!((0..1001).all(|number| !revocations.denies(session(number), BOUND)));
+    // Those that are over make room.
+    for number in 600..900 {
+        revocations.revoke(session(number), BOUND);
+    }
+    assert!(revocations.denies(session(899), BOUND) && !revocations.denies(session(1000), BOUND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_remembered_of_a_session_is_not_held_against_the_entry_that_it_shares() {
+    let revocations = Revocations::new(ENTRIES).unwrap();
+    let before = revocations.mark(ONE);
+    revocations.revoke(BESIDE, BOUND);
+    assert!(!revocations.is_current(before), "an exchange in progress is, to be on the safe side");
+    assert!(revocations.is_kept(Some(revocations.entry(ONE)), before.at), "nor is its user");
+    revocations.revoke_all();
+    assert!(!revocations.is_kept(None, before.at));
 }
 
 #[tokio::test(start_paused = true)]
