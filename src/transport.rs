@@ -219,6 +219,15 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// What is known of names and does not depend on the configuration.
+    pub(crate) fn take_over(&self, before: &Self) {
+        if let (Some(names), Some(before)) = (&self.names, &before.names) {
+            names.take_over(before);
+        }
+    }
+}
+
 /// If a URL is https.
 fn tls_of(settings: &Settings) -> Result<Option<tls::Tls>, String> {
     let https = settings.backends.iter().any(|url| url.scheme == Scheme::Https);

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use alta_auth::{Cause, Check, Engine, Origin, Verdict};
 use support::{
-    Collect, Dns, Reply, Rerun, Says, Scripted, ask, assert_backend, assert_default, bad, engine, until,
+    Collect, Dns, Reply, Rerun, Says, Scripted, ask, assert_backend, assert_default, bad, config, engine,
+    until,
 };
 
 /// Beyond what is expected, on a busy machine.
@@ -148,6 +149,38 @@ fn a_resolver_that_fails_or_hangs_changes_nothing_and_a_name_that_has_moved_is_f
         assert_eq!(answered(&engine, &format!("m{number}")), "at-3");
     }
     assert_eq!(before.request_count(), count);
+    before.wait_all_closed();
+}
+
+#[test]
+fn a_reload_while_the_resolver_fails_or_hangs_goes_on_with_what_was_found() {
+    if let Some(child) = Rerun::of("a_reload_while_the_resolver_fails_or_hangs_goes_on_with_what_was_found") {
+        return child.with_names().map_or((), Rerun::run);
+    }
+    let ([before, after], port) = backends([2, 3]);
+    let dns = Dns::new(Says::Addresses(vec![at(2)]));
+    let keys = [ALLOW, ("dns.refresh", "1h"), ("timeout", "5s"), ("connect_timeout", "300ms")];
+    let engine = engine(&url(port), &keys);
+    assert_eq!(answered(&engine, "first"), "at-2");
+    for (round, says) in [Says::Fails, Says::Unknown, Says::Nothing].into_iter().enumerate() {
+        dns.say(says);
+        let asked = dns.asked();
+        // The second forgets what is remembered, and does not know the backend's addresses.
+        for (turn, more) in
+            [("log.level", "debug"), ("header.X-Turn", ["1", "2", "3"][round])].iter().enumerate()
+        {
+            engine.reload(&config(&url(port), &[&keys[..], &[*more]].concat())).unwrap();
+            for number in 0..3 {
+                assert_eq!(answered(&engine, &format!("{round}-{turn}-{number}")), "at-2");
+            }
+        }
+        until(|| dns.asked() > asked);
+    }
+    // And it is asked again at once, whatever `dns.refresh` says.
+    dns.say(Says::Addresses(vec![at(3)]));
+    engine.reload(&config(&url(port), &keys)).unwrap();
+    until(|| answered(&engine, "moved?") == "at-3");
+    assert_eq!(after.connections(), 1);
     before.wait_all_closed();
 }
 

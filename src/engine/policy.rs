@@ -76,6 +76,7 @@ impl Policy {
         let shadow_before = before.and_then(|before| before.shadow.as_deref());
         let shadow =
             settings.of_shadow().map(|own| Self::new(Arc::new(own), shadow_before, log)).transpose()?;
+        let replaced = before;
         let before = before.filter(same);
         let name = |url: &BackendUrl| {
             if settings.is_shadow { format!("the shadow {}", url.label()) } else { url.label() }
@@ -95,6 +96,16 @@ impl Policy {
             },
             |before| Arc::clone(&before.addresses),
         );
+        let shared =
+            Shared::new(Arc::clone(&settings), Arc::clone(&addresses), log.calls()).map_err(|error| {
+                match error {
+                    Unshared::Config(error) => StartError::Config(ConfigError::without_key(error)),
+                    Unshared::System(error) => StartError::System(error),
+                }
+            })?;
+        if let Some(replaced) = replaced {
+            shared.take_over(&replaced.shared);
+        }
         Ok(Self {
             shadow: shadow.map(Arc::new),
             order: (0..plans.len()).collect(),
@@ -103,12 +114,7 @@ impl Policy {
             per_client,
             memory,
             replies: ReplyRules::new(&settings),
-            shared: Shared::new(Arc::clone(&settings), Arc::clone(&addresses), log.calls()).map_err(
-                |error| match error {
-                    Unshared::Config(error) => StartError::Config(ConfigError::without_key(error)),
-                    Unshared::System(error) => StartError::System(error),
-                },
-            )?,
+            shared,
             addresses,
             labels: settings.backends.iter().map(BackendUrl::label).collect(),
             gauges: gauges(settings.threads_io, settings.backends.len()),

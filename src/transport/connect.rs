@@ -23,7 +23,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use race::{interleave, race};
+pub(super) use race::interleave;
+use race::race;
 
 use super::dial::{Dial, Dialing, Io, Link, Look, Watch};
 use super::reactor::{Reactor, peek};

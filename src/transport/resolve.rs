@@ -6,7 +6,9 @@
 //! thread is never joined, as it may hang in a lookup. While it is anywhere else the end of the engine waits for it; after a
 //! lookup that outlasts the engine it calls nothing of the host's any more.
 //!
-//! At most 16 addresses of a name are used; the one that last worked is tried first. Those who keep book of a name's
+//! A reload takes over what was found (`Names::take_over`), so that it can be made while the resolver fails.
+//!
+//! At most 16 addresses of a name are used, of both families; the one that last worked is tried first. Those who keep book of a name's
 //! addresses (`src/outage/addresses.rs`) hear of each answer.
 
 use std::collections::BTreeMap;
@@ -16,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, select};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -119,6 +121,18 @@ impl Names {
         Ok(Some(Self { table, refresh, wanted }))
     }
 
+    /// What was found before a reload, to be used until the resolver has answered.
+    pub(super) fn take_over(&self, before: &Self) {
+        for name in self.table.iter() {
+            let Some(index) = before.index(&name.host) else { continue };
+            let before = &before.table[index];
+            let Answer::Found(found) = before.answer.borrow().clone() else { continue };
+            let mut state = name.state.lock();
+            state.worked = before.state.lock().worked;
+            name.found(state, &found);
+        }
+    }
+
     /// The addresses to try, in order of preference.
     pub(super) async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, (Cause, String)> {
         let failed = |why: &str| (Cause::Resolve, why.to_owned());
@@ -192,7 +206,8 @@ impl Name {
         };
         let found = outcome.map_err(failed).and_then(|found| {
             let mut kept: Vec<IpAddr> = Vec::with_capacity(MAX_ADDRESSES);
-            for address in found {
+            // The families by turns first, as they are tried: many of one leave room for the other.
+            for address in connect::interleave(&found) {
                 if kept.len() < MAX_ADDRESSES && !kept.contains(&address) {
                     kept.push(address);
                 }
@@ -207,15 +222,7 @@ impl Name {
         let mut state = self.state.lock();
         state.asked = false;
         match found {
-            Ok(found) => {
-                let changed: Vec<_> = self.books.iter().filter(|book| book.turn_to(&found)).collect();
-                self.answer.send_replace(Answer::Found(found.as_slice().into()));
-                // I/O threads take it.
-                drop(state);
-                for book in changed {
-                    book.log(&found);
-                }
-            }
+            Ok(found) => self.found(state, &found),
             Err((cause, why)) => {
                 // What was found before still stands. Without anything, the next use asks at once.
                 if matches!(&*self.answer.borrow(), Answer::Found(_)) {
@@ -224,6 +231,16 @@ impl Name {
                 state.stale_at = None;
                 self.answer.send_replace(Answer::Failed(cause, why));
             }
+        }
+    }
+
+    fn found(&self, state: MutexGuard<'_, State>, found: &[IpAddr]) {
+        let changed: Vec<_> = self.books.iter().filter(|book| book.turn_to(found)).collect();
+        self.answer.send_replace(Answer::Found(found.into()));
+        // I/O threads take it.
+        drop(state);
+        for book in changed {
+            book.log(found);
         }
     }
 }
@@ -266,6 +283,17 @@ mod tests {
             Ok((0..1000u32).map(|n| Ipv4Addr::from(0x0a00_0000 + n).into()).collect())
         });
         assert_eq!(names.addresses("backend.test").await.unwrap().len(), MAX_ADDRESSES);
+    }
+
+    #[tokio::test]
+    async fn many_addresses_of_one_family_leave_room_for_the_other() {
+        let v6 = |n: u128| IpAddr::from(std::net::Ipv6Addr::from(0x2001_0db8 << 96 | n));
+        let found: Vec<_> = (1..=20).map(v6).chain((1..=20).map(address)).collect();
+        let names = names(Duration::from_mins(1), move |_| Ok(found.clone()));
+        let kept = names.addresses("backend.test").await.unwrap();
+        assert_eq!(kept.len(), MAX_ADDRESSES);
+        assert_eq!(kept[..4], [v6(1), address(1), v6(2), address(2)]);
+        assert_eq!(kept.iter().filter(|address| address.is_ipv4()).count(), MAX_ADDRESSES / 2);
     }
 
     #[tokio::test]

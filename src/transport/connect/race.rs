@@ -15,7 +15,7 @@ use super::is_local;
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// Families take turns, beginning with that of the first address (RFC 8305, section 4).
-pub(super) fn interleave(addresses: &[IpAddr]) -> Vec<IpAddr> {
+pub(in super::super) fn interleave(addresses: &[IpAddr]) -> Vec<IpAddr> {
     let first_family = addresses.first().is_some_and(IpAddr::is_ipv6);
     let (mut first, mut second): (Vec<_>, Vec<_>) =
         addresses.iter().copied().partition(|address| address.is_ipv6() == first_family);
