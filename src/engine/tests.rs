@@ -2,6 +2,7 @@
 
 mod addresses;
 mod breakers;
+mod collisions;
 mod deadlines;
 mod departures;
 mod each_turn;
