@@ -362,3 +362,19 @@ async fn a_panic_in_an_exchange_answers_all_who_wait_and_lets_nobody_in() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_an_exchange_lets_nobody_in_once_a_session_was_revoked() {
+    let keys = [("default_action", "allow"), ("fail_open.overload", "on")];
+    let surroundings = Surroundings { panics: 1, ..Surroundings::default() };
+    with_shard_in(surroundings, &keys, Peer::answering(|_, _| Some(ALLOW.to_owned())), |bench| async move {
+        bench.submit(&check("before", ""), 0);
+        bench.decided(0).await;
+        bench.core.revoke(b"s");
+        bench.peer.break_once(Defect::Lending);
+        bench.submit(&check("s", ""), 1);
+        let (decision, _) = bench.decided(1).await;
+        assert_eq!((decision.verdict, decision.cause), (Verdict::Deny, Cause::Internal));
+    })
+    .await;
+}

@@ -203,3 +203,20 @@ fn a_defect_gives_back_the_places_of_the_watches_that_it_ends() {
     engine.submit(&named("c"), &receiver, 3).unwrap();
     assert_eq!(told.wait(4)[3].1.verdict, Verdict::Allow);
 }
+
+/// Twins: nothing was revoked.
+#[test]
+fn a_defect_lets_nobody_in_once_a_session_was_revoked() {
+    for (revoked, verdict) in [(false, Verdict::Allow), (true, Verdict::Deny)] {
+        let engine = engine(ALLOW, &[("default_action", "allow"), ("fail_open.overload", "on")]);
+        let told = Arc::new(Told::default());
+        let receiver: Arc<dyn Receiver> = Arc::clone(&told) as _;
+        if revoked {
+            engine.revoke(b"s");
+        }
+        engine.submit(&Check { query: b"hang=1", ..named("s") }, &receiver, 1).unwrap();
+        engine.core.inboxes[0].tell(News::Panic);
+        let (_, decision) = told.wait(1).remove(0);
+        assert_eq!((decision.verdict, decision.cause), (verdict, Cause::Internal), "{revoked}");
+    }
+}
