@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 const MARK: &str = "ALTA_AUTH_TEST_RERUN";
+const NOT_TESTED: &str = "NOT TESTED";
 
 /// The child: this test program, told to run one test only.
 pub(crate) struct Rerun {
@@ -88,6 +89,9 @@ impl Rerun {
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "in a process of its own: {text}");
         assert!(text.contains("1 passed"), "{} is not the name of one test: {text}", self.test);
+        for line in text.lines().filter(|line| line.starts_with(NOT_TESTED)) {
+            let _ = writeln!(std::io::stderr(), "{line}");
+        }
         text.into_owned()
     }
 }
@@ -96,5 +100,5 @@ impl Rerun {
 #[track_caller]
 pub(crate) fn not_possible_here(test: &str, why: &str) {
     assert!(std::env::var_os("CI").is_none_or(|value| value.is_empty()), "{test}: {why}");
-    let _ = writeln!(std::io::stderr(), "NOT TESTED: {test}: {why}");
+    let _ = writeln!(std::io::stderr(), "{NOT_TESTED}: {test}: {why}");
 }
