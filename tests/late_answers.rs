@@ -187,7 +187,7 @@ fn the_answer_to_a_check_that_left_is_taken_by_its_own_exchange() {
         if request.session() == "s0" { reply.when(&held) } else { reply }
     });
     let engine = engine(&backend.url(), &[("pool.max_connections", "1")]);
-    let timeout = Some(Duration::from_millis(100));
+    let timeout = Some(Duration::from_secs(1));
     let left = ask(&engine, &Check { session_id: b"s0", timeout, ..good() });
     assert_default(&left, Verdict::Deny, Cause::Timeout);
     let collect = Collect::new();

@@ -138,7 +138,7 @@ fn a_resolver_that_fails_or_hangs_changes_nothing_and_a_name_that_has_moved_is_f
     for number in 0..50 {
         let decision = ask(&engine, &Check { session_id: format!("h{number}").as_bytes(), ..bad() });
         assert_backend(&decision, Verdict::Deny, 403);
-        assert!(decision.latency < Duration::from_millis(500), "{:?}", decision.latency);
+        assert!(decision.latency < SLACK, "{:?}", decision.latency);
     }
     assert_eq!(threads(), threads_before);
     dns.say(Says::Addresses(vec![at(3)]));

@@ -11,7 +11,7 @@ use std::time::Duration;
 use alta_auth::{Cause, Check, Decision, Engine, Origin, Verdict};
 use support::{
     Authority, Collect, Gate, Reply, Rerun, Scripted, ask, assert_backend, assert_default, bad, config,
-    engine, good, sessions, started,
+    engine, good, sessions, started, until,
 };
 
 /// The same outage under both default actions.
@@ -75,7 +75,7 @@ fn a_connection_that_is_not_accepted_ends_at_connect_timeout() {
 #[test]
 fn silence_is_a_timeout_of_the_whole_budget() {
     let backend = Scripted::always(Reply::silence());
-    both_ways(&backend.url(), &[("timeout", "150ms")], Cause::Timeout);
+    both_ways(&backend.url(), &[("timeout", "700ms")], Cause::Timeout);
 }
 
 #[test]
@@ -110,7 +110,8 @@ fn a_shorter_timeout_of_one_check_is_its_own() {
     let collect = Collect::new();
     // One question, so one exchange: the impatient check leaves it, the patient one stays.
     engine.submit(&good(), &collect.receiver(), 0).unwrap();
-    let impatient = Check { timeout: Some(Duration::from_millis(50)), ..good() };
+    until(|| backend.request_count() == 1);
+    let impatient = Check { timeout: Some(Duration::from_millis(500)), ..good() };
     engine.submit(&impatient, &collect.receiver(), 1).unwrap();
     let (first, decision) = collect.wait(1).remove(0);
     assert_eq!(first, 1);
