@@ -31,6 +31,46 @@ fn ten_thousand_equal_checks_at_once_are_one_exchange() {
     assert_eq!(engine.stats().exchanges, 1);
 }
 
+/// Each I/O thread makes exchanges of its own; a question always comes to the same one.
+#[test]
+fn equal_checks_of_many_threads_are_one_exchange_of_many_io_threads() {
+    const THREADS: usize = 4;
+    const EACH: usize = 500;
+    const ALL: usize = THREADS * EACH;
+    let gate = Gate::default();
+    let backend = Scripted::always(Reply::allow().when(&gate));
+    let engine = engine(&backend.url(), &[("threads.io", "4"), ("inbox.capacity", "8192")]);
+    let collect = Collect::new();
+    let ask_all = |check: Check<'static>, first: usize| {
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let (engine, receiver) = (&engine, collect.receiver());
+                scope.spawn(move || {
+                    for index in 0..EACH {
+                        engine.submit(&check, &receiver, first + thread * EACH + index).unwrap();
+                    }
+                });
+            }
+        });
+    };
+    let base = good();
+    let twins = [Check { ip: b"192.0.2.8", ..base }, Check { query: b"token=1234", ..base }];
+    let questions = [base, twins[0], twins[1]];
+    for (number, check) in questions.into_iter().enumerate() {
+        ask_all(check, number * ALL);
+    }
+    backend.wait_requests(questions.len());
+    gate.open();
+    let decided = collect.wait(questions.len() * ALL);
+    assert!(decided.iter().all(|(_, decision)| decision.allows()));
+    for number in 0..questions.len() {
+        let of_this = decided.iter().filter(|(index, _)| index / ALL == number);
+        assert_eq!(of_this.filter(|(_, decision)| decision.coalesced).count(), ALL - 1, "{number}");
+    }
+    assert_eq!(backend.request_count(), questions.len());
+    assert_eq!(engine.stats().coalesced as usize, questions.len() * (ALL - 1));
+}
+
 /// Two checks at one time, the first held at the backend until both are accepted. How many requests it saw.
 fn exchanges(first: Check<'_>, second: Check<'_>, keys: &[(&str, &str)]) -> usize {
     let gate = Gate::default();
