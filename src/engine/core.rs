@@ -26,7 +26,7 @@ use crate::check::{self, Draft};
 use crate::decision::{Cause, Decision, Origin, Verdict};
 use crate::observe::{AddressStats, EndpointStats, LogLevel, Logger, Outcomes, Stats};
 use crate::outage::Known;
-use crate::sys::{ForkMark, room_for};
+use crate::sys::{ForkMark, own_panics, room_for};
 use crate::transport::{Gauge, PoolGauges, of_endpoint};
 
 /// Between two looks whether a submitting thread still hands over.
@@ -346,9 +346,17 @@ impl Core {
         }
     }
 
+    /// Says where defects were that were caught since.
+    pub(crate) fn note_defects(&self) {
+        for place in own_panics() {
+            self.log.log(LogLevel::Error, || format!("a defect at {place} was caught; please report it"));
+        }
+    }
+
     /// The work of an I/O thread ended by a defect, and begins anew.
     pub(crate) fn note_restart(&self, thread: usize) {
         self.restarts.fetch_add(1, Ordering::Relaxed);
+        self.note_defects();
         self.log.log(LogLevel::Error, || {
             format!(
                 "a defect ended the work of alta-io-{thread}; its checks were answered, and it begins anew"

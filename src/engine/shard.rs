@@ -204,7 +204,7 @@ impl Shard {
                 News::Unwatch(ticket) => drop(self.drop_watch(ticket)),
                 News::Void(whose) => self.void(whose),
                 #[cfg(test)]
-                News::Panic => panic!("a defect"),
+                News::Panic => panic!("a defect, and a client's token"),
             }
         }
     }
@@ -384,6 +384,7 @@ impl Shard {
         let mut batches = self.outbox.borrow_mut().take();
         batches.deliver(&self.core.log);
         self.outbox.borrow_mut().reuse(batches);
+        self.core.note_defects();
     }
 
     /// What still waits in the inbox is not asked any more.

@@ -4,10 +4,13 @@
 
 use std::cell::Cell;
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 use std::panic;
 use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
+
+use parking_lot::Mutex;
 
 use super::room::room_for;
 
@@ -63,18 +66,39 @@ impl Drop for Inside {
     }
 }
 
+/// Where panics inside the library were begun since [`own_panics`] was asked: file and line.
+static OWN: Mutex<Vec<String>> = Mutex::new(Vec::new());
+static SOME: AtomicBool = AtomicBool::new(false);
+/// As many are kept.
+const KEPT: usize = 16;
+
 /// Keeps a panic inside the library from printing: its message may quote a client's bytes, and nothing may be
-/// written to a host's standard error. Panics elsewhere go to the hook that was there before.
+/// written to a host's standard error. Where it was is kept for a log. Panics elsewhere go to the hook that was there before.
 pub(crate) fn silence_own_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let others = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
             if !INSIDE.get() {
-                others(info);
+                return others(info);
+            }
+            if let Some(at) = info.location()
+                && let mut own = OWN.lock()
+                && own.len() < KEPT
+            {
+                own.push(format!("{}:{}", at.file(), at.line()));
+                SOME.store(true, Ordering::Release);
             }
         }));
     });
+}
+
+/// Takes where they were, whichever thread and engine it was.
+pub(crate) fn own_panics() -> Vec<String> {
+    if !SOME.load(Ordering::Relaxed) || !SOME.swap(false, Ordering::Acquire) {
+        return Vec::new();
+    }
+    mem::take(&mut OWN.lock())
 }
 
 /// Every signal is blocked on this thread until this is dropped.

@@ -126,6 +126,44 @@ fn a_defect_answers_everything_that_was_taken_in_and_the_thread_begins_anew() {
     assert_eq!(said, 3);
 }
 
+/// What it says may be a client's: where it was is all that is told, and only to the log.
+#[test]
+fn of_a_defect_the_log_says_where_it_was_and_nothing_is_printed() {
+    // A process of its own: the hook is everybody's, and what is printed is looked at.
+    const CHILD: &str = "ALTA_TEST_OWN_HOOK";
+    if std::env::var_os(CHILD).is_none() {
+        let name = "engine::tests::rebirth::of_a_defect_the_log_says_where_it_was_and_nothing_is_printed";
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let (text, errors) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success() && text.contains("1 passed"), "{text}{errors}");
+        assert!(errors.contains("the host's") && !errors.contains("token"), "{errors}");
+        return;
+    }
+    crate::sys::silence_own_panics();
+    let lines = Arc::new(Lines::default());
+    let mut config = Config::new();
+    config.set("backend.url", &backend(ALLOW)).unwrap();
+    config.set("default_action", "deny").unwrap();
+    config.set_log(Arc::clone(&lines) as Arc<dyn Log>);
+    let engine = Engine::new(&config).unwrap();
+    engine.core.inboxes[0].tell(News::Panic);
+    let told = Arc::new(Told::default());
+    let receiver: Arc<dyn Receiver> = Arc::clone(&told) as _;
+    engine.submit(&Check { session_id: b"s", ..Check::default() }, &receiver, 1).unwrap();
+    told.wait(1);
+    let _ = thread::spawn(|| panic!("the host's")).join();
+    drop(engine);
+    let lines = lines.0.lock();
+    let places: Vec<_> = lines.iter().filter(|line| line.contains("please report it")).collect();
+    assert!(matches!(places[..], [line] if line.contains("a defect at src/engine/shard.rs:")), "{lines:?}");
+    assert!(!lines.iter().any(|line| line.contains("token")), "{lines:?}");
+}
+
 /// Holds the I/O thread in its first delivery until it is let go.
 struct Gate {
     entered: crossbeam_channel::Sender<()>,
