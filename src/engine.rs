@@ -58,9 +58,12 @@ mod watches;
 mod watching;
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -402,12 +405,18 @@ impl Engine {
                 let (core, of) = (Arc::clone(&core), core.inboxes.len());
                 let local = LocalSet::new();
                 let ended = local.block_on(&runtime, async {
+                    let mut relay = pin!(outlet.relay());
                     let transports = Transports::new(outlet.poker(), move |policy| {
                         Transport::new(Arc::clone(&policy.shared), Arc::clone(&policy.gauges), index, of)
                     });
                     let work = Shard::new(Arc::clone(&core), outlet, transports, index).run();
                     // As a task of the local set: being woken by its neighbours then costs no system call.
-                    tokio::task::spawn_local(work).await
+                    let mut work = tokio::task::spawn_local(work);
+                    poll_fn(|cx| {
+                        let Poll::Pending = relay.as_mut().poll(cx);
+                        Pin::new(&mut work).poll(cx)
+                    })
+                    .await
                 });
                 // With its tasks goes all that they owed: it is answered by being dropped.
                 drop(local);

@@ -8,6 +8,7 @@
 //! Wake-ups are saved where they can be: see `parked.rs`.
 
 use std::cell::Cell;
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -98,6 +99,8 @@ struct Shared {
     news: SegQueue<News>,
     parked: Parked,
     stop: AtomicBool,
+    /// Other threads wake by this one who waits in [`Outlet::relay`].
+    outside: Notify,
     notify: Notify,
 }
 
@@ -109,6 +112,7 @@ pub(crate) fn inbox(capacity: usize) -> io::Result<(Inbox, Outlet)> {
         news: SegQueue::new(),
         parked: Parked::new(),
         stop: AtomicBool::new(false),
+        outside: Notify::new(),
         notify: Notify::new(),
     });
     Ok((
@@ -131,12 +135,12 @@ impl Inbox {
     }
 
     pub(crate) fn wake(&self) {
-        self.shared.parked.wake(|| self.shared.notify.notify_one());
+        self.shared.parked.wake(|| self.shared.outside.notify_one());
     }
 
     /// Another turn is wanted, whatever the thread is doing.
     pub(crate) fn turn(&self) {
-        self.shared.notify.notify_one();
+        self.shared.outside.notify_one();
     }
 
     #[cfg(test)]
@@ -147,7 +151,7 @@ impl Inbox {
     /// The thread completes what it has and ends.
     pub(crate) fn stop(&self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        self.shared.notify.notify_one();
+        self.shared.outside.notify_one();
     }
 }
 
@@ -176,6 +180,19 @@ impl Outlet {
 
     pub(crate) fn stopped(&self) -> bool {
         self.shared.stop.load(Ordering::SeqCst)
+    }
+
+    /// Passes on what other threads wake for. To be polled by the future that the runtime itself runs: it is woken from
+    /// anywhere, where a task of a `LocalSet` cannot be woken from a thread that is ending (tokio keeps a thread-local of
+    /// the waking thread, and panics where that is gone). A host's threads, and its process, may call us in their last moment.
+    pub(crate) fn relay(&self) -> impl Future<Output = Infallible> + use<> {
+        let shared = Arc::clone(&self.shared);
+        async move {
+            loop {
+                shared.outside.notified().await;
+                shared.notify.notify_one();
+            }
+        }
     }
 
     /// Returns when there is something to do, or [`Outlet::poke`] was called.

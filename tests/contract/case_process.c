@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -502,4 +503,81 @@ static void do_nothing(void *context) {
 
 CASE(fork_child_that_only_leaves) {
     fork_with(do_nothing);
+}
+
+/* ---- threads and processes that are ending ---- */
+
+typedef struct last_moment {
+    alta_auth_engine *engine;
+    alta_auth_queue *queue;
+    pthread_key_t key;
+} last_moment;
+
+static void free_queue_of_thread(void *context) {
+    alta_auth_queue_free(context);
+}
+
+/* Wakes an I/O thread that sleeps, so that all a thread has by that is there; then it ends with a check pending. */
+static void *submit_and_end(void *context) {
+    last_moment *m = context;
+    CHECK_EQ(pthread_setspecific(m->key, m->queue), 0);
+    alta_auth_request first = ask("first", "token=123"), second = ask("second", "token=held");
+    CHECK_EQ(alta_auth_queue_submit(m->queue, &first, NULL, NULL), ALTA_AUTH_OK);
+    CHECK(readable(alta_auth_queue_fd(m->queue), deadline_ms()));
+    pass_ms(20);
+    CHECK_EQ(alta_auth_queue_submit(m->queue, &second, NULL, NULL), ALTA_AUTH_OK);
+    pass_ms(20);
+    return NULL;
+}
+
+CASE(thread_that_is_ending_frees_its_queue) {
+    backend *b = backend_start();
+    backend_rule(b, "held", held);
+    last_moment m = {.engine = engine_with(backend_url(b), NULL)};
+    m.queue = queue_on(m.engine);
+    CHECK_EQ(pthread_key_create(&m.key, free_queue_of_thread), 0);
+    pthread_t thread;
+    CHECK_EQ(pthread_create(&thread, NULL, submit_and_end, &m), 0);
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+    alta_auth_stats stats = stats_of(m.engine);
+    CHECK_EQ(stats.pending, 0);
+    CHECK_EQ(stats.cancelled, 2);
+    alta_auth_request request = ask("after", "token=123");
+    CHECK_EQ(check_ok(m.engine, &request).verdict, ALTA_AUTH_ALLOW); /* the I/O thread goes on */
+    alta_auth_engine_free(m.engine);
+    CHECK_EQ(pthread_key_delete(m.key), 0);
+    backend_stop(b);
+}
+
+static alta_auth_engine *freed_at_exit;
+static sink told_at_exit;
+static backend *backend_at_exit;
+
+static void free_at_exit(void) {
+    alta_auth_engine_free(freed_at_exit);
+    sink_wait(&told_at_exit, 2);
+    _exit(count_threads("alta-") == 0 ? 0 : 9);
+}
+
+/* A static object of C++ is destroyed there, too. */
+static void leave_with_an_engine(void *context) {
+    (void)context;
+    backend_at_exit = backend_start();
+    backend_rule(backend_at_exit, "held", held);
+    freed_at_exit = engine_with(backend_url(backend_at_exit), NULL);
+    sink_init(&told_at_exit);
+    static seen places[2];
+    alta_auth_request requests[] = {ask("first", "token=123"), ask("second", "token=held")};
+    for (size_t i = 0; i < 2; i++) {
+        seen_init(&places[i], &told_at_exit);
+        uint64_t *ticket = &places[i].ticket;
+        CHECK_EQ(alta_auth_submit(freed_at_exit, &requests[i], on_decision, &places[i], ticket), ALTA_AUTH_OK);
+        pass_ms(20);
+    }
+    CHECK_EQ(atexit(free_at_exit), 0);
+    exit(8);
+}
+
+CASE(engine_is_freed_at_exit) {
+    in_child(leave_with_an_engine, NULL);
 }

@@ -138,7 +138,9 @@ impl Peer {
             async move {
                 while let Some(target) = peer.request(endpoint, &mut stream).await {
                     match reply(endpoint, &target) {
-                        Some(bytes) => stream.write_all(bytes.as_bytes()).await.unwrap(),
+                        // Whoever asked may have left.
+                        Some(bytes) if stream.write_all(bytes.as_bytes()).await.is_err() => return,
+                        Some(_) => {}
                         None => std::future::pending().await,
                     }
                 }
@@ -382,6 +384,7 @@ pub(super) async fn with_shard_in<F: Future<Output = ()>>(
             if surroundings.hooked {
                 let _ = outlet.hooks();
             }
+            spawn_local(outlet.relay());
             let shard = spawn_local(Shard::new(Arc::clone(&core), outlet, transports, 0).run());
             let began = Instant::now();
             let collected = Arc::default();
