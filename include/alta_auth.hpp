@@ -326,6 +326,7 @@ public:
         using Callable = std::decay_t<Log>;
         static_assert(std::is_invocable_v<Callable &, LogLevel, std::string_view>);
         auto kept = std::make_shared<Callable>(std::forward<Log>(log));
+        kept_.reserve(kept_.size() + 1);
         detail::require(Status{alta_auth_config_set_log(handle_.get(), &logged<Callable>, kept.get())});
         // The one before is kept as well: it may have been handed on already.
         kept_.push_back(std::move(kept));
@@ -408,20 +409,30 @@ public:
     }
 
     Status try_reload(Config &&config, std::string *text = nullptr) {
-        const std::lock_guard<std::mutex> lock(kept_->mutex);
-        kept_->objects.reserve(kept_->objects.size() + config.kept_.size());
+        {
+            // The log before may be running; what an engine was ever given it keeps. Before it is given it, and without a lock
+            // while it is: what it logs may come back here.
+            const std::lock_guard<std::mutex> lock(kept_->mutex);
+            kept_->objects.insert(kept_->objects.end(), config.kept_.begin(), config.kept_.end());
+        }
         detail::ErrorText error{};
         const auto status = alta_auth_engine_reload(handle_.get(), config.raw(), error.data(), error.size());
         if (status == ALTA_AUTH_OK) {
             static_cast<void>(config.handle_.release());
-            // The log before may be running; what an engine was ever given it keeps.
-            std::move(config.kept_.begin(), config.kept_.end(), std::back_inserter(kept_->objects));
             config.kept_.clear();
+        } else {
+            const std::lock_guard<std::mutex> lock(kept_->mutex);
+            for (const auto &object : config.kept_) {
+                // Another configuration's may lie behind it.
+                const auto mine = std::find(kept_->objects.begin(), kept_->objects.end(), object);
+                kept_->objects.erase(mine);
+            }
         }
         return Config::said(status, error, text);
     }
 
-    /// Hands over a check; `callback(const Decision &)` is called once, on a thread of the library.
+    /// Hands over a check; `callback(const Decision &)` is called once, on a thread of the library. `*ticket` is written before
+    /// that: it may be in what the callback owns. A ticket that is returned is there only afterwards.
     template <typename Callback>
     Ticket submit(const Request &request, Callback &&callback) {
         Ticket ticket;
@@ -435,13 +446,13 @@ public:
         static_assert(std::is_invocable_v<Callable &, const Decision &>, "callback(const Decision &)");
         auto box = std::make_unique<Callable>(std::forward<Callback>(callback));
         const alta_auth_request raw = request.raw();
-        std::uint64_t number = 0;
-        const Status status{alta_auth_submit(handle_.get(), &raw, &decided<Callable>, box.get(), &number)};
-        if (status != Status::ok) {
-            return status;
+        Named named(ticket, handle_.get(), box.get(), &drop<Callable>);
+        const Status status{alta_auth_submit(handle_.get(), &raw, &decided<Callable>, box.get(), named.number())};
+        if (status == Status::ok) {
+            // From here the box is the library's, and may be gone already, with the ticket if that was in it.
+            static_cast<void>(box.release());
+            named.keep();
         }
-        // From here the box is the library's, and may be gone already.
-        name(ticket, number, box.release(), &drop<Callable>);
         return status;
     }
 
@@ -460,12 +471,12 @@ public:
         static_assert(std::is_invocable_v<Callable &, const Decision &>, "callback(const Decision &)");
         auto box = std::make_unique<Watched<Callable>>(std::forward<Callback>(callback));
         const alta_auth_request raw = request.raw();
-        std::uint64_t number = 0;
-        const Status status{alta_auth_watch(handle_.get(), &raw, &told<Callable>, box.get(), &number)};
-        if (status != Status::ok) {
-            return status;
+        Named named(ticket, handle_.get(), box.get(), &drop_watched<Callable>);
+        const Status status{alta_auth_watch(handle_.get(), &raw, &told<Callable>, box.get(), named.number())};
+        if (status == Status::ok) {
+            static_cast<void>(box.release());
+            named.keep();
         }
-        name(ticket, number, box.release(), &drop_watched<Callable>);
         return status;
     }
 
@@ -718,14 +729,34 @@ private:
         }
     }
 
-    void name(Ticket *ticket, std::uint64_t number, void *box, void (*drop)(void *) noexcept) const noexcept {
-        if (ticket != nullptr) {
-            ticket->engine_ = handle_.get();
-            ticket->number_ = number;
-            ticket->box_ = box;
-            ticket->drop_ = drop;
+    // A ticket that is whole before the callable can run, but for its number, which the library writes by then. As it was, if
+    // nothing comes of it.
+    class Named {
+    public:
+        Named(Ticket *ticket, const void *engine, void *box, void (*drop)(void *) noexcept) noexcept : ticket_(ticket) {
+            if (ticket_ != nullptr) {
+                before_ = *ticket_;
+                ticket_->engine_ = engine;
+                ticket_->number_ = 0;
+                ticket_->box_ = box;
+                ticket_->drop_ = drop;
+            }
         }
-    }
+        Named(const Named &) = delete;
+        Named &operator=(const Named &) = delete;
+        ~Named() {
+            if (ticket_ != nullptr) {
+                *ticket_ = before_;
+            }
+        }
+
+        std::uint64_t *number() const noexcept { return ticket_ != nullptr ? &ticket_->number_ : nullptr; }
+        void keep() noexcept { ticket_ = nullptr; }
+
+    private:
+        Ticket *ticket_;
+        Ticket before_;
+    };
 
     template <typename Callable>
     static void item_decided(void *user_data, const alta_auth_decision *decision) noexcept {

@@ -1,0 +1,29 @@
+//! The C++ wrapper where threads meet.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+mod toolchain;
+
+use std::path::Path;
+
+use support::{Reply, Scripted};
+use toolchain::{ROOT, WARNINGS, command, library_directory, succeed};
+
+#[test]
+fn tickets_are_whole_before_their_callable_runs_and_a_log_may_come_back_in_a_reload() {
+    let backend = Scripted::new(|_| Reply::status(200, "X-AuthDuration: 600\r\n"));
+    let directory = tempfile::tempdir().unwrap();
+    // The loader looks for the SONAME, cargo makes only the plain name.
+    for name in ["libalta_auth.so", "libalta_auth.so.0"] {
+        let library = library_directory().join("libalta_auth.so");
+        std::os::unix::fs::symlink(library, directory.path().join(name)).unwrap();
+    }
+    let program = directory.path().join("tickets");
+    let mut build = command("c++", ["-std=c++17", "-O1", "-g", "-pthread", "-o"]);
+    build.arg(&program).args(WARNINGS).arg(Path::new(ROOT).join("tests/wrapper/tickets.cpp"));
+    build.arg(format!("-I{ROOT}/include")).arg(format!("-L{}", directory.path().display()));
+    build.arg(format!("-Wl,-rpath,{}", directory.path().display())).arg("-lalta_auth");
+    succeed(&mut build);
+    assert_eq!(succeed(&mut command(program.to_str().unwrap(), [backend.url()])), "ok\n");
+}
