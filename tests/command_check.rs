@@ -285,6 +285,13 @@ fn explain_says_by_which_rules_an_allow_lives_how_long() {
             "*   sessions: X-Max-Sessions is 2; sessions.enforce = oldest: one more than that ends the oldest",
         ],
     );
+    let most =
+        answering("HTTP/1.1 200 OK\r\nX-UserId: u\r\nX-Max-Sessions: 4097\r\nContent-Length: 0\r\n\r\n");
+    assert_shows(
+        &check(URL, &most, &keys),
+        0,
+        &["*   sessions: X-Max-Sessions is 4097; more than 4096 are taken for no limit"],
+    );
     let plain = shown(&check(URL, &url, &[]));
     assert!(!plain.contains("* Rules:") && !plain.contains("Step by step"), "{plain}");
 }

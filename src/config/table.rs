@@ -377,8 +377,8 @@ pub(super) const KEYS: &[Key] = &[
             ("oldest", |s| s.sessions.enforce = Some(Enforce::Oldest)),
         ]),
         default: Value("off"),
-        text: "Who is refused when a user (`X-UserId`) has more sessions in this engine than `X-Max-Sessions` says. Only \
-               where one engine serves all of a user's sessions.",
+        text: "Who is refused when a user (`X-UserId`) has more sessions in this engine than `X-Max-Sessions` says; over \
+               4096 nobody. Only where one engine serves all of a user's sessions.",
     },
     Key {
         name: "sessions.idle", section: "Live sessions", reload: Keeps,

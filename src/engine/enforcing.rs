@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::core::Core;
 use super::inbox::{News, Whose};
-use super::limits::{Admission, Asks};
+use super::limits::{Admission, Asks, MOST_PLACES};
 use super::policy::Policy;
 use crate::decision::{Decision, Verdict};
 
@@ -86,7 +86,7 @@ impl Core {
             0 if decision.unique => 1,
             limit => limit as usize,
         };
-        (decision.allows() && !user.is_empty() && limit > 0).then(|| Asks {
+        (decision.allows() && !user.is_empty() && (1..=MOST_PLACES).contains(&limit)).then(|| Asks {
             user,
             session,
             limit,

@@ -13,7 +13,9 @@
 //! `X-Unique: true` without `X-Max-Sessions` is a limit of one (assumed: the vendor does not define it).
 //!
 //! Bounded: users that have neither places nor bans are forgotten; a user has at most as many places as its limit says
-//! and [`MOST_BANS`] bans. Behind one lock, which is taken only where limits are enforced and the backend set one.
+//! and [`MOST_BANS`] bans. A limit over [`MOST_PLACES`] is how backends write that there is none, and is not enforced: each check
+//! of the user would walk over all that one client cares to open. Behind one lock, which is taken only where limits are enforced
+//! and the backend set one.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,6 +24,8 @@ use parking_lot::Mutex;
 
 use crate::config::Enforce;
 
+/// Of one user: what a higher limit says is that there is none.
+pub(crate) const MOST_PLACES: usize = 4096;
 /// Of one user; one more, and the oldest is forgotten.
 const MOST_BANS: usize = 64;
 /// Users are looked through for what has ended whenever their number has doubled, but not before there are so many.
@@ -167,6 +171,16 @@ impl Limits {
                 user.places.retain(|place| place.session != session);
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl Limits {
+    /// How many places and bans there are.
+    pub(super) fn held(&self) -> (usize, usize) {
+        let users = self.users.lock();
+        let sum = |count: fn(&User) -> usize| users.by_id.values().map(count).sum();
+        (sum(|user| user.places.len()), sum(|user| user.bans.len()))
     }
 }
 

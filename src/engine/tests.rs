@@ -20,6 +20,7 @@ mod memory;
 mod ministra;
 mod observed;
 mod order;
+mod places;
 mod rebirth;
 mod reference;
 mod refresh;

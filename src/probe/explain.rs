@@ -9,7 +9,7 @@ use crate::backend::Answer;
 use crate::check::Question;
 use crate::config::{BackendMode, Enforce, Settings, TtlHeader, show_duration};
 use crate::decision::{Cause, Verdict};
-use crate::engine::{Attempt, Outage, Policy};
+use crate::engine::{Attempt, MOST_PLACES, Outage, Policy};
 
 /// What became of an attempt that was given up.
 pub(super) const NOT_WAITED_FOR: &str = "its answer was not waited for";
@@ -256,6 +256,7 @@ impl Rules<'_> {
         let effect = match (self.settings.sessions.enforce, answer.user_id.is_some()) {
             (None, _) => "sessions.enforce = off: the host is told, nobody is refused for it",
             (Some(_), false) => "without an X-UserId there is nobody to count sessions of",
+            (Some(_), true) if most as usize > MOST_PLACES => "more than 4096 are taken for no limit",
             (Some(Enforce::Newest), true) => "sessions.enforce = newest: one more than that is refused",
             (Some(Enforce::Oldest), true) => "sessions.enforce = oldest: one more than that ends the oldest",
         };
