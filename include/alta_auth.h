@@ -675,7 +675,7 @@ void alta_auth_queue_free(struct alta_auth_queue *handle);
 /**
  * Forgets what is known of a session at once; an answer in flight does not revive it, and its watches end. Until the
  * backend has answered again, for ttl.max at most, the session gets neither a last known decision nor a default action
- * that lets it in. Costs the same whatever is remembered. ALTA_AUTH_OK for any id that is not empty.
+ * that lets it in. With sessions.enforce it gives its place back, and is not banned any more. Costs the same whatever is remembered. ALTA_AUTH_OK for any id that is not empty.
  */
 int32_t alta_auth_revoke(struct alta_auth_engine *handle,
                          struct alta_auth_str session_id);

@@ -332,7 +332,8 @@ impl Engine {
 
     /// Forgets what is known of a session, at once. A check that is submitted after this is asked anew, and until the
     /// backend has answered, for `ttl.max` at most, the session gets neither a last known decision nor a default action
-    /// that lets it in. The waiters of an exchange in progress get its answer, which is not remembered.
+    /// that lets it in. The waiters of an exchange in progress get its answer, which is not remembered. With `sessions.enforce`
+    /// the session gives its place back, and is not banned any more.
     pub fn revoke(&self, session_id: &[u8]) {
         self.core.revoke(session_id);
     }

@@ -13,7 +13,6 @@ use tokio::time::Instant;
 use super::SubmitError;
 use super::inbox::{Asked, Inbox, News, Whose};
 use super::ledger::{Ledger, Ticket};
-use super::limits::Limits;
 use super::outbox::Outbox;
 use super::policy::Policy;
 use super::queue::Waiting;
@@ -41,7 +40,6 @@ pub(crate) struct Core {
     /// Of every policy there was; the newest last. Behind a lock that only a reload and a reading take.
     gauges: Mutex<Gauges>,
     pub(crate) revocations: Revocations,
-    pub(crate) limits: Limits,
     pub(crate) watches: Arc<Watching>,
     pub(crate) fork: ForkMark,
     pub(crate) hedges: Arc<Hedges>,
@@ -120,7 +118,6 @@ impl Core {
             turns: AtomicU64::new(0),
             gauges: Mutex::new(gauges),
             revocations: Revocations::new(ENTRIES).ok_or_else(no_memory)?,
-            limits: Limits::default(),
             watches: Arc::new(Watching::new(number(32))),
             fork: ForkMark::new()?,
             retries: Arc::default(),
@@ -253,7 +250,9 @@ impl Core {
         let session = self.session(&check::session_id(session_id));
         self.revocations.revoke(session, self.policy().settings.ttl.max);
         // After it, so that no answer in flight comes back; in the memory that others put into by then.
-        self.policy().memory.forget(session);
+        let policy = self.policy();
+        policy.memory.forget(session);
+        policy.limits.forget(session);
         self.void(Whose::Session(session));
     }
 
@@ -261,12 +260,16 @@ impl Core {
     pub(crate) fn revoke_user(&self, user_id: &[u8]) {
         let user = self.user(user_id);
         self.revocations.revoke_user(user);
+        if let Ok(id) = str::from_utf8(user_id) {
+            self.policy().limits.forget_user(id);
+        }
         self.void(Whose::User(user));
     }
 
     /// Forgets everything.
     pub(crate) fn revoke_all(&self) {
         self.revocations.revoke_all();
+        self.policy().limits.clear();
         self.void(Whose::All);
     }
 

@@ -22,7 +22,7 @@ impl Core {
         now: Instant,
     ) -> Decision {
         let Some(asks) = self.asks(policy, session, &decision, now) else { return decision };
-        match self.limits.admit(asks) {
+        match policy.limits.admit(asks) {
             Admission::Admitted => decision,
             Admission::Refused => refused(decision),
             Admission::InPlaceOf(gone) => {
@@ -44,7 +44,7 @@ impl Core {
         now: Instant,
     ) -> Decision {
         match self.asks(policy, session, &decision, now) {
-            Some(asks) if !self.limits.admit_known(asks) => refused(decision),
+            Some(asks) if !policy.limits.admit_known(asks) => refused(decision),
             _ => decision,
         }
     }
@@ -58,7 +58,7 @@ impl Core {
         now: Instant,
     ) -> Option<Decision> {
         let Some(asks) = self.asks(policy, session, &decision, now) else { return Some(decision) };
-        let stays = self.limits.standing(asks)?;
+        let stays = policy.limits.standing(asks)?;
         Some(if stays { decision } else { refused(decision) })
     }
 
@@ -94,6 +94,7 @@ impl Core {
             now: self.milliseconds(now),
             idle: settings.idle,
             ttl: decision.ttl,
+            ttl_max: policy.settings.ttl.max,
         })
     }
 }

@@ -7,6 +7,9 @@
 //! what Flussonic documents of its limit (flussonic.com/doc/limit-sessions-per-user); a new session of the viewer is
 //! let in as soon as there is a place.
 //!
+//! Places and bans belong to what is remembered under one shape of the configuration, and go with it. A revocation takes them with
+//! it, too: who is revoked is not banned any more, and has no place. A lower `ttl.max` ends bans as it ends decisions.
+//!
 //! In an outage, when a ban may have ended and the backend cannot be asked, who was let in before (`last_known`) goes on in its
 //! place or takes one that is free.
 //!
@@ -17,7 +20,8 @@
 //! of the user would walk over all that one client cares to open. Behind one lock, which is taken only where limits are enforced
 //! and the backend set one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -38,31 +42,46 @@ pub(crate) struct Limits {
 
 #[derive(Default)]
 struct Users {
-    by_id: HashMap<Box<str>, User>,
-    /// How many there may be before they are looked through.
+    by_id: HashMap<Arc<str>, User>,
+    of_session: OfSession,
+    /// How many users there may be before they are looked through.
     most: usize,
+    /// Of the last place that was taken.
+    number: u64,
 }
 
-#[derive(Default)]
+/// Sessions, each with the users among whose places or bans it is.
+type OfSession = BTreeSet<(u64, Arc<str>)>;
+
 struct User {
+    id: Arc<str>,
     /// The oldest first.
     places: Vec<Place>,
-    /// The oldest first.
+    /// The oldest first. Nobody who is banned has a place.
     bans: Vec<Ban>,
 }
 
 struct Place {
     session: u64,
+    /// Tells it from one that the session took before.
+    number: u64,
     watches: usize,
     /// When it was asked about last, in milliseconds of the engine's time.
     used: u64,
     /// For how long it is banned, if it has to give way.
-    ban: u64,
+    life: Life,
 }
 
 struct Ban {
     session: u64,
-    until: u64,
+    life: Life,
+}
+
+/// Of the decision that a place or a ban hangs on, in milliseconds of the engine's time.
+#[derive(Clone, Copy)]
+struct Life {
+    from: u64,
+    ttl: u64,
 }
 
 /// A session that asks for a place.
@@ -78,6 +97,8 @@ pub(crate) struct Asks<'a> {
     pub(crate) idle: Duration,
     /// For how long the decision may be reused.
     pub(crate) ttl: Duration,
+    /// For how long any may be by now.
+    pub(crate) ttl_max: Duration,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -94,25 +115,25 @@ impl Limits {
     /// Whether the session may go on, or begin.
     pub(crate) fn admit(&self, asks: Asks<'_>) -> Admission {
         let mut users = self.users.lock();
-        let user = users.of(asks);
+        let (user, of_session, number) = users.of(asks);
         if user.is_banned(asks.session) {
             return Admission::Refused;
         }
-        let ban = asks.now.saturating_add(asks.ttl.as_millis() as u64);
+        let life = Life { from: asks.now, ttl: asks.ttl.as_millis() as u64 };
         if let Some(place) = user.place(asks.session) {
-            (place.used, place.ban) = (asks.now, ban);
+            (place.used, place.life) = (asks.now, life);
             return Admission::Admitted;
         }
         let over = (user.places.len() + 1).saturating_sub(asks.limit);
         if over > 0 && asks.enforce == Enforce::Newest {
-            user.ban(asks.session, ban);
+            user.ban(asks.session, life, of_session);
             return Admission::Refused;
         }
         let gone: Vec<_> = user.places.drain(..over.min(user.places.len())).collect();
         for place in &gone {
-            user.ban(place.session, place.ban);
+            user.ban(place.session, place.life, of_session);
         }
-        user.places.push(Place { session: asks.session, watches: 0, used: asks.now, ban });
+        user.take_place(asks, life, number, of_session);
         if gone.is_empty() {
             Admission::Admitted
         } else {
@@ -124,7 +145,7 @@ impl Limits {
     /// Nobody gives way to it, and nobody is banned.
     pub(crate) fn admit_known(&self, asks: Asks<'_>) -> bool {
         let mut users = self.users.lock();
-        let user = users.of(asks);
+        let (user, of_session, number) = users.of(asks);
         if user.is_banned(asks.session) {
             return false;
         }
@@ -134,7 +155,7 @@ impl Limits {
         }
         let is_free = user.places.len() < asks.limit;
         if is_free {
-            user.places.push(Place { session: asks.session, watches: 0, used: asks.now, ban: asks.now });
+            user.take_place(asks, Life { from: asks.now, ttl: 0 }, number, of_session);
         }
         is_free
     }
@@ -142,7 +163,8 @@ impl Limits {
     /// Whether the session holds a place, or is banned: what can be said of it without taking one. `None`: neither.
     pub(crate) fn standing(&self, asks: Asks<'_>) -> Option<bool> {
         let mut users = self.users.lock();
-        let user = users.by_id.get_mut(asks.user)?.tidy(asks.now, asks.idle);
+        let Users { by_id, of_session, .. } = &mut *users;
+        let user = by_id.get_mut(asks.user)?.tidy(asks, of_session);
         if user.is_banned(asks.session) {
             return Some(false);
         }
@@ -151,26 +173,59 @@ impl Limits {
         Some(true)
     }
 
-    /// A watch of the session holds its place until [`Limits::left`]. False: it has none.
-    pub(crate) fn entered(&self, user: &str, session: u64) -> bool {
+    /// A watch of the session holds its place until [`Limits::left`] of the number that this gives, if it does not hold
+    /// it already. `None`: it has none.
+    pub(crate) fn entered(&self, user: &str, session: u64, held: Option<u64>) -> Option<u64> {
         let mut users = self.users.lock();
-        let place = users.by_id.get_mut(user).and_then(|user| user.place(session));
-        let Some(place) = place else { return false };
-        place.watches += 1;
-        true
+        let place = users.by_id.get_mut(user)?.place(session)?;
+        if held != Some(place.number) {
+            place.watches += 1;
+        }
+        Some(place.number)
     }
 
     /// A watch of the session is over. Without another the place is free, whenever it was asked about: the connection is
     /// closed, and a session that also asks takes another place.
-    pub(crate) fn left(&self, user: &str, session: u64) {
+    pub(crate) fn left(&self, user: &str, session: u64, number: u64) {
         let mut users = self.users.lock();
-        let Some(user) = users.by_id.get_mut(user) else { return };
-        if let Some(place) = user.place(session) {
+        let Users { by_id, of_session, .. } = &mut *users;
+        let Some(user) = by_id.get_mut(user) else { return };
+        if let Some(place) = user.place(session).filter(|place| place.number == number) {
             place.watches = place.watches.saturating_sub(1);
             if place.watches == 0 {
-                user.places.retain(|place| place.session != session);
+                user.forget(session, of_session);
             }
         }
+    }
+
+    /// The session was revoked.
+    pub(crate) fn forget(&self, session: u64) {
+        let mut users = self.users.lock();
+        let Users { by_id, of_session, .. } = &mut *users;
+        let its = of_session.range((session, Arc::from(""))..).take_while(|(of, _)| *of == session);
+        for (_, user) in its.cloned().collect::<Vec<_>>() {
+            if let Some(user) = by_id.get_mut(&user) {
+                user.forget(session, of_session);
+            }
+        }
+    }
+
+    /// The user was.
+    pub(crate) fn forget_user(&self, user: &str) {
+        let mut users = self.users.lock();
+        let Some(user) = users.by_id.remove(user) else { return };
+        for session in user.sessions() {
+            users.of_session.remove(&(session, Arc::clone(&user.id)));
+        }
+    }
+
+    /// All were.
+    pub(crate) fn clear(&self) {
+        let mut users = self.users.lock();
+        let all = (std::mem::take(&mut users.by_id), std::mem::take(&mut users.of_session));
+        // Their memory is given back where nobody waits for it.
+        drop(users);
+        drop(all);
     }
 }
 
@@ -185,30 +240,46 @@ impl Limits {
 }
 
 impl Users {
-    /// The user who asks, without what has ended.
-    fn of(&mut self, asks: Asks<'_>) -> &mut User {
-        let (now, idle) = (asks.now, asks.idle);
-        if !self.by_id.contains_key(asks.user) {
-            if self.by_id.len() >= self.most.max(LEAST_USERS) {
-                self.by_id.retain(|_, user| !user.tidy(now, idle).is_empty());
-                self.most = 2 * self.by_id.len();
+    /// The user who asks, without what has ended; and the number of a place that it may take.
+    fn of(&mut self, asks: Asks<'_>) -> (&mut User, &mut OfSession, u64) {
+        self.number += 1;
+        let Self { by_id, of_session, most, number } = self;
+        if !by_id.contains_key(asks.user) {
+            if by_id.len() >= (*most).max(LEAST_USERS) {
+                by_id.retain(|_, user| !user.tidy(asks, of_session).is_empty());
+                *most = 2 * by_id.len();
             }
-            self.by_id.insert(asks.user.into(), User::default());
+            let id = Arc::<str>::from(asks.user);
+            by_id.insert(Arc::clone(&id), User { id, places: Vec::new(), bans: Vec::new() });
         }
-        self.by_id.get_mut(asks.user).expect("just inserted if it was not there").tidy(now, idle)
+        let user = by_id.get_mut(asks.user).expect("just inserted if it was not there");
+        (user.tidy(asks, of_session), of_session, *number)
     }
 }
 
 impl User {
-    fn tidy(&mut self, now: u64, idle: Duration) -> &mut Self {
-        let idle = idle.as_millis() as u64;
-        self.places.retain(|place| place.watches > 0 || place.used.saturating_add(idle) > now);
-        self.bans.retain(|ban| ban.until > now);
+    /// By the time and the settings of whoever asks.
+    fn tidy(&mut self, Asks { now, idle, ttl_max, .. }: Asks<'_>, of_session: &mut OfSession) -> &mut Self {
+        let (idle, bound) = (idle.as_millis() as u64, ttl_max.as_millis() as u64);
+        let mut stays = |session, holds: bool| {
+            if !holds {
+                of_session.remove(&(session, Arc::clone(&self.id)));
+            }
+            holds
+        };
+        self.places
+            .retain(|place| stays(place.session, place.watches > 0 || place.used.saturating_add(idle) > now));
+        self.bans.retain(|ban| stays(ban.session, ban.life.end(bound) > now));
         self
     }
 
     fn place(&mut self, session: u64) -> Option<&mut Place> {
         self.places.iter_mut().find(|place| place.session == session)
+    }
+
+    fn take_place(&mut self, asks: Asks<'_>, life: Life, number: u64, of_session: &mut OfSession) {
+        of_session.insert((asks.session, Arc::clone(&self.id)));
+        self.places.push(Place { session: asks.session, number, watches: 0, used: asks.now, life });
     }
 
     fn is_empty(&self) -> bool {
@@ -219,11 +290,31 @@ impl User {
         self.bans.iter().any(|ban| ban.session == session)
     }
 
-    fn ban(&mut self, session: u64, until: u64) {
+    fn ban(&mut self, session: u64, life: Life, of_session: &mut OfSession) {
         if self.bans.len() == MOST_BANS {
-            self.bans.remove(0);
+            let oldest = self.bans.remove(0);
+            of_session.remove(&(oldest.session, Arc::clone(&self.id)));
         }
-        self.bans.push(Ban { session, until });
+        of_session.insert((session, Arc::clone(&self.id)));
+        self.bans.push(Ban { session, life });
+    }
+
+    fn forget(&mut self, session: u64, of_session: &mut OfSession) {
+        of_session.remove(&(session, Arc::clone(&self.id)));
+        self.places.retain(|place| place.session != session);
+        self.bans.retain(|ban| ban.session != session);
+    }
+
+    fn sessions(&self) -> impl Iterator<Item = u64> {
+        let places = self.places.iter().map(|place| place.session);
+        places.chain(self.bans.iter().map(|ban| ban.session))
+    }
+}
+
+impl Life {
+    /// At most `bound` after it began.
+    fn end(self, bound: u64) -> u64 {
+        self.from.saturating_add(self.ttl.min(bound))
     }
 }
 
@@ -233,9 +324,19 @@ mod tests {
     use super::*;
 
     const IDLE: Duration = Duration::from_secs(30);
+    const DAY: Duration = Duration::from_hours(24);
 
     fn asks(session: u64, enforce: Enforce, now: u64) -> Asks<'static> {
-        Asks { user: "u", session, limit: 2, enforce, now, idle: IDLE, ttl: Duration::from_mins(1) }
+        Asks {
+            user: "u",
+            session,
+            limit: 2,
+            enforce,
+            now,
+            idle: IDLE,
+            ttl: Duration::from_mins(1),
+            ttl_max: DAY,
+        }
     }
 
     #[test]
@@ -266,11 +367,11 @@ mod tests {
         let limits = Limits::default();
         let ask = |session, now| limits.admit(asks(session, Enforce::Newest, now));
         assert_eq!((ask(1, 0), ask(2, 0)), (Admitted, Admitted));
-        limits.entered("u", 1);
+        let number = limits.entered("u", 1, None).unwrap();
         assert_eq!(ask(3, 31_000), Admitted, "nobody asked for the second for 30 s");
         assert_eq!(ask(4, 200_000), Admitted, "nor for the third");
         assert_eq!(ask(5, 200_000), Refused, "the first has a watch");
-        limits.left("u", 1);
+        limits.left("u", 1, number);
         assert_eq!(ask(6, 200_001), Admitted);
     }
 
@@ -279,9 +380,49 @@ mod tests {
         let limits = Limits::default();
         let ask = |session, now| limits.admit(Asks { limit: 1, ..asks(session, Enforce::Newest, now) });
         assert_eq!(ask(1, 1_000), Admitted);
-        assert!(limits.entered("u", 1) && !limits.entered("u", 2) && !limits.entered("v", 1));
-        limits.left("u", 1);
+        let number = limits.entered("u", 1, None);
+        assert!(
+            number.is_some()
+                && limits.entered("u", 2, None).is_none()
+                && limits.entered("v", 1, None).is_none()
+        );
+        assert_eq!(limits.entered("u", 1, number), number, "held once");
+        limits.left("u", 1, number.unwrap());
         assert_eq!(ask(2, 2_000), Admitted, "its only watch is over");
+    }
+
+    #[test]
+    fn a_watch_of_a_place_that_was_forgotten_takes_nothing_from_the_next() {
+        let limits = Limits::default();
+        let ask = |session, now| limits.admit(Asks { limit: 1, ..asks(session, Enforce::Newest, now) });
+        assert_eq!(ask(1, 0), Admitted);
+        let before = limits.entered("u", 1, None).unwrap();
+        limits.forget(1);
+        assert_eq!(ask(1, 1), Admitted, "the same session, anew");
+        let after = limits.entered("u", 1, Some(before)).unwrap();
+        assert_ne!(before, after);
+        limits.left("u", 1, before);
+        assert_eq!(ask(2, 100_000), Refused, "its watch is open");
+        limits.left("u", 1, after);
+        assert_eq!(ask(3, 100_001), Admitted);
+    }
+
+    #[test]
+    fn a_session_is_forgotten_with_all_of_its_users_and_nobody_else_is() {
+        let limits = Limits::default();
+        for (user, session) in [("u", 1), ("u", 2), ("u", 3), ("v", 3), ("v", 1), ("w", 4)] {
+            limits.admit(Asks { user, ..asks(session, Enforce::Newest, 0) });
+        }
+        assert_eq!(limits.held(), (5, 1));
+        limits.forget(3);
+        assert_eq!(limits.held(), (4, 0), "banned as u, with a place as v");
+        limits.forget(9);
+        limits.forget_user("x");
+        assert_eq!(limits.held(), (4, 0));
+        limits.forget_user("u");
+        assert_eq!(limits.held(), (2, 0));
+        limits.clear();
+        assert_eq!(limits.held(), (0, 0));
     }
 
     #[test]
@@ -337,11 +478,16 @@ mod tests {
         for number in 0..100_000u64 {
             let user = number.to_string();
             limits.admit(Asks { user: &user, ..asks(1, Enforce::Newest, number * 1000) });
-            assert!(limits.users.lock().by_id.len() <= LEAST_USERS);
+            let users = limits.users.lock();
+            assert!(users.by_id.len() <= LEAST_USERS && users.of_session.len() <= LEAST_USERS);
         }
         for session in 0..1000 {
             limits.admit(asks(session, Enforce::Newest, 0));
         }
         assert_eq!(limits.users.lock().by_id["u"].bans.len(), MOST_BANS);
+        // Whoever has a place or is banned, and nobody else.
+        limits.admit(asks(1, Enforce::Newest, 200_000_000));
+        let (places, bans) = limits.held();
+        assert_eq!(limits.users.lock().of_session.len(), places + bans);
     }
 }

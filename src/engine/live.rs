@@ -164,8 +164,8 @@ impl Shard {
         };
         let told = {
             let mut watches = self.watches.borrow_mut();
-            let is_limited = heard.policy.settings.sessions.enforce.is_some();
-            watches.place(ticket, &decision, &self.core.limits, is_limited);
+            let limits = heard.policy.settings.sessions.enforce.map(|_| &heard.policy.limits);
+            watches.place(ticket, &decision, limits);
             if decision.origin == Origin::Default {
                 // It knows nothing of the user, and takes nothing back.
                 watches.undecided(ticket, now, wait);
@@ -219,7 +219,7 @@ impl Shard {
 
     /// It is not this thread's any more. An exchange that it alone waited for is dropped if nothing was written.
     pub(super) fn drop_watch(&self, ticket: u64) -> Option<Arc<Watch>> {
-        let watched = self.watches.borrow_mut().remove(ticket, &self.core.limits)?;
+        let watched = self.watches.borrow_mut().remove(ticket)?;
         if let Some(id) = watched.flight
             && self.flights.borrow().contains(id)
         {
@@ -233,7 +233,7 @@ impl Shard {
     pub(super) fn end_watches(&self, cause: Cause, reason: &'static str) {
         let tickets = self.watches.borrow().of(Whose::All);
         for ticket in tickets {
-            let Some(watched) = self.watches.borrow_mut().remove(ticket, &self.core.limits) else { continue };
+            let Some(watched) = self.watches.borrow_mut().remove(ticket) else { continue };
             let last = self.core.last_word(&watched.watch, cause, reason);
             if let Some((receiver, completed)) = watched.watch.end(last) {
                 self.outbox.borrow_mut().push(receiver, completed);

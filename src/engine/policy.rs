@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::StartError;
+use super::limits::Limits;
 use crate::backend::{ReplyRules, RequestPlan};
 use crate::check::{Check, Draft, Invalid, Question, Rules};
 use crate::config::{BackendUrl, ConfigError, HedgeAfter, Settings};
@@ -35,6 +36,8 @@ pub(crate) struct Policy {
     pub(crate) order: Box<[usize]>,
     /// What was learned under this policy, and under those before it that asked and judged alike.
     pub(crate) memory: Arc<Memory>,
+    /// The places of users, of whom the same holds.
+    pub(crate) limits: Arc<Limits>,
     /// Whom the shadow's questions go to, asked and judged as its settings say.
     pub(crate) shadow: Option<Arc<Self>>,
     rules: Rules,
@@ -57,17 +60,17 @@ impl Policy {
             path_check: settings.path_check,
             path_in_key: plans.iter().any(|plan| plan.uses_path()),
         };
-        let memory = before
-            .filter(|before| before.settings.shape == settings.shape)
-            .map_or_else(|| Arc::new(Memory::new(settings.memory)), |before| Arc::clone(&before.memory));
+        let alike = before.filter(|before| before.settings.shape == settings.shape);
+        let memory =
+            alike.map_or_else(|| Arc::new(Memory::new(settings.memory)), |before| Arc::clone(&before.memory));
+        let limits = alike.map(|before| Arc::clone(&before.limits)).unwrap_or_default();
         // Who has used up its share has so after a reload, too.
         let per_client = match before.filter(|before| before.settings.per_ip == settings.per_ip) {
             Some(before) => before.per_client.clone(),
             None => PerClient::new(settings.per_ip, log).map(Arc::new),
         };
         let latencies = (settings.hedge.after == HedgeAfter::P95).then(|| {
-            let known = before.filter(|before| before.settings.shape == settings.shape);
-            let known = known.and_then(|before| before.latencies.clone());
+            let known = alike.and_then(|before| before.latencies.clone());
             known.unwrap_or_else(|| settings.backends.iter().map(|_| Latency::default()).collect())
         });
         let same = |before: &&Self| {
@@ -113,6 +116,7 @@ impl Policy {
             latencies,
             per_client,
             memory,
+            limits,
             replies: ReplyRules::new(&settings),
             shared,
             addresses,

@@ -37,12 +37,18 @@ pub(super) struct Watched {
     pub(super) flight: Option<FlightId>,
     /// The keyed hash of the user's id, once the backend has named it.
     user: Option<u64>,
-    /// The user whose place it holds.
-    place: Option<Box<str>>,
+    place: Option<Place>,
     /// `None`: it is being asked about.
     due: Option<Instant>,
     /// What says when that is.
     waits_by: Bound,
+}
+
+/// The place that a watch holds.
+struct Place {
+    among: Arc<Limits>,
+    user: Box<str>,
+    number: u64,
 }
 
 /// What bounds the time in which a watch is not asked about.
@@ -117,10 +123,10 @@ impl Watches {
     }
 
     /// It has ended, and gives its place back.
-    pub(super) fn remove(&mut self, ticket: u64, limits: &Limits) -> Option<Watched> {
-        let watched = self.by_ticket.remove(&ticket)?;
-        if let Some(user) = &watched.place {
-            limits.left(user, watched.session);
+    pub(super) fn remove(&mut self, ticket: u64) -> Option<Watched> {
+        let mut watched = self.by_ticket.remove(&ticket)?;
+        if let Some(place) = watched.place.take() {
+            place.among.left(&place.user, watched.session, place.number);
         }
         if let Some(due) = watched.due {
             self.due.remove(&(due, ticket));
@@ -133,21 +139,26 @@ impl Watches {
         Some(watched)
     }
 
-    /// It holds a place of the user whose session was let in, as long as it is.
-    pub(super) fn place(&mut self, ticket: u64, decision: &Decision, limits: &Limits, is_limited: bool) {
+    /// It holds a place of the user whose session was let in, as long as it is. `limits`: where one is enforced.
+    pub(super) fn place(&mut self, ticket: u64, decision: &Decision, limits: Option<&Arc<Limits>>) {
         let Some(watched) = self.by_ticket.get_mut(&ticket) else { return };
         let user = if decision.allows() { decision.user_id() } else { "" };
         // A default action knows nothing of the user, which takes nothing back.
-        let unknown = decision.allows() && decision.origin == Origin::Default;
-        if unknown || watched.place.as_deref() == Some(user) {
+        if decision.allows() && decision.origin == Origin::Default {
             return;
         }
-        if let Some(before) = watched.place.take() {
-            limits.left(&before, watched.session);
+        let stays = |place: &Place| {
+            &*place.user == user && limits.is_none_or(|limits| Arc::ptr_eq(limits, &place.among))
+        };
+        if let Some(before) = watched.place.take_if(|place| !stays(place)) {
+            before.among.left(&before.user, watched.session, before.number);
         }
         // Without a limit that is enforced there is no place to hold, and nobody takes the lock.
-        if is_limited && !user.is_empty() && limits.entered(user, watched.session) {
-            watched.place = Some(user.into());
+        if let Some(among) = limits.filter(|_| !user.is_empty()) {
+            let held = watched.place.take().map(|place| place.number);
+            let entered = among.entered(user, watched.session, held);
+            watched.place =
+                entered.map(|number| Place { among: Arc::clone(among), user: user.into(), number });
         }
     }
 

@@ -9,7 +9,7 @@ use crate::engine::Engine;
 
 /// Forgets what is known of a session at once; an answer in flight does not revive it, and its watches end. Until the
 /// backend has answered again, for ttl.max at most, the session gets neither a last known decision nor a default action
-/// that lets it in. Costs the same whatever is remembered. ALTA_AUTH_OK for any id that is not empty.
+/// that lets it in. With sessions.enforce it gives its place back, and is not banned any more. Costs the same whatever is remembered. ALTA_AUTH_OK for any id that is not empty.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn alta_auth_revoke(handle: *mut alta_auth_engine, session_id: alta_auth_str) -> i32 {
     // SAFETY: the contract of the header.

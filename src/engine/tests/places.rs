@@ -1,13 +1,17 @@
 //! `sessions.enforce`: what is kept of a user's sessions, and until when it counts.
 
+use std::sync::Arc;
+
 use super::support::check;
-use super::viewers::{allow, assert_by, pass, secs, with_viewers};
+use super::viewers::{Says, Viewers, allow, assert_by, pass, secs, with_viewers};
 use crate::decision::{Origin, Verdict};
+use crate::engine::batch::Batch;
+use crate::engine::completion::{Completed, Receiver, Tag};
 use crate::engine::limits::MOST_PLACES;
 
 const NEWEST: (&str, &str) = ("sessions.enforce", "newest");
 
-fn at_most(sessions: usize) -> super::viewers::Says {
+fn at_most(sessions: usize) -> Says {
     allow(&format!("X-AuthDuration: 36000|X-UserId: u1|X-Max-Sessions: {sessions}"))
 }
 
@@ -21,9 +25,95 @@ async fn a_limit_that_stands_for_none_keeps_no_list_of_sessions() {
                     assert_by(&viewers.ask(&check(&session, "")).await, Origin::Backend, Verdict::Allow);
                     assert_by(&viewers.ask(&check(&session, "")).await, Origin::Memory, Verdict::Allow);
                 }
-                assert_eq!(viewers.bench.core.limits.held(), (places, 0), "{limit}");
+                assert_eq!(viewers.bench.core.policy().limits.held(), (places, 0), "{limit}");
             })
             .await;
         }
+    }
+}
+
+/// What an operator may do about a session that is banned, and whether it comes back by that.
+type Act = (&'static str, fn(&Viewers), Verdict);
+
+const ACTS: [Act; 7] = [
+    ("nothing", |_| (), Verdict::Deny),
+    ("its revocation", |viewers| viewers.bench.core.revoke(b"s2"), Verdict::Allow),
+    ("another's revocation", |viewers| viewers.bench.core.revoke(b"s1"), Verdict::Deny),
+    ("its user's revocation", |viewers| viewers.bench.core.revoke_user(b"u1"), Verdict::Allow),
+    ("another user's revocation", |viewers| viewers.bench.core.revoke_user(b"u2"), Verdict::Deny),
+    ("a revocation of all", |viewers| viewers.bench.core.revoke_all(), Verdict::Allow),
+    ("a reload that keeps what is remembered", |viewers| viewers.reload(&[NEWEST]), Verdict::Deny),
+];
+
+#[tokio::test(start_paused = true)]
+async fn a_ban_ends_with_the_decision_that_it_hangs_on() {
+    let elsewhere: Act = (
+        "a reload with another backend",
+        |viewers| viewers.reload(&[NEWEST, ("backend.url", "http://127.0.0.1:2/auth")]),
+        Verdict::Allow,
+    );
+    let shorter: Act =
+        ("a lower ttl.max", |viewers| viewers.reload(&[NEWEST, ("ttl.max", "20s")]), Verdict::Allow);
+    for (what, act, verdict) in ACTS.into_iter().chain([elsewhere, shorter]) {
+        with_viewers(&[NEWEST], at_most(1), |viewers| async move {
+            assert_by(&viewers.ask(&check("s1", "")).await, Origin::Backend, Verdict::Allow);
+            assert_by(&viewers.ask(&check("s2", "")).await, Origin::Backend, Verdict::Deny);
+            // The place is free again.
+            pass(secs(31)).await;
+            act(&viewers);
+            assert_eq!(viewers.ask(&check("s2", "")).await.verdict, verdict, "{what}");
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_its_host_revokes_gives_its_place_to_the_next() {
+    for (what, act, _) in ACTS {
+        let free = matches!(what, "another's revocation" | "its user's revocation" | "a revocation of all");
+        with_viewers(&[NEWEST], at_most(1), |viewers| async move {
+            assert_by(&viewers.ask(&check("s1", "")).await, Origin::Backend, Verdict::Allow);
+            act(&viewers);
+            let verdict = if free { Verdict::Allow } else { Verdict::Deny };
+            assert_eq!(viewers.ask(&check("s3", "")).await.verdict, verdict, "{what}");
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_holds_its_place_over_a_revocation_and_a_reload_of_others() {
+    for (what, act) in [
+        ("it began anew after a revocation", (|viewers| viewers.bench.core.revoke(b"s1")) as fn(&Viewers)),
+        ("the backend is another", |viewers| {
+            viewers.reload(&[NEWEST, ("backend.url", "http://127.0.0.1:2/auth")]);
+        }),
+    ] {
+        with_viewers(&[NEWEST], at_most(1), |viewers| async move {
+            let watch = || {
+                let receiver: Arc<dyn Receiver> = Arc::new(Deaf);
+                let mut batch = Batch::new(&viewers.bench.core, 0);
+                batch.watch(&check("s1", ""), &receiver, Tag { user_data: 0, owner: 0 }, |_| ()).unwrap()
+            };
+            watch();
+            pass(secs(1)).await;
+            act(&viewers);
+            if what.starts_with("it began") {
+                watch();
+            }
+            pass(secs(100)).await;
+            assert_eq!(viewers.bench.core.stats().watching, 1, "{what}");
+            assert_eq!(viewers.ask(&check("s2", "")).await.verdict, Verdict::Deny, "{what}");
+        })
+        .await;
+    }
+}
+
+/// Told what a watch says, and does nothing.
+struct Deaf;
+
+impl Receiver for Deaf {
+    fn receive(&self, batch: &mut Vec<Completed>) {
+        batch.drain(..).for_each(|completed| drop(completed.take()));
     }
 }
