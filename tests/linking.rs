@@ -281,10 +281,18 @@ fn install_finds_ldconfig_without_sbin_in_the_path() {
     let steps = succeed(
         command(
             "make",
-            ["--dry-run", "-f", "packaging/install.mk", "install", "ALTA_LIB_DIR=target/release"],
+            [
+                "--dry-run",
+                "--no-print-directory",
+                "-f",
+                "packaging/install.mk",
+                "install",
+                "ALTA_LIB_DIR=target/release",
+            ],
         )
         .current_dir(ROOT)
         .env_remove("MAKEFLAGS")
+        .env_remove("MAKELEVEL")
         .env("PATH", &path),
     );
     let last = steps.trim_end().lines().last().unwrap();
