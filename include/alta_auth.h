@@ -530,9 +530,10 @@ int32_t alta_auth_config_set_log(struct alta_auth_config *config,
                                  void *user_data);
 
 /**
- * Run start and stop on each thread of an engine (alta-io-N, alta-cb-N, and alta-dns where a URL has a name), before its
- * first and after its last callback; either may be NULL. For hosts whose threads must be registered or pinned. A reload
- * does not change them. An alta-dns that hangs in the system's resolver when its engine is freed runs no stop.
+ * Run start and stop on each thread of an engine (alta-io-N, alta-cb-N, and alta-dns where a URL has a name: one, or as many
+ * as lookups go on at once, at most 16), before its first and after its last callback; either may be NULL. For hosts whose
+ * threads must be registered or pinned. A reload does not change them. An alta-dns that hangs in the system's resolver when
+ * its engine is freed runs no stop.
  */
 int32_t alta_auth_config_set_thread_hooks(struct alta_auth_config *config,
                                           alta_auth_thread_hook start,

@@ -194,8 +194,8 @@ impl Config {
     }
 
     /// Run on each thread of an engine, before and after everything else there: for hosts whose threads must be
-    /// registered or pinned. A reload does not change them. The resolver's thread runs no `stop` if it hangs in a lookup when
-    /// the engine is dropped.
+    /// registered or pinned. A reload does not change them. A thread of the resolver runs no `stop` if it hangs in a lookup
+    /// when the engine is dropped.
     pub fn set_thread_hooks(
         &mut self,
         start: Option<Arc<dyn Fn() + Send + Sync>>,

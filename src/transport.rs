@@ -176,7 +176,7 @@ pub(crate) struct Shared {
     addresses: Arc<[Arc<Addresses>]>,
 }
 
-/// The system's resolver, or a test's. Runs on the thread `alta-dns`, where it may take its time.
+/// The system's resolver, or a test's. Runs on the threads `alta-dns`, on several at once, where it may take its time.
 pub(crate) type Resolve = dyn Fn(&str) -> std::io::Result<Vec<IpAddr>> + Send + Sync;
 
 /// Why there is nothing to share.

@@ -78,9 +78,10 @@ pub unsafe extern "C" fn alta_auth_config_set_log(
     })
 }
 
-/// Run start and stop on each thread of an engine (alta-io-N, alta-cb-N, and alta-dns where a URL has a name), before its
-/// first and after its last callback; either may be NULL. For hosts whose threads must be registered or pinned. A reload
-/// does not change them. An alta-dns that hangs in the system's resolver when its engine is freed runs no stop.
+/// Run start and stop on each thread of an engine (alta-io-N, alta-cb-N, and alta-dns where a URL has a name: one, or as many
+/// as lookups go on at once, at most 16), before its first and after its last callback; either may be NULL. For hosts whose
+/// threads must be registered or pinned. A reload does not change them. An alta-dns that hangs in the system's resolver when
+/// its engine is freed runs no stop.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn alta_auth_config_set_thread_hooks(
     config: *mut alta_auth_config,

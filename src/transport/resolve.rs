@@ -1,15 +1,15 @@
 //! Names of backends, and their addresses.
 //!
-//! The system's resolver blocks for as long as it likes, so it has a thread of its own, `alta-dns`, started only
+//! The system's resolver blocks for as long as it likes, so it has threads of its own (`lookups.rs`), started only
 //! if some URL has a name. I/O threads never wait for it but for the first answer: an answer older than
-//! `dns.refresh` is used as it is while a newer one is fetched, and a resolver that fails changes nothing. The
-//! thread is never joined, as it may hang in a lookup. While it is anywhere else the end of the engine waits for it; after a
-//! lookup that outlasts the engine it calls nothing of the host's any more.
+//! `dns.refresh` is used as it is while a newer one is fetched, and a resolver that fails changes nothing.
 //!
 //! A reload takes over what was found (`Names::take_over`), so that it can be made while the resolver fails.
 //!
 //! At most 16 addresses of a name are used, of both families; the one that last worked is tried first. Those who keep book of a name's
 //! addresses (`src/outage/addresses.rs`) hear of each answer.
+
+mod lookups;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,10 +17,11 @@ use std::net::{IpAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, select};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tokio::time::Instant;
+
+use lookups::Lookups;
 
 use super::{Resolve, connect};
 use crate::calls::Calls;
@@ -36,8 +37,7 @@ pub(super) type Hosts = BTreeMap<String, Vec<Arc<Addresses>>>;
 pub(super) struct Names {
     table: Arc<[Name]>,
     refresh: Duration,
-    /// Lookups to do, by index in `table`. At most one a name is on its way, so this never fills.
-    wanted: Sender<usize>,
+    lookups: Lookups,
 }
 
 struct Name {
@@ -91,34 +91,8 @@ impl Names {
                 answer: watch::Sender::default(),
             })
             .collect();
-        let (wanted, lookups) = crossbeam_channel::bounded(table.len());
-        let answered = Arc::clone(&table);
-        let thread = crate::sys::spawn("alta-dns".to_owned(), move || {
-            let Some(mut visit) = calls.visit() else { return };
-            let thread = calls.thread();
-            loop {
-                let wanted = select! {
-                    recv(lookups) -> index => index.ok(),
-                    recv(calls.over()) -> _ => None,
-                };
-                let Some(index) = wanted else { break };
-                let name: &Name = &answered[index];
-                // Nobody waits for the resolver.
-                drop(visit);
-                // Probed here and now: a moment later there may be descriptors again.
-                let found = resolve(&name.host).map_err(|error| connect::shortage().unwrap_or(error));
-                match calls.visit() {
-                    Some(again) => visit = again,
-                    None => return thread.leave(),
-                }
-                name.settle(found);
-            }
-            drop(thread);
-            drop(visit);
-        })?;
-        // Detached: it may hang in the resolver when the engine is freed.
-        drop(thread);
-        Ok(Some(Self { table, refresh, wanted }))
+        let lookups = Lookups::new(Arc::clone(&table), resolve, calls)?;
+        Ok(Some(Self { table, refresh, lookups }))
     }
 
     /// What was found before a reload, to be used until the resolver has answered.
@@ -192,13 +166,12 @@ impl Names {
         state.asked = true;
         state.stale_at = Some(now + self.refresh);
         drop(state);
-        // Full or closed cannot be: there is room for each name, and the thread lives as long as `self`.
-        let _ = self.wanted.try_send(index);
+        self.lookups.ask(index);
     }
 }
 
 impl Name {
-    /// Takes the resolver's answer. Runs on `alta-dns`.
+    /// Takes the resolver's answer. Runs on an `alta-dns`.
     fn settle(&self, outcome: io::Result<Vec<IpAddr>>) {
         let failed = |error: io::Error| {
             let cause = if connect::is_local(&error) { Cause::Overload } else { Cause::Resolve };
@@ -250,7 +223,7 @@ mod tests {
     use std::net::Ipv4Addr;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use crossbeam_channel::{bounded, unbounded};
+    use crossbeam_channel::{Sender, bounded, unbounded};
 
     use super::*;
     use crate::config::ThreadHooks;
@@ -471,7 +444,7 @@ mod tests {
             }
             calls.end();
             assert_eq!(run(), [1, usize::from(!hangs)]);
-            drop(go);
+            drop((go, names));
             assert!(was_asked.recv().is_err(), "the thread ends");
             assert_eq!(run(), [1, usize::from(!hangs)]);
         }
