@@ -213,7 +213,8 @@ impl Shared {
                 hosts.entry(host.clone()).or_default().push(Arc::clone(addresses));
             }
         }
-        let names = resolve::Names::new(hosts, settings.dns_refresh, resolver, Arc::clone(calls))
+        let (refresh, connect_timeout) = (settings.dns_refresh, settings.connect_timeout);
+        let names = resolve::Names::new(hosts, refresh, connect_timeout, resolver, Arc::clone(calls))
             .map_err(Unshared::System)?;
         Ok(Arc::new(Self { settings, tls, names, addresses }))
     }

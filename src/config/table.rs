@@ -440,8 +440,8 @@ pub(super) const KEYS: &[Key] = &[
         name: "dns.refresh", section: "Connections", reload: Keeps,
         kind: Kind::Duration { min: SECOND, max: DAY, put: |s, d| s.dns_refresh = d },
         default: Value("30s"),
-        text: "How often names are resolved again; at most 16 addresses of each are used. Those that were found last are kept \
-               when the resolver fails.",
+        text: "How often names are resolved again while they are used; at most 16 addresses of each are used. Those that were \
+               found last are kept when the resolver fails.",
     },
     Key {
         name: "unix.peer_uid", section: "Connections", reload: Forgets,

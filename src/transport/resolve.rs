@@ -4,6 +4,9 @@
 //! if some URL has a name. I/O threads never wait for it but for the first answer: an answer older than
 //! `dns.refresh` is used as it is while a newer one is fetched, and a resolver that fails changes nothing.
 //!
+//! An answer is renewed by use, so after a pause it may be of any age. Who comes first after more than two refreshes, and
+//! whoever comes while it waits, waits for the new one, but not for long. Whatever goes on being used never does.
+//!
 //! A reload takes over what was found (`Names::take_over`), so that it can be made while the resolver fails.
 //!
 //! At most 16 addresses of a name are used, of both families; the one that last worked is tried first. Those who keep book of a name's
@@ -19,7 +22,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use lookups::Lookups;
 
@@ -29,6 +32,8 @@ use crate::decision::Cause;
 use crate::outage::Addresses;
 
 const MAX_ADDRESSES: usize = 16;
+/// So long, and for half of `connect_timeout` at most, an answer after a pause is waited for.
+const MAX_PATIENCE: Duration = Duration::from_millis(250);
 
 /// Names, and who keeps book of the addresses of each.
 pub(super) type Hosts = BTreeMap<String, Vec<Arc<Addresses>>>;
@@ -37,6 +42,8 @@ pub(super) type Hosts = BTreeMap<String, Vec<Arc<Addresses>>>;
 pub(super) struct Names {
     table: Arc<[Name]>,
     refresh: Duration,
+    /// How long a newer answer is waited for instead of one of long ago.
+    patience: Duration,
     lookups: Lookups,
 }
 
@@ -53,6 +60,10 @@ struct State {
     asked: bool,
     /// The answer in use is older than this: ask again.
     stale_at: Option<Instant>,
+    /// Asked about last, by whoever uses it.
+    used: Option<Instant>,
+    /// The answer in use is of long ago: until then a newer one is waited for.
+    wait_until: Option<Instant>,
     /// Connected last.
     worked: Option<IpAddr>,
 }
@@ -71,11 +82,16 @@ pub(super) fn system(host: &str) -> io::Result<Vec<IpAddr>> {
     Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
 }
 
+fn patience(connect_timeout: Duration) -> Duration {
+    MAX_PATIENCE.min(connect_timeout / 2)
+}
+
 impl Names {
     /// None: nothing to resolve, no thread.
     pub(super) fn new(
         hosts: Hosts,
         refresh: Duration,
+        connect_timeout: Duration,
         resolve: Arc<Resolve>,
         calls: Arc<Calls>,
     ) -> io::Result<Option<Self>> {
@@ -92,7 +108,8 @@ impl Names {
             })
             .collect();
         let lookups = Lookups::new(Arc::clone(&table), resolve, calls)?;
-        Ok(Some(Self { table, refresh, lookups }))
+        let patience = patience(connect_timeout);
+        Ok(Some(Self { table, refresh, patience, lookups }))
     }
 
     /// What was found before a reload, to be used until the resolver has answered.
@@ -102,7 +119,9 @@ impl Names {
             let before = &before.table[index];
             let Answer::Found(found) = before.answer.borrow().clone() else { continue };
             let mut state = name.state.lock();
-            state.worked = before.state.lock().worked;
+            let before = before.state.lock();
+            (state.worked, state.used) = (before.worked, before.used);
+            drop(before);
             name.found(state, &found);
         }
     }
@@ -116,7 +135,14 @@ impl Names {
         // A failure that was there before is not an answer to this question; a new one is. So what is there is
         // looked at before the question: the answer may come at once, and would be taken for an old one.
         let mut current = answer.borrow_and_update().clone();
-        self.want(index);
+        let wait_until = self.want(index);
+        if matches!(current, Answer::Found(_)) {
+            if let Some(until) = wait_until {
+                let _ = timeout_at(until, answer.changed()).await;
+            }
+            // In time or not: the newest there is.
+            current = answer.borrow_and_update().clone();
+        }
         while !matches!(current, Answer::Found(_)) {
             if answer.changed().await.is_err() {
                 return Err(failed("the resolver is gone"));
@@ -156,17 +182,22 @@ impl Names {
         self.table.iter().position(|name| name.host == host)
     }
 
-    /// Sees to it that a lookup is on its way, if one is due.
-    fn want(&self, index: usize) {
+    /// Sees to it that a lookup is on its way, if one is due. Until when it is to be waited for, although there is an answer.
+    fn want(&self, index: usize) -> Option<Instant> {
         let mut state = self.table[index].state.lock();
         let now = Instant::now();
+        if state.used.replace(now).is_some_and(|at| now > at + 2 * self.refresh) {
+            state.wait_until = Some(now + self.patience);
+        }
+        let wait_until = state.wait_until.filter(|&until| now < until);
         if state.asked || state.stale_at.is_some_and(|at| now < at) {
-            return;
+            return wait_until;
         }
         state.asked = true;
         state.stale_at = Some(now + self.refresh);
         drop(state);
         self.lookups.ask(index);
+        wait_until
     }
 }
 
@@ -194,11 +225,14 @@ impl Name {
         // The lock is held while the answer changes, so that who is told to ask again finds `asked` cleared.
         let mut state = self.state.lock();
         state.asked = false;
+        state.wait_until = None;
         match found {
             Ok(found) => self.found(state, &found),
             Err((cause, why)) => {
                 // What was found before still stands. Without anything, the next use asks at once.
                 if matches!(&*self.answer.borrow(), Answer::Found(_)) {
+                    // Who waits for a newer one need not wait on.
+                    self.answer.send_modify(|_| ());
                     return;
                 }
                 state.stale_at = None;
@@ -224,11 +258,14 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use crossbeam_channel::{Sender, bounded, unbounded};
+    use tokio::time::{advance, pause, resume, timeout};
 
     use super::*;
     use crate::config::ThreadHooks;
     use crate::observe::{Log, LogLevel, Logger};
     use crate::outage::Rules;
+
+    const SECOND: Duration = Duration::from_secs(1);
 
     fn address(last: u8) -> IpAddr {
         Ipv4Addr::new(192, 0, 2, last).into()
@@ -238,15 +275,16 @@ mod tests {
         refresh: Duration,
         resolve: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static,
     ) -> Names {
-        Names::new(Hosts::from([("backend.test".into(), vec![])]), refresh, Arc::new(resolve), Arc::default())
-            .unwrap()
-            .unwrap()
+        let hosts = Hosts::from([("backend.test".into(), vec![])]);
+        Names::new(hosts, refresh, SECOND, Arc::new(resolve), Arc::default()).unwrap().unwrap()
     }
 
     #[test]
     fn without_names_there_is_no_thread() {
         assert!(
-            Names::new(Hosts::new(), Duration::ZERO, Arc::new(system), Arc::default()).unwrap().is_none()
+            Names::new(Hosts::new(), Duration::ZERO, SECOND, Arc::new(system), Arc::default())
+                .unwrap()
+                .is_none()
         );
     }
 
@@ -287,10 +325,12 @@ mod tests {
     }
 
     /// A resolver that answers what it is sent, and says when it has been asked.
-    fn scripted() -> (Names, Sender<io::Result<Vec<IpAddr>>>, crossbeam_channel::Receiver<()>) {
+    fn scripted(
+        refresh: Duration,
+    ) -> (Names, Sender<io::Result<Vec<IpAddr>>>, crossbeam_channel::Receiver<()>) {
         let (script, answers) = unbounded::<io::Result<Vec<IpAddr>>>();
         let (asked, was_asked) = unbounded();
-        let names = names(Duration::ZERO, move |_| {
+        let names = names(refresh, move |_| {
             let _ = asked.send(());
             answers.recv().unwrap_or_else(|_| Err(io::Error::other("end of the script")))
         });
@@ -299,7 +339,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_found_stands_when_the_resolver_fails() {
-        let (names, script, was_asked) = scripted();
+        let (names, script, was_asked) = scripted(Duration::ZERO);
         script.send(Err(io::Error::other("no such host"))).unwrap();
         assert_eq!(names.addresses("backend.test").await, Err((Cause::Resolve, "no such host".to_owned())));
         script.send(Ok(vec![address(1), address(2)])).unwrap();
@@ -326,7 +366,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_moved_name_is_noticed_by_use() {
-        let (names, script, was_asked) = scripted();
+        let (names, script, was_asked) = scripted(Duration::ZERO);
         script.send(Ok(vec![address(1)])).unwrap();
         names.addresses("backend.test").await.unwrap();
         was_asked.recv_timeout(Duration::from_secs(10)).unwrap();
@@ -337,6 +377,70 @@ mod tests {
         news.changed().await.unwrap();
         assert!(!names.is_current("backend.test", address(1)));
         assert!(names.is_current("backend.test", address(2)));
+    }
+
+    /// Found at `address(1)`, and not used for so long since.
+    async fn idle_for(so_long: Duration) -> (Names, Sender<io::Result<Vec<IpAddr>>>) {
+        let (names, script, _) = scripted(SECOND);
+        script.send(Ok(vec![address(1)])).unwrap();
+        assert_eq!(names.addresses("backend.test").await.unwrap(), [address(1)]);
+        advance(so_long).await;
+        (names, script)
+    }
+
+    /// What is used, and after how many milliseconds.
+    async fn asked(names: &Names) -> (Vec<IpAddr>, u128) {
+        let before = Instant::now();
+        (names.addresses("backend.test").await.unwrap(), before.elapsed().as_millis())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_pause_the_first_use_is_of_the_new_answer() {
+        for reloads in [false, true] {
+            let (mut names, mut script) = idle_for(3 * SECOND).await;
+            if reloads {
+                let (new, its_script, _) = scripted(SECOND);
+                new.take_over(&names);
+                (names, script) = (new, its_script);
+            }
+            resume();
+            names.patience = 60 * SECOND;
+            script.send(Ok(vec![address(2)])).unwrap();
+            assert_eq!(names.addresses("backend.test").await.unwrap(), [address(2)], "{reloads}");
+            pause();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_pause_a_resolver_that_fails_is_not_waited_for_any_longer() {
+        let (mut names, script) = idle_for(3 * SECOND).await;
+        resume();
+        names.patience = 60 * SECOND;
+        script.send(Err(io::Error::other("down"))).unwrap();
+        let found = timeout(10 * SECOND, names.addresses("backend.test")).await.expect("it has failed");
+        assert_eq!(found.unwrap(), [address(1)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_resolver_that_hangs_is_waited_for_once_a_pause_and_for_a_bounded_time() {
+        for (connect_timeout, bound) in [(SECOND, 250), (SECOND / 10, 50)] {
+            let (mut names, script) = idle_for(3 * SECOND).await;
+            names.patience = patience(connect_timeout);
+            // Both until the same time.
+            let both = async { tokio::join!(asked(&names), asked(&names)) };
+            let ((one, waited), (other, as_well)) = both.await;
+            assert_eq!([one, other], [[address(1)], [address(1)]]);
+            assert!((bound..bound + 5).contains(&waited) && as_well <= waited, "{waited} {as_well}");
+            // Whatever goes on being used does not wait, through lookups that hang or have failed.
+            for round in 0..10 {
+                assert_eq!(asked(&names).await, (vec![address(1)], 0), "{round}");
+                if round == 5 {
+                    script.send(Err(io::Error::other("down"))).unwrap();
+                    settled(&names);
+                }
+                advance(2 * SECOND).await;
+            }
+        }
     }
 
     #[tokio::test]
@@ -361,7 +465,7 @@ mod tests {
         let names = names(Duration::from_mins(1), |_| Err(io::Error::other("no such host")));
         // Some of so many lookups end before who asked for them looks for the answer.
         for _ in 0..20_000 {
-            let asked = tokio::time::timeout(Duration::from_secs(5), names.addresses("backend.test")).await;
+            let asked = timeout(Duration::from_secs(5), names.addresses("backend.test")).await;
             assert!(asked.expect("nobody will answer this any more").is_err());
         }
     }
@@ -394,7 +498,7 @@ mod tests {
         let book = Arc::new(Addresses::new("http://backend.test:80".into(), rules, log));
         let hosts = Hosts::from([("backend.test".into(), vec![book])]);
         let resolve = Arc::new(|_: &str| Ok(vec![address(1)]));
-        let names = Names::new(hosts, Duration::ZERO, resolve, Arc::default()).unwrap().unwrap();
+        let names = Names::new(hosts, Duration::ZERO, SECOND, resolve, Arc::default()).unwrap().unwrap();
         assert_eq!(names.addresses("backend.test").await, Ok(vec![address(1)]));
         has_begun.recv().unwrap();
         assert!(names.is_current("backend.test", address(1)));
@@ -422,7 +526,7 @@ mod tests {
             Ok(vec![address(1)])
         };
         let hosts = Hosts::from([("backend.test".into(), vec![])]);
-        let names = Names::new(hosts, Duration::ZERO, Arc::new(resolve), calls).unwrap().unwrap();
+        let names = Names::new(hosts, Duration::ZERO, SECOND, Arc::new(resolve), calls).unwrap().unwrap();
         (names, hooks, go, was_asked)
     }
 

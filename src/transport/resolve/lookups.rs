@@ -131,7 +131,7 @@ mod tests {
             Ok(vec![ADDRESS])
         };
         let hosts: Hosts = hosts.iter().map(|host| ((*host).to_owned(), vec![])).collect();
-        let names = Names::new(hosts, Duration::from_mins(1), Arc::new(resolve), Arc::default());
+        let names = Names::new(hosts, Duration::from_mins(1), PATIENCE, Arc::new(resolve), Arc::default());
         (names.unwrap().unwrap(), go, has_begun)
     }
 
