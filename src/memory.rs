@@ -14,16 +14,19 @@
 //!
 //! Memory: a decision takes 88 bytes, its key, user id and location; a session 96 more. `weight` counts that.
 
+mod raised;
 mod record;
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use quick_cache::sync::Cache;
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 
+use raised::Raised;
 pub(crate) use record::{Facts, Record};
 
 use crate::config::MemoryBounds;
@@ -47,6 +50,7 @@ pub(crate) struct Memory {
     sessions: Cache<u64, List, Weigh, Hashed, Count>,
     writers: [Mutex<()>; WRITERS],
     remembered: Arc<AtomicUsize>,
+    raised: Raised,
     /// Room for none at all.
     off: bool,
 }
@@ -67,6 +71,7 @@ impl Memory {
             sessions: Cache::with_options(options, weigh, Hashed, count),
             writers: [const { Mutex::new(()) }; WRITERS],
             remembered,
+            raised: Raised::default(),
             off: bounds.decisions == 0,
         }
     }
@@ -139,6 +144,16 @@ impl Memory {
         self.sessions.clear();
         self.remembered.store(0, Ordering::Relaxed);
         writers.clear();
+    }
+
+    /// `ttl_max`, which bounds each reuse, was raised at `now`: what it has ended stays so.
+    pub(crate) fn raised(&self, ttl_max: Duration, now: u64) {
+        self.raised.note(ttl_max, now);
+    }
+
+    /// What bounds the reuse of a decision: `ttl_max`, unless a lower one had ended it before.
+    pub(crate) fn bound(&self, record: &Record, ttl_max: Duration) -> Duration {
+        self.raised.bound(record.born(), ttl_max)
     }
 
     /// How many decisions are remembered, those that have expired and were not taken out yet included.

@@ -318,6 +318,22 @@ fn a_lower_ttl_max_cuts_at_once_what_was_remembered_under_a_higher_one() {
 }
 
 #[test]
+fn a_ttl_max_that_is_lowered_and_raised_again_revives_nothing() {
+    let backend = backend();
+    let engine = engine(&backend.url(), &[("ttl.jitter", "off")]);
+    let keys = |ttl_max| [("ttl.jitter", "off"), ("ttl.max", ttl_max)];
+    ask(&engine, &scoped());
+    reload(&engine, &backend.url(), &keys("1h"));
+    reload(&engine, &backend.url(), &keys("24h"));
+    assert!(knows(&engine, &scoped()), "it had not ended");
+    reload(&engine, &backend.url(), &keys("0"));
+    reload(&engine, &backend.url(), &keys("24h"));
+    assert!(!knows(&engine, &scoped()));
+    assert_eq!(ask(&engine, &scoped()).origin, Origin::Backend);
+    assert_eq!(backend.request_count(), 2);
+}
+
+#[test]
 fn an_answer_that_was_on_its_way_when_a_reload_forgot_is_not_remembered() {
     let gate = Gate::default();
     let held = gate.clone();

@@ -150,6 +150,10 @@ impl Core {
     /// Checks that are submitted after this are judged by `policy`. Those accepted before keep theirs.
     pub(crate) fn set_policy(&self, policy: Policy) {
         self.gauges.lock().add(&policy.gauges);
+        let (before, ttl_max) = (self.policy(), policy.settings.ttl.max);
+        if before.settings.ttl.max < ttl_max && Arc::ptr_eq(&before.memory, &policy.memory) {
+            policy.memory.raised(before.settings.ttl.max, self.milliseconds_up(Instant::now()));
+        }
         *self.policy.write() = Arc::new(policy);
         self.turns.fetch_add(1, Ordering::Release);
         for inbox in &self.inboxes {

@@ -41,13 +41,14 @@ impl Core {
         let instant = now;
         let now = self.milliseconds_up(now);
         let recalled = self.if_it_holds(policy, question, session, |record| {
-            let left = record.left(now, settings.ttl.max).or_else(|| {
+            let bound = || policy.memory.bound(record, settings.ttl.max);
+            let left = record.left(now, bound()).or_else(|| {
                 let in_use = watched || record.idle(now) <= settings.expired_idle;
-                if !settings.expired_keep || !record.may_be_kept(settings.ttl.max) || !in_use {
+                if !settings.expired_keep || !record.may_be_kept(bound()) || !in_use {
                     return None;
                 }
                 record.renew(now);
-                record.left(now, settings.ttl.max)
+                record.left(now, bound())
             })?;
             record.touch(now);
             let refresh = !watched && record.allows() && record.is_due(left, settings.refresh_ahead);
@@ -68,7 +69,7 @@ impl Core {
         let instant = now;
         let now = self.milliseconds_up(now);
         let decision = self.if_it_holds(policy, question, session, |record| {
-            let left = record.left(now, policy.settings.ttl.max)?;
+            let left = record.left(now, policy.memory.bound(record, policy.settings.ttl.max))?;
             record.touch(now);
             Some(record.decision(Origin::Memory, left))
         })?;
@@ -95,7 +96,8 @@ impl Core {
             if superseded && !self.revocations.is_current(Mark { session, at: record.at() }) {
                 return None;
             }
-            let known = record.is_known(now, settings.ttl.max, settings.last_known);
+            let bound = policy.memory.bound(record, settings.ttl.max);
+            let known = record.is_known(now, bound, settings.last_known);
             known.then(|| record.decision(Origin::LastKnown, 0))
         })
     }

@@ -15,7 +15,6 @@ use super::shard::Shard;
 use crate::backend::{Answer, jittered};
 use crate::check::Question;
 use crate::clock;
-use crate::config::Settings;
 use crate::decision::{Decision, Origin, Verdict};
 use crate::memory::{Facts, Record};
 use crate::outage::Health;
@@ -44,10 +43,12 @@ impl Flight {
 }
 
 /// From when on a decision is of no use to anyone.
-fn of_use_until(record: &Record, settings: &Settings) -> u64 {
-    let known = record.known_until(settings.ttl.max, settings.last_known);
+fn of_use_until(record: &Record, policy: &Policy) -> u64 {
+    let settings = &policy.settings;
+    let bound = policy.memory.bound(record, settings.ttl.max);
+    let known = record.known_until(bound, settings.last_known);
     // What has expired may be kept for whoever still asks.
-    if settings.expired_keep && record.may_be_kept(settings.ttl.max) {
+    if settings.expired_keep && record.may_be_kept(bound) {
         known.max(record.in_use_until(settings.expired_idle))
     } else {
         known
@@ -102,7 +103,7 @@ impl Shard {
         let record = Record::new(&answer, &facts);
         let mut decision = record.decision(Origin::Backend, ttl.as_millis() as u64);
         decision.reason = answer.reason;
-        let until = of_use_until(&record, settings);
+        let until = of_use_until(&record, policy);
         self.sweeping.borrow_mut().note(mark.session, until, settings.memory.decisions);
         policy.memory.put(mark.session, record, || core.revocations.is_current(mark));
         decision
@@ -118,7 +119,7 @@ impl Shard {
             let Some(session) = session else { return };
             let next = Cell::new(u64::MAX);
             policy.memory.keep(session, |record| {
-                let until = of_use_until(record, settings);
+                let until = of_use_until(record, &policy);
                 if until > now {
                     next.set(next.get().min(until));
                 }

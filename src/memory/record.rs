@@ -84,6 +84,11 @@ impl Record {
         (self.user_id > 0).then_some(self.user)
     }
 
+    /// Reuse counts from here, in milliseconds of the engine's time.
+    pub(crate) fn born(&self) -> u64 {
+        self.born.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn allows(&self) -> bool {
         self.allows
     }
@@ -103,7 +108,7 @@ impl Record {
     /// When its reuse ends.
     fn end(&self, bound: Duration) -> u64 {
         let bound = u64::try_from(bound.as_millis()).unwrap_or(u64::MAX);
-        self.born.load(Ordering::Relaxed).saturating_add(u64::from(self.ttl).min(bound))
+        self.born().saturating_add(u64::from(self.ttl).min(bound))
     }
 
     /// Whether it may be repeated in an outage: it expired less than `last_known` ago.

@@ -170,3 +170,21 @@ async fn a_session_that_is_over_leaves_nothing_behind() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_ttl_max_0_has_ended_is_not_kept_when_it_is_raised() {
+    for (lower, origin) in [("0", Origin::Backend), ("1m", Origin::Memory)] {
+        with_viewers(&KEEP, allow_for(36_000), |viewers| async move {
+            let check = check("s", "");
+            viewers.ask(&check).await;
+            viewers.reload(&[&KEEP[..], &[("ttl.max", lower)]].concat());
+            pass(secs(61)).await;
+            viewers.reload(&KEEP);
+            pass(ms(1)).await;
+            assert_by(&viewers.ask(&check).await, origin, Verdict::Allow);
+            pass(secs(7_200)).await;
+            assert_by(&viewers.ask(&check).await, Origin::Memory, Verdict::Allow);
+        })
+        .await;
+    }
+}

@@ -280,3 +280,49 @@ async fn it_never_says_more_than_is_left() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_ttl_max_that_is_raised_again_does_not_revive_what_a_lower_one_had_ended() {
+    // Ended by then; and not.
+    for (lower, after, ended) in [
+        ("0", secs(0), true),
+        ("1m", secs(60), true),
+        ("1m", secs(600), true),
+        ("1m", ms(59_999), false),
+        ("1h", secs(600), false),
+    ] {
+        with_viewers(&[], allow_for(36_000), |viewers| async move {
+            let check = check("s", "");
+            viewers.ask(&check).await;
+            viewers.reload(&[("ttl.max", lower)]);
+            pass(after).await;
+            viewers.reload(&[("ttl.max", "24h")]);
+            assert_eq!(viewers.lookup(&check).is_none(), ended, "{lower} for {after:?}");
+            pass(secs(7_200)).await;
+            let origin = if ended { Origin::Backend } else { Origin::Memory };
+            assert_by(&viewers.ask(&check).await, origin, Verdict::Allow);
+            // What comes after is bound by what holds then.
+            pass(secs(3_600)).await;
+            assert_by(&viewers.ask(&check).await, Origin::Memory, Verdict::Allow);
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_lower_ttl_max_had_ended_is_last_known_from_then() {
+    let keys = |ttl_max| [("last_known", "10m"), ("ttl.max", ttl_max)];
+    with_viewers(&keys("24h"), allow_for(36_000), |viewers| async move {
+        let check = check("s", "");
+        viewers.ask(&check).await;
+        viewers.now_says(Says::Outage);
+        viewers.reload(&keys("1m"));
+        pass(secs(300)).await;
+        viewers.reload(&keys("24h"));
+        pass(ms(359_999)).await;
+        assert_by(&viewers.ask(&check).await, Origin::LastKnown, Verdict::Allow);
+        pass(ms(1)).await;
+        assert_by(&viewers.ask(&check).await, Origin::Default, Verdict::Deny);
+    })
+    .await;
+}
