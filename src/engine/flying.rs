@@ -83,7 +83,7 @@ impl Shard {
                 };
                 self.land(id, &decision);
                 if !overtaken {
-                    let answer = Heard { policy, mark, overtaken };
+                    let answer = Heard { policy, mark, since: clock::now(), overtaken };
                     self.tell_watches_of(question, hash, &decision, answer);
                 }
                 if let Some(answer) = shadowed {
@@ -135,7 +135,12 @@ impl Shard {
             let mut flights = self.flights.borrow_mut();
             (flights.take_watches(id), flights.remove(id))
         };
-        let answer = Heard { policy: &flight.policy, mark: flight.mark, overtaken: flight.overtaken };
+        let answer = Heard {
+            policy: &flight.policy,
+            mark: flight.mark,
+            since: clock::now(),
+            overtaken: flight.overtaken,
+        };
         for ticket in watches {
             self.tell_watch(ticket, decision.clone(), answer);
         }

@@ -14,7 +14,7 @@ use super::remembering::About;
 use super::revocations::Mark;
 use super::shard::Shard;
 use super::watch::Watch;
-use super::watches::Bound;
+use super::watches::{Bound, Wait};
 use crate::check::Question;
 use crate::decision::{Cause, Decision, Origin, Verdict};
 
@@ -23,6 +23,8 @@ use crate::decision::{Cause, Decision, Origin, Verdict};
 pub(super) struct Heard<'a> {
     pub(super) policy: &'a Policy,
     pub(super) mark: Mark,
+    /// When it was made.
+    pub(super) since: Instant,
     /// Something newer is known.
     pub(super) overtaken: bool,
 }
@@ -82,18 +84,16 @@ impl Shard {
         let now = Instant::now();
         let remembered = if fresh { None } else { self.core.recall(&policy, &*question, session, now, true) };
         if let Some(remembered) = remembered {
-            return self.tell_watch(
-                ticket,
-                remembered.decision,
-                Heard { policy: &policy, mark, overtaken: false },
-            );
+            let heard = Heard { policy: &policy, mark, since: remembered.since, overtaken: false };
+            return self.tell_watch(ticket, remembered.decision, heard);
         }
         let is_joinable = |mark| self.core.revocations.is_joinable(mark);
         if policy.per_client.is_some()
             && let Some(decision) =
                 self.watch_held_back(ticket, hash, About { policy: &policy, question: &question, mark })
         {
-            return self.tell_watch(ticket, decision, Heard { policy: &policy, mark, overtaken: false });
+            let heard = Heard { policy: &policy, mark, since: now, overtaken: false };
+            return self.tell_watch(ticket, decision, heard);
         }
         let (id, begun) =
             self.flights.borrow_mut().watch(&policy, &question, hash, mark, is_joinable, ticket);
@@ -156,11 +156,13 @@ impl Shard {
         let is_void = heard.overtaken
             || !self.holds_for(heard.mark, user)
             || !Arc::ptr_eq(&heard.policy.memory, &self.policy.borrow().memory);
-        let wait = match decision.ttl {
-            // Asked before a revocation, by other rules, or before something newer: it holds until there is a better one.
-            _ if is_void => (Duration::ZERO, Bound::TtlMax),
-            Duration::ZERO => (self.watch_interval(), Bound::Interval),
-            ttl => (ttl, Bound::TtlMax),
+        // Asked before a revocation, by other rules, or before something newer: it holds until there is a better one.
+        let wait = if is_void {
+            Wait { by: Bound::TtlMax, since: heard.since, until: now }
+        } else if decision.ttl.is_zero() {
+            Wait { by: Bound::Interval, since: now, until: now + self.watch_interval() }
+        } else {
+            Wait { by: Bound::TtlMax, since: heard.since, until: now + decision.ttl }
         };
         let told = {
             let mut watches = self.watches.borrow_mut();
@@ -168,9 +170,9 @@ impl Shard {
             watches.place(ticket, &decision, limits);
             if decision.origin == Origin::Default {
                 // It knows nothing of the user, and takes nothing back.
-                watches.undecided(ticket, now, wait);
+                watches.undecided(ticket, wait);
             } else {
-                watches.decided(ticket, user, heard.mark, now, wait);
+                watches.decided(ticket, user, heard.mark, wait);
             }
             watches.get(ticket).and_then(|watched| watched.watch.tell(decision))
         };

@@ -18,6 +18,8 @@ use crate::memory::Record;
 /// A remembered decision that answers a check.
 pub(crate) struct Recalled {
     pub(crate) decision: Decision,
+    /// Its time counts from here.
+    pub(crate) since: Instant,
     /// It nears its end, and is to be asked for again; said once.
     pub(crate) refresh: bool,
 }
@@ -52,7 +54,8 @@ impl Core {
             })?;
             record.touch(now);
             let refresh = !watched && record.allows() && record.is_due(left, settings.refresh_ahead);
-            Some(Recalled { decision: record.decision(Origin::Memory, left), refresh })
+            let since = self.instant(record.born());
+            Some(Recalled { decision: record.decision(Origin::Memory, left), since, refresh })
         })?;
         let decision = self.enforce(policy, session, recalled.decision, instant);
         Some(Recalled { decision, ..recalled })

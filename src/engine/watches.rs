@@ -29,8 +29,6 @@ pub(super) struct Watched {
     /// The keyed hash of the question's key.
     pub(super) hash: u64,
     pub(super) session: u64,
-    /// When its decision was made; it may not be reused for longer than `ttl.max` from then.
-    since: Instant,
     /// Under what that was asked for; at first, when the watch was opened.
     pub(super) mark: Mark,
     /// The flight that it waits for.
@@ -40,8 +38,8 @@ pub(super) struct Watched {
     place: Option<Place>,
     /// `None`: it is being asked about.
     due: Option<Instant>,
-    /// What says when that is.
-    waits_by: Bound,
+    /// What said when that is.
+    wait: Wait,
 }
 
 /// The place that a watch holds.
@@ -51,7 +49,16 @@ struct Place {
     number: u64,
 }
 
-/// What bounds the time in which a watch is not asked about.
+/// How long a watch is not asked about.
+#[derive(Clone, Copy)]
+pub(super) struct Wait {
+    pub(super) by: Bound,
+    /// Its bound counts from here: from when the decision was made, or from when there was none.
+    pub(super) since: Instant,
+    pub(super) until: Instant,
+}
+
+/// What bounds that time.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Bound {
     /// `ttl.max`: its decision may be reused.
@@ -92,22 +99,11 @@ impl Watches {
         if let Some(user) = user {
             self.of_user.entry(user).or_default().insert(ticket);
         }
-        let (since, flight, place, due) = (Instant::now(), None, None, None);
-        let waits_by = Bound::TtlMax;
-        let watched = Watched {
-            watch,
-            policy,
-            question,
-            hash,
-            session,
-            since,
-            mark,
-            flight,
-            user,
-            place,
-            due,
-            waits_by,
-        };
+        let now = Instant::now();
+        let (flight, place, due) = (None, None, None);
+        let wait = Wait { by: Bound::TtlMax, since: now, until: now };
+        let watched =
+            Watched { watch, policy, question, hash, session, mark, flight, user, place, due, wait };
         self.by_ticket.insert(ticket, watched);
     }
 
@@ -180,21 +176,15 @@ impl Watches {
     pub(super) fn cut(&mut self, bound: Bound, most: impl Fn() -> Duration) {
         for (due, ticket) in std::mem::take(&mut self.due) {
             let watched = self.by_ticket.get_mut(&ticket).expect(FROM_THE_TABLES);
-            let due = if watched.waits_by == bound { due.min(watched.since + most()) } else { due };
+            let wait = watched.wait;
+            let due = if wait.by == bound { due.min(wait.since + most()) } else { due };
             watched.due = Some(due);
             self.due.insert((due, ticket));
         }
     }
 
     /// It has its decision, of this user, asked for under `mark`; to be asked about again after `wait`.
-    pub(super) fn decided(
-        &mut self,
-        ticket: u64,
-        user: Option<u64>,
-        mark: Mark,
-        now: Instant,
-        wait: (Duration, Bound),
-    ) {
+    pub(super) fn decided(&mut self, ticket: u64, user: Option<u64>, mark: Mark, wait: Wait) {
         let Some(watched) = self.by_ticket.get_mut(&ticket) else { return };
         watched.mark = mark;
         let before = std::mem::replace(&mut watched.user, user);
@@ -206,14 +196,14 @@ impl Watches {
                 self.of_user.entry(user).or_default().insert(ticket);
             }
         }
-        self.undecided(ticket, now, wait);
+        self.undecided(ticket, wait);
     }
 
     /// The backend said nothing of it; to be asked about again after `wait`.
-    pub(super) fn undecided(&mut self, ticket: u64, now: Instant, (wait, bound): (Duration, Bound)) {
+    pub(super) fn undecided(&mut self, ticket: u64, wait: Wait) {
         let Some(watched) = self.by_ticket.get_mut(&ticket) else { return };
-        (watched.since, watched.flight, watched.waits_by) = (now, None, bound);
-        let due = now + wait;
+        (watched.flight, watched.wait) = (None, wait);
+        let due = wait.until;
         if let Some(before) = watched.due.replace(due) {
             self.due.remove(&(before, ticket));
         }

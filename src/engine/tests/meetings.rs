@@ -431,3 +431,32 @@ async fn a_watch_that_moves_while_its_session_is_revoked_ends() {
     })
     .await;
 }
+
+/// What a watch is told from memory ends with what is remembered: its time has not begun anew.
+#[tokio::test(start_paused = true)]
+async fn a_lower_ttl_max_counts_from_when_the_decision_was_made_and_not_from_when_a_watch_was_told() {
+    const ALLOW_10H: &str = "HTTP/1.1 200 OK\r\nX-AuthDuration: 36000\r\nContent-Length: 0\r\n\r\n";
+    for (lower, at_once) in [("1h", true), ("2h", false)] {
+        let says = Rc::new(Cell::new(Some(ALLOW_10H)));
+        with_shard(&[("ttl.jitter", "off")], minded(&says), |bench| async move {
+            let told = Arc::new(Told::default());
+            bench.submit(&check("s", ""), 1);
+            bench.decided(1).await;
+            sleep(seconds(59 * 60)).await;
+            watch(&bench, &check("s", ""), &told, 2);
+            sleep(seconds(2 * 60)).await;
+            assert_eq!(
+                (bench.peer.requests(), told.all()),
+                (1, vec![(2, Verdict::Allow, Origin::Memory, false)])
+            );
+            bench.reload(&[("ttl.max", lower)]);
+            bench.settle().await;
+            assert_eq!(bench.peer.requests(), if at_once { 2 } else { 1 }, "{lower}");
+            sleep(seconds(58 * 60)).await;
+            assert_eq!(bench.peer.requests(), if at_once { 2 } else { 1 }, "{lower}");
+            sleep(seconds(2 * 60)).await;
+            assert_eq!(bench.peer.requests(), 2, "{lower}");
+        })
+        .await;
+    }
+}
