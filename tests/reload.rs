@@ -336,3 +336,28 @@ fn no_lock_is_held_while_a_reload_warns() {
     engine.reload(&warns).unwrap();
     assert!(reloading.reloaded.load(Ordering::SeqCst));
 }
+
+/// What an engine was is let go of, though a connection that was opened under it stays open.
+#[test]
+fn watches_that_stay_open_keep_no_former_configuration_alive() {
+    if let Some(child) = Rerun::of("watches_that_stay_open_keep_no_former_configuration_alive") {
+        return child.run();
+    }
+    let resolvers = || {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok());
+        names.filter(|name| name.trim() == "alta-dns").count()
+    };
+    let backend = Scripted::always(Reply::status(200, "X-AuthDuration: 36000\r\n"));
+    let url = format!("http://localhost:{}/", backend.address().port());
+    let engine = engine(&url, &[]);
+    let collect = Collect::new();
+    for number in 1..=30 {
+        engine.watch(&of_session(&format!("s{number}")), &collect.receiver(), number).unwrap();
+        let told = collect.wait(number).pop().unwrap();
+        assert_backend(&told.1, Verdict::Allow, 200);
+        reload(&engine, &url, &[]);
+    }
+    until(|| resolvers() == 1);
+    assert_eq!((engine.stats().watching, backend.request_count()), (30, 30));
+}

@@ -216,6 +216,9 @@ impl Shard {
             // What they were told was asked, or judged, by other rules.
             self.watches.borrow_mut().all_are_due(Instant::now());
         }
+        if !Arc::ptr_eq(&before, &policy) {
+            self.watches.borrow_mut().all_turn_to(&policy);
+        }
         if new.ttl.max < old.ttl.max {
             self.watches.borrow_mut().cut(Bound::TtlMax, || new.ttl.max);
         }

@@ -166,6 +166,16 @@ impl Watches {
         (watched.policy, watched.question, watched.hash) = (policy, question, hash);
     }
 
+    /// The same of all whose question stays what it is, so that they keep no former policy alive, with its resolver. Where what is
+    /// asked is the same, so are question and key; the others are asked about soon (`all_are_due`).
+    pub(super) fn all_turn_to(&mut self, policy: &Arc<Policy>) {
+        for watched in self.by_ticket.values_mut() {
+            if Arc::ptr_eq(&watched.policy.memory, &policy.memory) {
+                watched.policy = Arc::clone(policy);
+            }
+        }
+    }
+
     /// Those of this question.
     pub(super) fn of_key(&self, hash: u64, key: &[u8]) -> Vec<u64> {
         let tickets = self.of_key.get(&hash).into_iter().flatten();
