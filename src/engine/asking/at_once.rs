@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::endpoint::ask_one;
 use super::{Means, Outage};
 use crate::backend::{Answer, Basis};
+use crate::clock;
 use crate::decision::{Cause, Verdict};
 use crate::outage::Tried;
 
@@ -18,6 +19,8 @@ pub(super) async fn ask(means: &Means<'_>) -> Result<Answer, Outage> {
         .map(|endpoint| Some(Box::pin(ask_one(means, endpoint, means.deadline, Tried::default()))))
         .collect();
     let (mut outage, mut all_answered) = (None, true);
+    // When the refusal came that is kept.
+    let mut since = None;
     poll_fn(|context| {
         let mut waiting = false;
         for place in &mut asked {
@@ -30,6 +33,7 @@ pub(super) async fn ask(means: &Means<'_>) -> Result<Answer, Outage> {
             match result {
                 Ok(answer) if answer.verdict == Verdict::Allow => return Poll::Ready(Ok(answer)),
                 Ok(answer) => {
+                    since.get_or_insert_with(clock::now);
                     let first = means.policy.settings.any_deny_first;
                     let refused =
                         means.asking.refused.borrow_mut().get_or_insert_with(|| Box::new(answer)).clone();
@@ -50,7 +54,11 @@ pub(super) async fn ask(means: &Means<'_>) -> Result<Answer, Outage> {
             return Poll::Pending;
         }
         Poll::Ready(match (means.asking.refused.take(), outage.take()) {
-            (Some(refused), _) if all_answered => Ok(*refused),
+            (Some(refused), _) if all_answered => {
+                // Reuse counts from the end of its header section, not from that of the last.
+                let waited = since.map_or(Duration::ZERO, |since| clock::now() - since);
+                Ok(Answer { ttl: refused.ttl.saturating_sub(waited), ..*refused })
+            }
             (Some(refused), _) => Ok(of_some(*refused)),
             (None, outage) => Err(outage.expect("each endpoint has answered or not")),
         })

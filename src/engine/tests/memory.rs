@@ -326,3 +326,34 @@ async fn what_a_lower_ttl_max_had_ended_is_last_known_from_then() {
     })
     .await;
 }
+
+/// With `backend.mode = any` the first refusal waits for the others, and its time does not.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_s_time_counts_from_its_own_header_section_however_long_the_others_take() {
+    let peer = Peer::new(|peer, endpoint, mut stream| async move {
+        while peer.request(endpoint, &mut stream).await.is_some() {
+            if endpoint == 1 {
+                tokio::time::sleep(secs(3)).await;
+            }
+            stream.write_all(reply(403, "X-AuthDuration: 5").as_bytes()).await.unwrap();
+        }
+    });
+    let keys = [
+        ("backend.url", "http://127.0.0.1:1/a,http://127.0.0.1:2/b"),
+        ("backend.mode", "any"),
+        ("timeout", "10s"),
+        ("ttl.jitter", "off"),
+    ];
+    with_shard(&keys, peer, |bench| async move {
+        bench.submit(&check("s", ""), 1);
+        let (refused, at) = bench.decided(1).await;
+        assert_eq!((refused.verdict, refused.ttl, at), (Verdict::Deny, secs(2), secs(3)));
+        tokio::time::sleep_until(bench.began + ms(4_990)).await;
+        bench.submit(&check("s", ""), 2);
+        assert_eq!((bench.decided(2).await.0.origin, bench.peer.requests()), (Origin::Memory, 2));
+        tokio::time::sleep_until(bench.began + ms(5_010)).await;
+        bench.submit(&check("s", ""), 3);
+        assert_eq!((bench.decided(3).await.0.origin, bench.peer.requests()), (Origin::Backend, 4));
+    })
+    .await;
+}
