@@ -154,8 +154,12 @@ impl Core {
         if before.settings.ttl.max < ttl_max && Arc::ptr_eq(&before.memory, &policy.memory) {
             policy.memory.raised(before.settings.ttl.max, self.milliseconds_up(Instant::now()));
         }
-        *self.policy.write() = Arc::new(policy);
-        self.turns.fetch_add(1, Ordering::Release);
+        {
+            // Whoever sees the one sees the other: no batch serves from a memory that a revocation has not found any more.
+            let mut present = self.policy.write();
+            *present = Arc::new(policy);
+            self.turns.fetch_add(1, Ordering::Release);
+        }
         for inbox in &self.inboxes {
             inbox.turn();
         }

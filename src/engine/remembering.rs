@@ -82,8 +82,12 @@ impl Shard {
         if !core.revocations.holds(mark, user) || flight.overtaken {
             // Those who asked before get its answer, but not for later; nor is there anything later in what was said before it.
             if !flight.overtaken {
+                // What is void already stays: it says whose question this is, and denies by that in an outage.
+                let is_void = |record: &Record| {
+                    record.user().is_some_and(|user| !core.revocations.is_user_current(user, record.at()))
+                };
                 policy.memory.keep(mark.session, |record| {
-                    record.key() != flight.question.key() || record.at() > mark.at
+                    record.key() != flight.question.key() || record.at() > mark.at || is_void(record)
                 });
             }
             return backend_decision(answer, Duration::ZERO);

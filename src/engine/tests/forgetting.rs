@@ -342,3 +342,21 @@ async fn last_known_is_for_those_who_were_not_revoked_however_many_were() {
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_may_not_be_kept_leaves_known_whose_question_it_was() {
+    with_viewers(&[DEFAULT_ALLOW], allow(USER_U), |viewers| async move {
+        let question = check("s", "");
+        viewers.ask(&question).await;
+        let (says, gate) = held(200, USER_U);
+        viewers.now_says(says);
+        let waiting = viewers.submit(&Check { fresh: true, ..question });
+        assert!(viewers.come(waiting).await.is_none());
+        viewers.bench.core.revoke_user(b"u");
+        gate.notify_one();
+        assert_by(&viewers.come(waiting).await.unwrap(), Origin::Backend, Verdict::Allow);
+        viewers.now_says(Says::Outage);
+        assert_by(&viewers.ask(&question).await, Origin::Default, Verdict::Deny);
+    })
+    .await;
+}
