@@ -15,7 +15,7 @@ use super::ledger::{Room, Ticket, Vacancies};
 use super::outbox::Outbox;
 use super::policy::Policy;
 use crate::check::Check;
-use crate::decision::{Cause, Decision};
+use crate::decision::{Cause, Decision, Verdict};
 
 /// Checks submitted together. Dropped, it delivers what needed not be asked, each receiver called once, and wakes each I/O
 /// thread concerned once.
@@ -101,8 +101,10 @@ impl<'a> Batch<'a> {
                 let completion = match way.reserve(Room::Usual, thread, receiver, tag) {
                     Err(SubmitError::Full) => {
                         let why = "inbox.capacity checks are pending";
-                        let decision = policy.without_answer(Cause::Overload, why);
-                        let decision = core.unless_any_revoked(policy, &draft, mark.session, decision);
+                        let mut decision = policy.without_answer(Cause::Overload, why);
+                        if core.is_revoked(policy, &draft, mark.session) {
+                            decision.verdict = Verdict::Deny;
+                        }
                         return way.decide(Room::Spare, decision, thread, receiver, tag, announce);
                     }
                     reserved => reserved?,

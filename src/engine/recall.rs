@@ -106,34 +106,28 @@ impl Core {
     }
 
     /// Whether the user that the backend named for this question was revoked since.
-    pub(crate) fn is_user_revoked<B: AsRef<[u8]>>(
+    fn is_user_revoked<B: AsRef<[u8]>>(&self, policy: &Policy, question: &Question<B>, session: u64) -> bool {
+        let revoked = |record: &Record| self.is_of_revoked_user(record);
+        policy.memory.read(session, question.key(), revoked).unwrap_or(false)
+    }
+
+    /// Such a record is served to nobody, and says whose question it was.
+    pub(crate) fn is_of_revoked_user(&self, record: &Record) -> bool {
+        record.user().is_some_and(|user| !self.revocations.is_user_current(user, record.at()))
+    }
+
+    /// Whether the session, or the user whose question this is known to be, was revoked, and the backend not heard since.
+    pub(crate) fn is_revoked<B: AsRef<[u8]>>(
         &self,
         policy: &Policy,
         question: &Question<B>,
         session: u64,
     ) -> bool {
-        let revoked = |record: &Record| {
-            record.user().is_some_and(|user| !self.revocations.is_user_current(user, record.at()))
-        };
-        policy.memory.read(session, question.key(), revoked).unwrap_or(false)
+        self.revocations.denies(session, policy.settings.ttl.max)
+            || self.is_user_revoked(policy, question, session)
     }
 
-    /// A session that was revoked gets no decision of our own that lets it in, until the backend is heard about it; nor does
-    /// a user, where it is known that the question was this user's.
-    pub(crate) fn unless_any_revoked<B: AsRef<[u8]>>(
-        &self,
-        policy: &Policy,
-        question: &Question<B>,
-        session: u64,
-        decision: Decision,
-    ) -> Decision {
-        if decision.origin == Origin::Default && self.is_user_revoked(policy, question, session) {
-            return Decision { verdict: Verdict::Deny, ..decision };
-        }
-        self.unless_revoked(policy, session, decision)
-    }
-
-    /// The same of the session alone.
+    /// A session that was revoked gets no decision of our own that lets it in, until the backend is heard about it.
     pub(crate) fn unless_revoked(&self, policy: &Policy, session: u64, decision: Decision) -> Decision {
         if decision.origin == Origin::Default && self.revocations.denies(session, policy.settings.ttl.max) {
             return Decision { verdict: Verdict::Deny, ..decision };

@@ -59,7 +59,7 @@ impl Shard {
     /// What the waiters of an answered flight get.
     pub(super) fn answered(&self, id: FlightId, answer: Answer) -> Decision {
         let now = clock::now();
-        let decision = self.remember(id, answer, now);
+        let (decision, holds) = self.remember(id, answer, now);
         let flights = self.flights.borrow();
         let flight = flights.flight(id);
         // Who asked only to refresh takes no place.
@@ -67,30 +67,36 @@ impl Shard {
         if !flights.is_awaited(id) && !is_watched() {
             return decision;
         }
-        self.core.enforce(&flight.policy, flight.mark.session, decision, now)
+        let (policy, session) = (&flight.policy, flight.mark.session);
+        if holds {
+            return self.core.enforce(policy, session, decision, now);
+        }
+        // Its place went with the revocation, and is not taken again by what was asked before it.
+        self.core.standing(policy, session, decision.clone(), now).unwrap_or(decision)
     }
 
     /// The answer takes the place of all that was remembered for its
-    /// question, also if it may not be remembered itself, unless something newer is known.
-    fn remember(&self, id: FlightId, answer: Answer, now: Instant) -> Decision {
+    /// question, also if it may not be remembered itself, unless something newer is known. Whether it holds: nobody has revoked it
+    /// meanwhile.
+    fn remember(&self, id: FlightId, answer: Answer, now: Instant) -> (Decision, bool) {
         let flights = self.flights.borrow();
         let flight = flights.flight(id);
         let (core, policy, mark) = (&self.core, &flight.policy, flight.mark);
         core.note(&answer);
         core.revocations.heard(mark);
         let user = answer.user_id.as_deref().map(|id| core.revocations.entry(core.user(id.as_bytes())));
-        if !core.revocations.holds(mark, user) || flight.overtaken {
+        let holds = core.revocations.holds(mark, user);
+        if !holds || flight.overtaken {
             // Those who asked before get its answer, but not for later; nor is there anything later in what was said before it.
             if !flight.overtaken {
-                // What is void already stays: it says whose question this is, and denies by that in an outage.
-                let is_void = |record: &Record| {
-                    record.user().is_some_and(|user| !core.revocations.is_user_current(user, record.at()))
-                };
+                // What is void already stays: it denies in an outage.
                 policy.memory.keep(mark.session, |record| {
-                    record.key() != flight.question.key() || record.at() > mark.at || is_void(record)
+                    record.key() != flight.question.key()
+                        || record.at() > mark.at
+                        || core.is_of_revoked_user(record)
                 });
             }
-            return backend_decision(answer, Duration::ZERO);
+            return (backend_decision(answer, Duration::ZERO), holds);
         }
 
         let settings = &policy.settings;
@@ -99,7 +105,7 @@ impl Shard {
             ttl > Duration::ZERO || (settings.last_known > Duration::ZERO && !answer.must_revalidate);
         if !answer.storable || !of_use || policy.memory.is_off() {
             policy.memory.remove(mark.session, flight.question.key());
-            return backend_decision(answer, Duration::ZERO);
+            return (backend_decision(answer, Duration::ZERO), true);
         }
         let now = core.milliseconds(now);
         let facts =
@@ -110,7 +116,7 @@ impl Shard {
         let until = of_use_until(&record, policy);
         self.sweeping.borrow_mut().note(mark.session, until, settings.memory.decisions);
         policy.memory.put(mark.session, record, || core.revocations.is_current(mark));
-        decision
+        (decision, true)
     }
 
     /// Takes out of memory what has expired. A decision that was kept alive comes again later.
@@ -148,9 +154,7 @@ impl Shard {
             "" => decision,
             detail => self.phrases.borrow_mut().explain(decision, detail, done),
         };
-        if core.revocations.denies(mark.session, policy.settings.ttl.max)
-            || core.is_user_revoked(policy, question, mark.session)
-        {
+        if core.is_revoked(policy, question, mark.session) {
             decision.verdict = Verdict::Deny;
             return explained(decision, "revoked");
         }

@@ -40,7 +40,9 @@ pub(crate) struct Revocations {
     last_user: AtomicU64,
     unheard: Unheard,
     /// The second, counted from the engine's start, plus 1, at which all were revoked; 0: the backend was heard since.
-    all_unheard: Mutex<u64>,
+    all_unheard: AtomicU64,
+    /// Held by whoever changes that.
+    hearing: Mutex<()>,
     began: Instant,
     count: AtomicU64,
 }
@@ -64,7 +66,8 @@ impl Revocations {
             all: AtomicU64::new(0),
             last_user: AtomicU64::new(0),
             unheard: Unheard::new(size.min(LISTS))?,
-            all_unheard: Mutex::new(0),
+            all_unheard: AtomicU64::new(0),
+            hearing: Mutex::new(()),
             began: Instant::now(),
             count: AtomicU64::new(0),
         })
@@ -94,8 +97,8 @@ impl Revocations {
 
     /// Everything is void.
     pub(crate) fn revoke_all(&self) {
-        let mut unheard = self.all_unheard.lock();
-        *unheard = self.second();
+        let _hearing = self.hearing.lock();
+        self.all_unheard.store(self.second(), Ordering::SeqCst);
         self.all.fetch_max(self.tick(), Ordering::SeqCst);
     }
 
@@ -107,9 +110,12 @@ impl Revocations {
         }
         let not_since = |revoked: &AtomicU64| revoked.load(Ordering::SeqCst) <= mark.at;
         self.unheard.remove(mark.session, || not_since(self.of(mark.session)));
-        let mut unheard = self.all_unheard.lock();
-        if not_since(&self.all) {
-            *unheard = 0;
+        // Once it was heard, no answer takes this lock, which is everybody's.
+        if self.all_unheard.load(Ordering::Relaxed) != 0 {
+            let _hearing = self.hearing.lock();
+            if not_since(&self.all) {
+                self.all_unheard.store(0, Ordering::Relaxed);
+            }
         }
     }
 
@@ -165,7 +171,7 @@ impl Revocations {
             return false;
         }
         let within = |since| self.second() - since <= bound.as_secs();
-        let all = *self.all_unheard.lock();
+        let all = self.all_unheard.load(Ordering::SeqCst);
         self.unheard.since(session).is_some_and(within) || (all > 0 && within(all))
     }
 

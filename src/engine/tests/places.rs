@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::support::check;
-use super::viewers::{Says, Viewers, allow, assert_by, pass, secs, with_viewers};
+use super::viewers::{Says, Viewers, allow, assert_by, held, pass, secs, with_viewers};
+use crate::check::Check;
 use crate::decision::{Origin, Verdict};
 use crate::engine::batch::Batch;
 use crate::engine::completion::{Completed, Receiver, Tag};
@@ -104,6 +105,32 @@ async fn a_watch_holds_its_place_over_a_revocation_and_a_reload_of_others() {
             pass(secs(100)).await;
             assert_eq!(viewers.bench.core.stats().watching, 1, "{what}");
             assert_eq!(viewers.ask(&check("s2", "")).await.verdict, Verdict::Deny, "{what}");
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_from_before_a_revocation_takes_no_place_again_and_bans_nobody() {
+    const OLDEST: (&str, &str) = ("sessions.enforce", "oldest");
+    for by_user in [false, true] {
+        with_viewers(&[OLDEST], at_most(1), |viewers| async move {
+            viewers.ask(&check("s1", "")).await;
+            let (says, gate) = held(200, "X-AuthDuration: 600|X-UserId: u1|X-Max-Sessions: 1");
+            viewers.now_says(says);
+            let late = viewers.submit(&Check { fresh: true, ..check("s1", "") });
+            assert!(viewers.come(late).await.is_none());
+            if by_user {
+                viewers.bench.core.revoke_user(b"u1");
+            } else {
+                viewers.bench.core.revoke(b"s1");
+            }
+            viewers.now_says(at_most(1));
+            assert_eq!(viewers.ask(&check("s2", "")).await.verdict, Verdict::Allow);
+            gate.notify_one();
+            assert!(viewers.come(late).await.is_some());
+            let living = viewers.ask(&check("s2", "")).await;
+            assert_eq!(living.verdict, Verdict::Allow, "{by_user}: its place was taken");
         })
         .await;
     }
