@@ -17,6 +17,8 @@ pub mod fuzzing;
 mod memory;
 mod observe;
 mod outage;
+#[cfg(test)]
+mod own_process;
 mod probe;
 #[cfg(feature = "steps")]
 #[doc(hidden)]

@@ -193,20 +193,8 @@ fn a_flood_of_new_sessions_does_not_push_out_those_that_watch() {
 /// Runs in a process of its own: what other tests take and give back would count.
 #[test]
 fn a_remembered_decision_takes_at_most_400_bytes() {
-    const CHILD: &str = "ALTA_TEST_REMEMBERED_ALONE";
-    if std::env::var_os(CHILD).is_none() {
-        let name = "memory::tests::a_remembered_decision_takes_at_most_400_bytes";
-        let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", name, "--nocapture"])
-            .env(CHILD, "1")
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(
-            output.status.success() && text.contains("1 passed"),
-            "{text}{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+    let name = "memory::tests::a_remembered_decision_takes_at_most_400_bytes";
+    if let Some((text, _)) = crate::own_process::printed(name, "") {
         print!("{text}");
         return;
     }

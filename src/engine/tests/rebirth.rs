@@ -129,18 +129,9 @@ fn a_defect_answers_everything_that_was_taken_in_and_the_thread_begins_anew() {
 /// What it says may be a client's: where it was is all that is told, and only to the log.
 #[test]
 fn of_a_defect_the_log_says_where_it_was_and_nothing_is_printed() {
-    // A process of its own: the hook is everybody's, and what is printed is looked at.
-    const CHILD: &str = "ALTA_TEST_OWN_HOOK";
-    if std::env::var_os(CHILD).is_none() {
-        let name = "engine::tests::rebirth::of_a_defect_the_log_says_where_it_was_and_nothing_is_printed";
-        let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", name, "--nocapture"])
-            .env(CHILD, "1")
-            .output()
-            .unwrap();
-        let (text, errors) =
-            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success() && text.contains("1 passed"), "{text}{errors}");
+    // The hook is everybody's, and what is printed is looked at.
+    let name = "engine::tests::rebirth::of_a_defect_the_log_says_where_it_was_and_nothing_is_printed";
+    if let Some((_, errors)) = crate::own_process::printed(name, "") {
         assert!(errors.contains("the host's") && !errors.contains("token"), "{errors}");
         return;
     }
