@@ -29,7 +29,9 @@
  *   The library's threads block every signal. It installs no signal handler and never raises SIGPIPE.
  *
  * FORK
- *   In the child of a fork, calls on the parent's engine return ALTA_AUTH_ERR_FORKED, and freeing it is safe.
+ *   In the child of a fork, calls on the parent's engine return ALTA_AUTH_ERR_FORKED, and freeing it is safe: it does
+ *   nothing. The child's copies of the engine's descriptors and memory are its own until it ends or runs another program
+ *   (every descriptor is close-on-exec), and until then a backend may not see that the parent has closed a connection.
  *   A host that forks its workers makes its engines in the workers.
  *
  * MEMORY
@@ -582,7 +584,7 @@ int32_t alta_auth_engine_shutdown(struct alta_auth_engine *handle,
 /**
  * Shuts down at once if that was not done, and frees. After it has returned no callback and no log callback runs again.
  * Queues may be freed before or after. Refused, and logged, from inside a callback of the same engine (from inside its log
- * callback only refused). NULL is accepted.
+ * callback only refused). In a forked child it does nothing, and closes no descriptor. NULL is accepted.
  */
 void alta_auth_engine_free(struct alta_auth_engine *handle);
 
@@ -669,7 +671,8 @@ size_t alta_auth_queue_reap(struct alta_auth_queue *handle,
                             size_t max);
 
 /**
- * Cancels what is pending in the queue and its watches, drops what was not reaped (counted as cancelled), and frees. NULL is accepted.
+ * Cancels what is pending in the queue and its watches, drops what was not reaped (counted as cancelled), and frees. In a
+ * forked child it does nothing, and closes no descriptor. NULL is accepted.
  */
 void alta_auth_queue_free(struct alta_auth_queue *handle);
 

@@ -93,11 +93,6 @@ impl Queue {
         Batch::new(&self.core, checks)
     }
 
-    /// For a forked child, where nothing else of a queue may be touched.
-    pub(crate) fn close_descriptor(&self) {
-        EventFd::close_copy(self.fd);
-    }
-
     pub(crate) fn is_forked(&self) -> bool {
         !self.core.fork.is_here()
     }

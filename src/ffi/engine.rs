@@ -137,14 +137,16 @@ unsafe fn ended(
 
 /// Shuts down at once if that was not done, and frees. After it has returned no callback and no log callback runs again.
 /// Queues may be freed before or after. Refused, and logged, from inside a callback of the same engine (from inside its log
-/// callback only refused). NULL is accepted.
+/// callback only refused). In a forked child it does nothing, and closes no descriptor. NULL is accepted.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn alta_auth_engine_free(handle: *mut alta_auth_engine) {
     guarded((), || {
         // SAFETY: the contract of the header.
         let Ok(engine) = (unsafe { object(handle.cast_const()) }) else { return };
         if engine.engine.is_forked() {
-            // What it holds belongs to threads that do not exist here: no destructor may run.
+            // What it holds belongs to threads that do not exist here: no destructor may run. And no descriptor is closed by
+            // its number: a child that closed what it was given may have the number for something of its own, and a
+            // queue's eventfd looks like any other.
             return;
         }
         if engine.engine.is_calling() {

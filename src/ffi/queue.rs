@@ -152,15 +152,15 @@ pub unsafe extern "C" fn alta_auth_queue_reap(
 
 const _: () = assert!(COMPLETION == size_of::<alta_auth_completion>());
 
-/// Cancels what is pending in the queue and its watches, drops what was not reaped (counted as cancelled), and frees. NULL is accepted.
+/// Cancels what is pending in the queue and its watches, drops what was not reaped (counted as cancelled), and frees. In a
+/// forked child it does nothing, and closes no descriptor. NULL is accepted.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn alta_auth_queue_free(handle: *mut alta_auth_queue) {
     guarded((), || {
         // SAFETY: the contract of the header.
         let Ok(known) = (unsafe { object(handle.cast_const()) }) else { return };
         if known.queue.is_forked() {
-            // The descriptor is this process's own copy; the rest may be in the hands of threads that are not here.
-            known.queue.close_descriptor();
+            // As alta_auth_engine_free.
             return;
         }
         // SAFETY: the contract of the header.

@@ -24,12 +24,6 @@ impl EventFd {
         self.0.as_raw_fd()
     }
 
-    /// Closes a forked child's copy of the descriptor; its owner is never dropped there.
-    pub(crate) fn close_copy(fd: RawFd) {
-        // SAFETY: a descriptor of ours; in the child that calls this nothing uses or closes it again.
-        unsafe { libc::close(fd) };
-    }
-
     /// Never blocks. It can only fail when the counter is about to overflow, and then it is readable anyway.
     pub(crate) fn signal(&self) {
         let _ = (&self.0).write(&1u64.to_ne_bytes());
