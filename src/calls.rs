@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
 use crate::config::ThreadHooks;
+use crate::sys::Inside;
 
 thread_local! {
     /// Whose calls this thread is inside; the innermost is the last. A thread that has ended so far that it has no such
@@ -34,7 +35,9 @@ struct Visits {
 }
 
 /// While this lives, the calling thread is inside a call.
-pub(crate) struct Call(());
+pub(crate) struct Call {
+    _host: Inside,
+}
 
 /// While this lives, the end of the engine waits.
 pub(crate) struct Visit<'a>(&'a Calls);
@@ -51,7 +54,7 @@ impl Calls {
 
     pub(crate) fn call(&self) -> Call {
         let _ = INSIDE.try_with(|inside| inside.borrow_mut().push(self.name()));
-        Call(())
+        Call { _host: Inside::leave() }
     }
 
     /// Whether the calling thread is inside a call, be it inside another engine's by now.

@@ -49,7 +49,7 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// While this lives, the calling thread runs code of the library.
+/// While this lives, the calling thread runs code of the library, or of the host.
 pub(crate) struct Inside {
     before: bool,
 }
@@ -57,6 +57,11 @@ pub(crate) struct Inside {
 impl Inside {
     pub(crate) fn enter() -> Self {
         Self { before: INSIDE.replace(true) }
+    }
+
+    /// Of the host, called by the library: a panic is the host's own, and no defect.
+    pub(crate) fn leave() -> Self {
+        Self { before: INSIDE.replace(false) }
     }
 }
 

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -153,6 +154,54 @@ fn of_a_defect_the_log_says_where_it_was_and_nothing_is_printed() {
     let places: Vec<_> = lines.iter().filter(|line| line.contains("please report it")).collect();
     assert!(matches!(places[..], [line] if line.contains("a defect at src/engine/shard.rs:")), "{lines:?}");
     assert!(!lines.iter().any(|line| line.contains("token")), "{lines:?}");
+}
+
+/// Panics in whatever it is called for.
+#[derive(Default)]
+struct Broken(Mutex<Vec<String>>);
+
+impl Log for Broken {
+    fn log(&self, _: LogLevel, line: &str) {
+        self.0.lock().push(line.to_owned());
+        panic!("the host's log");
+    }
+}
+
+/// It goes where the host's panics go.
+#[test]
+fn a_panic_of_the_host_s_code_is_no_defect_of_ours() {
+    let name = "engine::tests::rebirth::a_panic_of_the_host_s_code_is_no_defect_of_ours";
+    if let Some((_, errors)) = crate::own_process::printed(name, "") {
+        for code in ["the host's log", "the host's callback"] {
+            assert!(errors.contains(code), "{code}: {errors}");
+        }
+        return;
+    }
+    crate::sys::silence_own_panics();
+    let lines = Arc::new(Broken::default());
+    let mut config = Config::new();
+    // Nobody listens there: each check is a line.
+    for (key, value) in [
+        ("backend.url", "unix:/nowhere/socket:/auth"),
+        ("default_action", "deny"),
+        ("log.level", "debug"),
+        ("breaker.failures", "1000"),
+    ] {
+        config.set(key, value).unwrap();
+    }
+    config.set_log(Arc::clone(&lines) as Arc<dyn Log>);
+    let engine = Engine::new(&config).unwrap();
+    let callback = engine.callback(|_, _| panic!("the host's callback"));
+    for number in 0..3_u8 {
+        engine.submit(&Check { session_id: &[b'a' + number], ..Check::default() }, &callback, 0).unwrap();
+        assert!(engine.drain(Duration::MAX));
+    }
+    drop(engine);
+    let lines = lines.0.lock();
+    let said = |words: &str| lines.iter().filter(|line| line.contains(words)).count();
+    assert_eq!(said("a callback panicked"), 3, "{lines:?}");
+    assert!(said("/nowhere/socket") >= 3, "{lines:?}");
+    assert_eq!(said("please report it"), 0, "{lines:?}");
 }
 
 /// Holds the I/O thread in its first delivery until it is let go.
