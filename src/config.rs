@@ -11,6 +11,7 @@ mod hooks;
 mod host;
 mod nearest;
 mod preset;
+mod read;
 mod rules;
 mod settings;
 mod shadow;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 pub use document::KeyDoc;
 pub(crate) use hooks::ThreadHooks;
 pub use preset::PresetDoc;
+pub(crate) use read::pem;
 pub(crate) use settings::{
     BackendMode, Enforce, HedgeAfter, HttpLane, HttpVersion, MemoryBounds, PerIp, Rate, ScopeRule, Settings,
     TlsSettings, TtlHeader, TtlRules,
@@ -147,7 +149,7 @@ impl Config {
     /// Sets every key of a TOML file. A failed call changes nothing.
     pub fn load(&mut self, path: &Path) -> Result<(), ConfigError> {
         let shown = path.display();
-        let text = file::read(path)
+        let text = read::configuration(path)
             .map_err(|why| ConfigError::without_key(format!("{shown} cannot be read: {why}")))?;
         let mut loaded = Self::parsed(&text, &shown.to_string())?;
         if let Some(key) = loaded.secret_key() {
@@ -213,7 +215,7 @@ impl Config {
     pub fn validate(&self) -> Result<Vec<String>, ConfigError> {
         let settings = self.settings()?;
         for asked in [Some(&settings), settings.of_shadow().as_ref()].into_iter().flatten() {
-            transport::check_tls(asked).map_err(ConfigError::without_key)?;
+            transport::check_tls(asked)?;
         }
         Ok(settings.warnings)
     }
@@ -272,7 +274,7 @@ impl Config {
             let fail = |why: String| ConfigError::of(&key, &why);
             match secret_file(&row.kind, value) {
                 Some(path) => {
-                    let text = file::read(&path)
+                    let text = read::secret(&path)
                         .map_err(|why| fail(format!("{} cannot be read: {why}", path.display())))?;
                     let line = text.strip_suffix('\n').unwrap_or(&text);
                     let secret = line.strip_suffix('\r').unwrap_or(line);

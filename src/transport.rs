@@ -52,7 +52,7 @@ pub(crate) use scripted::Counted;
 pub(crate) use wire::read_section;
 
 use crate::calls::Calls;
-use crate::config::{Address, BackendUrl, HttpLane, HttpVersion, Scheme, Settings};
+use crate::config::{Address, BackendUrl, ConfigError, HttpLane, HttpVersion, Scheme, Settings};
 use crate::decision::Cause;
 use crate::outage::Addresses;
 
@@ -182,8 +182,8 @@ pub(crate) type Resolve = dyn Fn(&str) -> std::io::Result<Vec<IpAddr>> + Send + 
 /// Why there is nothing to share.
 #[derive(Debug)]
 pub(crate) enum Unshared {
-    /// A text that names the key and the file.
-    Config(String),
+    /// A file of TLS.
+    Config(ConfigError),
     /// A thread was refused.
     System(std::io::Error),
 }
@@ -230,13 +230,13 @@ impl Shared {
 }
 
 /// If a URL is https.
-fn tls_of(settings: &Settings) -> Result<Option<tls::Tls>, String> {
+fn tls_of(settings: &Settings) -> Result<Option<tls::Tls>, ConfigError> {
     let https = settings.backends.iter().any(|url| url.scheme == Scheme::Https);
     https.then(|| tls::tls(&settings.tls, settings.http_version)).transpose()
 }
 
 /// Whether an engine would find the files of TLS that it needs, and could use them.
-pub(crate) fn check_tls(settings: &Settings) -> Result<(), String> {
+pub(crate) fn check_tls(settings: &Settings) -> Result<(), ConfigError> {
     tls_of(settings).map(drop)
 }
 

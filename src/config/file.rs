@@ -1,10 +1,6 @@
 //! A configuration file: TOML with the same keys, as tables (`[backend]`, `url = …`), dotted (`backend.url = …`)
 //! or quoted (`"backend.url" = …`). Numbers, `true`/`false` and arrays may be written as such where they fit.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
-
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -22,21 +18,6 @@ pub(super) struct Fault {
     pub(super) line: usize,
     pub(super) key: Option<String>,
     pub(super) why: String,
-}
-
-/// More is no configuration.
-const MAX_FILE: u64 = 1024 * 1024;
-
-/// A whole file as text, at most `MAX_FILE` long. The error continues "… cannot be read: ".
-pub(super) fn read(path: &Path) -> Result<String, String> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
-        .map_err(|error| error.to_string())?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err("it is longer than 1 MiB".to_owned());
-    }
-    String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())
 }
 
 /// Every key of a TOML text, in the order of the text.

@@ -1,11 +1,11 @@
 //! The configuration, checked and typed: what the engine works with.
 
+use std::fmt;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{fmt, fs};
 
-use super::{BackendUrl, ShadowSettings, table};
+use super::{BackendUrl, ShadowSettings, read, table};
 use crate::backend::{BodyRule, HeaderField, ParamField, StatusSet};
 use crate::decision::Verdict;
 use crate::observe::LogLevel;
@@ -283,7 +283,7 @@ impl Shape {
 
     /// The file that the key names. One that cannot be read is an error where it is used.
     pub(super) fn push_file(&mut self, path: &Path) {
-        self.files.push(fs::read(path).ok());
+        self.files.push(read::pem(path).ok());
     }
 }
 
@@ -337,7 +337,8 @@ pub(crate) struct TlsSettings {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::fs;
+
     use crate::config::Config;
 
     #[test]

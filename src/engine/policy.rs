@@ -7,7 +7,7 @@ use super::StartError;
 use super::limits::Limits;
 use crate::backend::{ReplyRules, RequestPlan};
 use crate::check::{Check, Draft, Invalid, Question, Rules};
-use crate::config::{BackendUrl, ConfigError, HedgeAfter, Settings};
+use crate::config::{BackendUrl, HedgeAfter, Settings};
 use crate::decision::{Cause, Decision, Origin, Verdict};
 use crate::memory::Memory;
 use crate::observe::Logger;
@@ -102,7 +102,7 @@ impl Policy {
         let shared =
             Shared::new(Arc::clone(&settings), Arc::clone(&addresses), log.calls()).map_err(|error| {
                 match error {
-                    Unshared::Config(error) => StartError::Config(ConfigError::without_key(error)),
+                    Unshared::Config(error) => StartError::Config(error),
                     Unshared::System(error) => StartError::System(error),
                 }
             })?;

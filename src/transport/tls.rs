@@ -9,7 +9,7 @@
 //! again.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -22,7 +22,7 @@ use rustls::{
     RootCertStore, SignatureScheme,
 };
 
-use crate::config::{HttpVersion, TlsSettings};
+use crate::config::{self, ConfigError, HttpVersion, TlsSettings};
 
 /// Debian and its kin, Red Hat, its newer layout, SUSE, `OpenELEC`, Alpine and FreeBSD.
 const SYSTEM_ROOTS: [&str; 6] = [
@@ -45,25 +45,28 @@ pub(super) struct Tls {
 }
 
 /// Made once per engine, if a URL is https. The error names the key and the file.
-pub(super) fn tls(tls: &TlsSettings, version: HttpVersion) -> Result<Tls, String> {
+pub(super) fn tls(tls: &TlsSettings, version: HttpVersion) -> Result<Tls, ConfigError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier: Arc<dyn ServerCertVerifier> = if tls.verify {
         let roots = roots(tls.ca_file.as_deref(), &SYSTEM_ROOTS)?;
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
             .build()
-            .map_err(|error| format!("tls.ca_file: {error}"))?
+            .map_err(|error| ConfigError::of("tls.ca_file", &error.to_string()))?
     } else {
         Arc::new(AnyCertificate(Arc::clone(&provider)))
     };
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(|error| format!("TLS cannot be set up: {error}"))?
+        .map_err(|error| ConfigError::without_key(format!("TLS cannot be set up: {error}")))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::clone(&verifier));
     let mut config = match (&tls.client_cert, &tls.client_key) {
         (Some(cert), Some(key)) => builder
             .with_client_auth_cert(certificates("tls.client_cert", cert)?, private_key(key)?)
-            .map_err(|error| format!("tls.client_cert and tls.client_key do not go together: {error}"))?,
+            .map_err(|error| {
+                let why = format!("{}: does not go together with tls.client_cert: {error}", key.display());
+                ConfigError::of("tls.client_key", &why)
+            })?,
         _ => builder.with_no_client_auth(),
     };
     config.alpn_protocols = match version {
@@ -100,11 +103,12 @@ pub(super) fn server_name(tls: &TlsSettings, host: &str) -> Result<ServerName<'s
     ServerName::try_from(name.to_owned()).map_err(|_| format!("{name} cannot be the name of a TLS server"))
 }
 
-fn roots(ca_file: Option<&Path>, system: &[&str]) -> Result<RootCertStore, String> {
+fn roots(ca_file: Option<&Path>, system: &[&str]) -> Result<RootCertStore, ConfigError> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = ca_file {
         for certificate in certificates("tls.ca_file", path)? {
-            roots.add(certificate).map_err(|error| format!("tls.ca_file {}: {error}", path.display()))?;
+            let fail = |error| ConfigError::of("tls.ca_file", &format!("{}: {error}", path.display()));
+            roots.add(certificate).map_err(fail)?;
         }
         return Ok(roots);
     }
@@ -117,27 +121,31 @@ fn roots(ca_file: Option<&Path>, system: &[&str]) -> Result<RootCertStore, Strin
             return Ok(roots);
         }
     }
-    Err("no trusted certificates found on this system: set tls.ca_file".to_owned())
+    let why = "not set, and no trusted certificates found on this system; name a file of them";
+    Err(ConfigError::of("tls.ca_file", why))
 }
 
-fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
-    let found = read().map_err(|error| format!("{key} {}: {error}", path.display()))?;
+fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+    let file = path.display();
+    let fail = |why: String| ConfigError::of(key, &why);
+    let text = config::pem(path).map_err(|why| fail(format!("{file} cannot be read: {why}")))?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let found = found.map_err(|error| fail(format!("{file}: {error}")))?;
     if found.is_empty() {
-        return Err(format!("{key} {}: no certificate in it (PEM is expected)", path.display()));
+        return Err(fail(format!("{file}: no certificate in it (PEM is expected)")));
     }
     Ok(found)
 }
 
-fn private_key(path: &PathBuf) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_file(path).map_err(|error| {
-        let file = path.display();
-        match error {
-            pem::Error::NoItemsFound => format!(
-                "tls.client_key {file}: no unencrypted private key (PEM) in it; openssl pkey -in {file} -out NEW_FILE makes one"
-            ),
-            other => format!("tls.client_key {file}: {other}"),
-        }
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, ConfigError> {
+    let file = path.display();
+    let fail = |why: String| ConfigError::of("tls.client_key", &why);
+    let text = config::pem(path).map_err(|why| fail(format!("{file} cannot be read: {why}")))?;
+    PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
+        pem::Error::NoItemsFound => fail(format!(
+            "{file}: no unencrypted private key (PEM) in it; openssl pkey -in {file} -out NEW_FILE makes one"
+        )),
+        other => fail(format!("{file}: {other}")),
     })
 }
 
@@ -251,7 +259,7 @@ mod tests {
         std::fs::write(&ca_file, trusted.pem()).unwrap();
         let settings = TlsSettings { ca_file: Some(ca_file), verify: true, ..TlsSettings::default() };
         let name = server_name(&settings, NAME)?;
-        let verifier = tls(&settings, HttpVersion::Auto)?.verifier;
+        let verifier = tls(&settings, HttpVersion::Auto).unwrap().verifier;
         let judged = verifier.verify_server_cert(shown.der(), &[], &name, &[], UnixTime::now());
         judged.map(|_| ()).map_err(|error| explain(&error))
     }
@@ -306,9 +314,9 @@ mod tests {
             std::fs::write(&path, unfit).unwrap();
             let file = path.display();
             let advice = format!(
-                "tls.client_key {file}: no unencrypted private key (PEM) in it; openssl pkey -in {file} -out NEW_FILE makes one"
+                "tls.client_key: {file}: no unencrypted private key (PEM) in it; openssl pkey -in {file} -out NEW_FILE makes one"
             );
-            assert_eq!(private_key(&path).unwrap_err(), advice);
+            assert_eq!(private_key(&path).unwrap_err().to_string(), advice);
         }
         std::fs::write(&path, key.serialize_pem()).unwrap();
         assert!(private_key(&path).is_ok());

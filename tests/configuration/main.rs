@@ -2,6 +2,7 @@
 //! failed call changes nothing, and a secret is never repeated.
 
 mod file;
+mod named;
 mod secrets;
 
 use std::collections::BTreeSet;

@@ -571,5 +571,5 @@ async fn sessions_are_resumed() {
 fn a_file_without_certificates_is_an_error_at_start() {
     let error =
         real(&[("backend.url", "https://127.0.0.1/"), ("tls.ca_file", "/nonexistent/ca.pem")]).err().unwrap();
-    assert!(error.contains("tls.ca_file /nonexistent/ca.pem"), "{error}");
+    assert!(error.contains("tls.ca_file: /nonexistent/ca.pem cannot be read"), "{error}");
 }
