@@ -525,7 +525,9 @@ int32_t alta_auth_config_load(struct alta_auth_config *config,
                               size_t error_len);
 
 /**
- * Where lines of the log go, up to log.level; NULL: nowhere. No line comes after alta_auth_engine_free has returned.
+ * Where lines of the log go, up to log.level; NULL: nowhere. No line comes after alta_auth_engine_free has returned. One may
+ * come here after a reload to another log has returned, from a thread that was on its way: what user_data points to must
+ * live until the engine is freed, not until the reload.
  */
 int32_t alta_auth_config_set_log(struct alta_auth_config *config,
                                  alta_auth_log log,
@@ -560,7 +562,8 @@ int32_t alta_auth_engine_new(struct alta_auth_config *config,
  * Turns a running engine to another configuration: backends, policy, credentials and log at once. Checks in flight end
  * under the old one; a check submitted after this never joins an exchange that began before it. Takes the
  * configuration on ALTA_AUTH_OK only; otherwise nothing has changed and error says why. threads.io, threads.callback,
- * inbox.capacity and overload cannot be changed. ALTA_AUTH_ERR_CLOSED: the engine is shutting down or shut down.
+ * inbox.capacity and overload cannot be changed. The log before must outlive this: see alta_auth_config_set_log.
+ * ALTA_AUTH_ERR_CLOSED: the engine is shutting down or shut down.
  */
 int32_t alta_auth_engine_reload(struct alta_auth_engine *handle,
                                 struct alta_auth_config *config,

@@ -263,7 +263,8 @@ impl Engine {
 
     /// Turns to another configuration: backends, policy, credentials and log at once, while checks go on. Those
     /// accepted before end under the old one; one submitted after this never joins an exchange that began
-    /// before. On an error nothing has changed. Keys that shape threads and tables are refused by name.
+    /// before. A thread that was on its way with a line may still hand it to the log before. On an error nothing has changed.
+    /// Keys that shape threads and tables are refused by name.
     /// [`StartError::Closed`]: the engine is shut down, or shutting down.
     pub fn reload(&self, config: &Config) -> Result<(), StartError> {
         self.try_reload(config).inspect_err(|error| {

@@ -60,7 +60,9 @@ pub unsafe extern "C" fn alta_auth_config_load(
     unsafe { explained(error, error_len, load) }
 }
 
-/// Where lines of the log go, up to log.level; NULL: nowhere. No line comes after alta_auth_engine_free has returned.
+/// Where lines of the log go, up to log.level; NULL: nowhere. No line comes after alta_auth_engine_free has returned. One may
+/// come here after a reload to another log has returned, from a thread that was on its way: what user_data points to must
+/// live until the engine is freed, not until the reload.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn alta_auth_config_set_log(
     config: *mut alta_auth_config,

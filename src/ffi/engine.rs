@@ -82,7 +82,8 @@ pub unsafe extern "C" fn alta_auth_engine_new(
 /// Turns a running engine to another configuration: backends, policy, credentials and log at once. Checks in flight end
 /// under the old one; a check submitted after this never joins an exchange that began before it. Takes the
 /// configuration on ALTA_AUTH_OK only; otherwise nothing has changed and error says why. threads.io, threads.callback,
-/// inbox.capacity and overload cannot be changed. ALTA_AUTH_ERR_CLOSED: the engine is shutting down or shut down.
+/// inbox.capacity and overload cannot be changed. The log before must outlive this: see alta_auth_config_set_log.
+/// ALTA_AUTH_ERR_CLOSED: the engine is shutting down or shut down.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn alta_auth_engine_reload(
     handle: *mut alta_auth_engine,
