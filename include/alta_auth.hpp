@@ -19,7 +19,8 @@
 //   No exception crosses into the library. One that leaves a callable goes to the handler of set_exception_handler();
 //   without one std::terminate is called, as for a thread's function: half a callback is a state nobody has thought
 //   about, and it must not pass silently. The client of a callback that threw has not been served.
-//   In the child of a fork, freeing an engine runs no callback, and the parent's callables are not destroyed.
+//   In the child of a fork, freeing an engine runs no callback, and the parent's callables are not destroyed, those of its
+//   log among them.
 //
 // THREADS. Every member of Engine and Queue may be called from any thread, except construction, move and destruction.
 
@@ -201,6 +202,9 @@ class OwnedDecision;
 class Decision {
 public:
     explicit Decision(const alta_auth_decision &raw) noexcept : raw_(raw) {}
+    // An owned one is taken by reference, or copied as what it is: its texts would not live as long as this.
+    Decision(const OwnedDecision &) = delete;
+    Decision &operator=(const OwnedDecision &) = delete;
 
     bool allowed() const noexcept { return raw_.verdict == ALTA_AUTH_ALLOW; }
     Verdict verdict() const noexcept { return allowed() ? Verdict::allow : Verdict::deny; }
@@ -228,7 +232,7 @@ protected:
     alta_auth_decision raw_;
 };
 
-/// A decision whose texts live as long as it, or any copy of it, does.
+/// A decision whose texts live as long as it, or any copy of it, does. May be passed on as a `const Decision &`.
 class OwnedDecision : public Decision {
 public:
     explicit OwnedDecision(const Decision &borrowed) : Decision(borrowed) {
@@ -320,7 +324,8 @@ public:
     }
 
     /// `log(LogLevel, std::string_view)`, on any thread of the library, several at once if there are several. It lives
-    /// as long as the engine made of this configuration.
+    /// as long as the engine made of this configuration, or turned to it: after a reload to another log, a line may still
+    /// come here from a thread that was on its way.
     template <typename Log>
     Config &set_log(Log &&log) {
         using Callable = std::decay_t<Log>;
@@ -394,8 +399,10 @@ public:
     }
 
     Engine(Engine &&) noexcept = default;
+    ~Engine() { leave_to_parent(); }
 
     Engine &operator=(Engine &&other) noexcept {
+        leave_to_parent();
         // The log callables outlive the handle that calls them.
         handle_ = std::move(other.handle_);
         kept_ = std::move(other.kept_);
@@ -669,6 +676,13 @@ private:
             raw.push_back(request.raw());
         }
         return raw;
+    }
+
+    // In the child of a fork, where nothing of the parent's engine is destroyed. No ticket is 0.
+    void leave_to_parent() noexcept {
+        if (handle_ != nullptr && alta_auth_cancel(handle_.get(), 0) == ALTA_AUTH_ERR_FORKED) {
+            static_cast<void>(kept_.release());
+        }
     }
 
     static bool ended(Status status) {

@@ -40,7 +40,13 @@ const USES_THE_CPP_HEADER: &str = r#"
 namespace auth = alta::auth;
 static_assert(!std::is_copy_constructible_v<auth::Engine> && std::is_nothrow_move_constructible_v<auth::Engine>);
 static_assert(!std::is_copy_constructible_v<auth::Config> && !std::is_copy_constructible_v<auth::Queue>);
-static_assert(std::is_copy_constructible_v<auth::OwnedDecision>);
+static_assert(std::is_copy_constructible_v<auth::OwnedDecision> && std::is_move_assignable_v<auth::OwnedDecision>);
+// Who takes one by reference may borrow it; a copy of its borrowing half would outlive the texts.
+static_assert(std::is_convertible_v<auth::OwnedDecision &, const auth::Decision &>);
+static_assert(!std::is_constructible_v<auth::Decision, auth::OwnedDecision>);
+static_assert(!std::is_constructible_v<auth::Decision, const auth::OwnedDecision &>);
+static_assert(!std::is_assignable_v<auth::Decision &, auth::OwnedDecision>);
+static_assert(!std::is_assignable_v<auth::Decision &, const auth::OwnedDecision &>);
 void use_alta_auth(auth::Config config);
 void use_alta_auth(auth::Config config) {
     config.set("a", "b").load("c").set_log([](auth::LogLevel, std::string_view) {});

@@ -1,4 +1,4 @@
-//! The C++ wrapper where threads meet.
+//! The C++ wrapper where threads meet, and processes part.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -10,8 +10,8 @@ use std::path::Path;
 use support::{Reply, Scripted};
 use toolchain::{ROOT, WARNINGS, command, library_directory, succeed};
 
-#[test]
-fn tickets_are_whole_before_their_callable_runs_and_a_log_may_come_back_in_a_reload() {
+/// Of `tests/wrapper`, asking a backend that lets everyone in.
+fn runs(name: &str) {
     let backend = Scripted::new(|_| Reply::status(200, "X-AuthDuration: 600\r\n"));
     let directory = tempfile::tempdir().unwrap();
     // The loader looks for the SONAME, cargo makes only the plain name.
@@ -19,11 +19,21 @@ fn tickets_are_whole_before_their_callable_runs_and_a_log_may_come_back_in_a_rel
         let library = library_directory().join("libalta_auth.so");
         std::os::unix::fs::symlink(library, directory.path().join(name)).unwrap();
     }
-    let program = directory.path().join("tickets");
+    let program = directory.path().join(name);
     let mut build = command("c++", ["-std=c++17", "-O1", "-g", "-pthread", "-o"]);
-    build.arg(&program).args(WARNINGS).arg(Path::new(ROOT).join("tests/wrapper/tickets.cpp"));
+    build.arg(&program).args(WARNINGS).arg(Path::new(ROOT).join(format!("tests/wrapper/{name}.cpp")));
     build.arg(format!("-I{ROOT}/include")).arg(format!("-L{}", directory.path().display()));
     build.arg(format!("-Wl,-rpath,{}", directory.path().display())).arg("-lalta_auth");
     succeed(&mut build);
     assert_eq!(succeed(&mut command(program.to_str().unwrap(), [backend.url()])), "ok\n");
+}
+
+#[test]
+fn tickets_are_whole_before_their_callable_runs_and_a_log_may_come_back_in_a_reload() {
+    runs("tickets");
+}
+
+#[test]
+fn the_end_of_an_engine_in_a_forked_child_destroys_no_callable_of_the_parents() {
+    runs("forks");
 }
