@@ -138,8 +138,7 @@ impl Hole {
         };
         hole.ok_or_else(|| {
             format!(
-                "unknown placeholder {{{}}}; known are {KNOWN}; write '{{{{' for a brace",
-                name.escape_debug()
+                "what stands in braces (not shown: it may be secret) is no placeholder; there are {KNOWN}; write '{{{{' for a brace"
             )
         })
     }

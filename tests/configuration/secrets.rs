@@ -24,9 +24,13 @@ fn a_header_or_parameter_is_read_from_its_file_when_it_is_needed() {
                 key.display()
             )]
         );
-        let bad: [(&[u8], &str); 3] = [
+        let bad: [(&[u8], &str); 4] = [
             (b"\n", "is empty; write the value into it"),
-            (b"{hunter2}\n", "the value (not shown: it may be secret) is not a template"),
+            (b"{hunter2}\n", "what stands in braces (not shown: it may be secret) is no placeholder"),
+            (
+                b"{query\x0E.hunter2}\n",
+                "what stands in braces (not shown: it may be secret) is no placeholder",
+            ),
             (b"hunter2\xE9\n", "cannot be read: it is not UTF-8 text"),
         ];
         for (content, why) in bad {

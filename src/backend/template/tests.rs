@@ -104,20 +104,20 @@ fn space_at_the_ends_of_a_header_is_not_sent() {
 
 #[test]
 fn templates_that_mean_nothing_are_refused_with_what_is_known() {
-    for (template, says) in [
-        ("{token}", "{token}"),
-        ("{}", "{}"),
-        ("{IP}", "{IP}"),
-        ("{ip }", "{ip }"),
-        ("{query}", "{query}"),
-        ("{query.}", "{query.}"),
-        ("{path.0}", "{path.0}"),
-        ("{path.x}", "{path.x}"),
-        ("{path.+1}", "{path.+1}"),
-        ("{path.}", "{path.}"),
+    for template in [
+        "{token}",
+        "{}",
+        "{IP}",
+        "{ip }",
+        "{query}",
+        "{query.}",
+        "{path.0}",
+        "{path.x}",
+        "{path.+1}",
+        "{path.}",
     ] {
         let error = ParamField::parse("p", template).unwrap_err();
-        assert!(error.contains(says) && error.contains(KNOWN), "{template}: {error}");
+        assert!(error.contains("is no placeholder") && error.contains(KNOWN), "{template}: {error}");
     }
     for template in ["{", "a{ip", "}", "a}b", "{ip}}"] {
         let error = ParamField::parse("p", template).unwrap_err();
