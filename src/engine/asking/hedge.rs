@@ -113,7 +113,8 @@ async fn race(
         share
     } else {
         let open = |&&later: &&usize| later != other && !means.policy.health[later].is_open();
-        let after = others.iter().filter(open).count();
+        let most = MAX_REQUESTS.saturating_sub(asking.requests.get() + 2);
+        let after = others.iter().filter(open).count().min(most);
         now + means.deadline.saturating_duration_since(now) / (after as u32 + 1)
     };
     // Of a name with several addresses, another one.

@@ -15,7 +15,9 @@ pub(super) async fn ask(means: &Means<'_>, order: &[usize]) -> Result<Answer, Ou
         }
         let later = &order[tried + 1..];
         let healthy = |&&later: &&usize| hedged != Some(later) && !means.policy.health[later].is_open();
-        let share = match later.iter().filter(healthy).count() {
+        // No more of them are asked than may be, this one apart.
+        let most = MAX_REQUESTS - 1 - means.asking.requests.get();
+        let share = match later.iter().filter(healthy).count().min(most) {
             0 => means.deadline,
             healthy => {
                 let now = clock::now();

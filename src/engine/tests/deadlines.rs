@@ -303,6 +303,56 @@ async fn failover_shares_the_budget_between_endpoints() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_time_is_divided_among_those_who_can_still_be_asked() {
+    let urls: Vec<_> = (1..=8).map(|port| format!("http://127.0.0.1:{port}/")).collect();
+    let urls = urls.join(",");
+    // Three at most are asked: each has a third of what is left, of 2,100 ms.
+    for (answers, at) in [(0, 600), (1, 1300), (2, 2000)] {
+        let peer = Peer::new(move |peer, endpoint, mut stream| async move {
+            while peer.request(endpoint, &mut stream).await.is_some() {
+                if endpoint != answers {
+                    return std::future::pending().await;
+                }
+                sleep(ms(600)).await;
+                let _ = stream.write_all(ALLOW.as_bytes()).await;
+            }
+        });
+        with_shard(&[("backend.url", &urls), ("timeout", "2100ms")], peer, |bench| async move {
+            bench.submit(&check("s", ""), 1);
+            let (decision, after) = bench.decided(1).await;
+            assert!(decision.allows(), "{}", decision.detail());
+            assert!(between(after, at, at + 10), "{after:?}");
+        })
+        .await;
+    }
+    // Who is asked as well when the first is slow has no smaller part.
+    let peer = Peer::new(move |peer, endpoint, mut stream| async move {
+        while let Some(target) = peer.request(endpoint, &mut stream).await {
+            if target.contains("slow") {
+                if endpoint != 1 {
+                    return std::future::pending().await;
+                }
+                sleep(ms(900)).await;
+            }
+            let _ = stream.write_all(ALLOW.as_bytes()).await;
+        }
+    });
+    let keys =
+        [("backend.url", &*urls), ("timeout", "2100ms"), ("hedge.after", "100ms"), ("hedge.max", "40%")];
+    with_shard(&keys, peer, |bench| async move {
+        for number in 10..60 {
+            bench.submit(&check(&format!("s{number}"), ""), number);
+            assert!(bench.decided(number).await.0.allows());
+        }
+        bench.submit(&check("s", "slow"), 1);
+        let (decision, _) = bench.decided(1).await;
+        assert!(decision.allows(), "{}", decision.detail());
+        assert_eq!(bench.core.stats().hedges, 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refusal_is_never_asked_elsewhere() {
     let keys = [("backend.url", "http://127.0.0.1:1/a,http://127.0.0.1:2/b")];
     let peer = Peer::answering(|endpoint, _| Some(if endpoint == 0 { DENY } else { ALLOW }.into()));
