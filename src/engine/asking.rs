@@ -2,7 +2,8 @@
 //!
 //! The bounds on asking twice are here: the safe retry (`inquiry.rs`: once an endpoint, on a fresh connection, at most a
 //! tenth of the exchanges), failover (an outage moves on to the next address of the name, `endpoint.rs`, then to the next URL,
-//! `in_turn.rs`; a refusal never does), hedging (`hedge.rs`: once a check), and three requests in all.
+//! `in_turn.rs`; a refusal never does), hedging (`hedge.rs`: once a check), and three requests in all (of those who are
+//! asked at once, two each).
 
 mod at_once;
 mod attempts;
@@ -41,6 +42,8 @@ pub(crate) const GRACE: Duration = Duration::from_millis(20);
 
 /// Requests a check may cause in all, whatever fails.
 const MAX_REQUESTS: usize = 3;
+/// The same at each endpoint where all are asked at once: none has to do without because of what others said.
+const MAX_REQUESTS_AT_ONCE: usize = 2;
 
 /// What a flight asks with.
 pub(crate) struct Means<'a> {
@@ -56,6 +59,16 @@ pub(crate) struct Means<'a> {
     pub(crate) may_hedge: bool,
     /// Any number, evenly distributed.
     pub(crate) random: u64,
+}
+
+impl Means<'_> {
+    /// Requests that may still be made, those under way included, at an endpoint where so many have ended.
+    fn requests_left(&self, ended: usize) -> usize {
+        match self.policy.settings.backend_mode {
+            BackendMode::Any => MAX_REQUESTS_AT_ONCE.saturating_sub(ended),
+            BackendMode::Failover | BackendMode::Balance => MAX_REQUESTS.saturating_sub(self.asking.spent()),
+        }
+    }
 }
 
 /// No answer, and why.

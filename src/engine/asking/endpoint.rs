@@ -1,13 +1,13 @@
 //! One endpoint: its breaker's leave, and the addresses that its name stands for, one after the other.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use tokio::time::Instant;
 
 use super::inquiry::Inquiry;
 use super::settling::breaker_open;
-use super::{MAX_REQUESTS, Means, Outage, client};
+use super::{Means, Outage, client};
 use crate::backend::Answer;
 use crate::clock;
 use crate::config::BackendMode;
@@ -22,12 +22,13 @@ pub(super) async fn ask_one(
     deadline: Instant,
     mut tried: Tried,
 ) -> Result<Answer, Outage> {
-    let Means { policy, question, asking, .. } = *means;
+    let Means { policy, question, .. } = *means;
     let client = client(question);
     let Some(permit) = policy.health[endpoint].admit(client) else {
         return Err(breaker_open(policy, endpoint));
     };
     let current = RefCell::default();
+    let requests = Cell::new(0);
     let mut leave = Leave { current: &current, permit: Some(permit), choice: None };
     let addresses = &policy.addresses[endpoint];
     let balance = policy.settings.backend_mode == BackendMode::Balance;
@@ -39,13 +40,14 @@ pub(super) async fn ask_one(
         let Some(choice) = addresses.choose(&tried, balance, client) else {
             break Err(outage.unwrap_or_else(|| breaker_open(policy, endpoint)));
         };
-        let share = match choice.turns.min(MAX_REQUESTS.saturating_sub(asking.spent())) {
+        let share = match choice.turns.min(means.requests_left(requests.get())) {
             0 | 1 => policy.settings.timeout,
             turns => deadline.saturating_duration_since(clock::now()) / turns as u32,
         };
         let among = Among::these(choice.addresses());
         leave.choice = Some(choice);
-        let inquiry = Inquiry { means, endpoint, among, share, deadline, current: &current };
+        let inquiry =
+            Inquiry { means, endpoint, among, share, deadline, current: &current, requests: &requests };
         let (result, at) = inquiry.run().await;
         let Some(choice) = leave.choice.take() else { unreachable!("it is taken here only") };
         let failure = match result {
@@ -57,7 +59,7 @@ pub(super) async fn ask_one(
             Err(failure) => break Err(failure),
         };
         choice.failed(at, &mut tried, client, failure.retry_after, failure.cause.name());
-        if asking.spent() >= MAX_REQUESTS || clock::now() >= deadline {
+        if means.requests_left(requests.get()) == 0 || clock::now() >= deadline {
             break Err(failure);
         }
         outage = Some(failure);

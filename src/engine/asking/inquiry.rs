@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::attempts::UnderWay;
 use super::settling::{failed, late, refusal};
-use super::{GRACE, MAX_REQUESTS, Means, Outage};
+use super::{GRACE, Means, Outage};
 use crate::backend::{Answer, Judgement, Outgoing, ReplyHead, Subject, Undecided, judge, judge_body};
 use crate::clock;
 use crate::decision::Cause;
@@ -27,6 +27,8 @@ pub(super) struct Inquiry<'a> {
     pub(super) deadline: Instant,
     /// The exchange under way, for whoever drops this.
     pub(super) current: &'a RefCell<Option<Rc<Progress>>>,
+    /// Requests to the endpoint that have ended.
+    pub(super) requests: &'a Cell<usize>,
 }
 
 /// What a header section comes to.
@@ -41,7 +43,7 @@ impl Inquiry<'_> {
     pub(super) async fn run(&self) -> (Result<Answer, Outage>, Option<IpAddr>) {
         let (result, attempt) = self.exchange().await;
         let address = attempt.progress.address();
-        attempt.ended(result.as_ref().err().map(|outage| outage.detail.clone()).unwrap_or_default());
+        self.ended(attempt, result.as_ref().err().map(|outage| outage.detail.clone()).unwrap_or_default());
         (result, address)
     }
 
@@ -105,14 +107,21 @@ impl Inquiry<'_> {
             };
             let again = failure.retry_is_safe
                 && !fresh
-                && asking.spent() + 1 < MAX_REQUESTS
+                && self.means.requests_left(self.requests.get()) > 1
                 && retries.retry(clock::now());
             if !again {
                 return (failed(policy, self.endpoint, progress, failure), attempt);
             }
-            attempt.ended(failure.detail.into_owned());
+            self.ended(attempt, failure.detail.into_owned());
             fresh = true;
         }
+    }
+
+    fn ended(&self, attempt: UnderWay<'_>, failure: String) {
+        if attempt.progress.stage() >= Stage::Written {
+            self.requests.set(self.requests.get() + 1);
+        }
+        attempt.ended(failure);
     }
 
     /// What the endpoint takes; the time in line is none of its own.

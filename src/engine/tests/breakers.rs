@@ -302,6 +302,46 @@ async fn any_allows_if_one_does_and_denies_if_none_does() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn each_of_several_that_are_asked_at_once_is_asked_again_on_a_connection_that_lives() {
+    // The last allows, and closes its connections after one reply, without a word.
+    let peer = Peer::new(|peer, endpoint, mut stream| async move {
+        while peer.request(endpoint, &mut stream).await.is_some() {
+            let reply = if endpoint == 2 { ALLOW } else { DENY };
+            let _ = stream.write_all(reply.as_bytes()).await;
+            if endpoint == 2 && peer.request(endpoint, &mut stream).await.is_some() {
+                sleep(SECOND / 100).await;
+                return;
+            }
+        }
+    });
+    let urls = "http://127.0.0.1:1/a,http://127.0.0.1:2/b,http://127.0.0.1:3/c";
+    with_shard(&[("backend.url", urls), ("backend.mode", "any")], peer, |bench| async move {
+        assert!(ask(&bench, 1).await.allows());
+        assert!(ask(&bench, 2).await.allows(), "the one that knows it was not asked again");
+        assert_eq!((0..3).map(|of| bench.peer.requests_to(of)).collect::<Vec<_>>(), [2, 2, 3]);
+    })
+    .await;
+    // Twice each, whatever fails.
+    let peer = Peer::new(|peer, endpoint, mut stream| async move {
+        let lives = endpoint == 0 && peer.requests_to(0) == 0;
+        while peer.request(endpoint, &mut stream).await.is_some() {
+            if !lives || peer.requests_to(0) > 1 {
+                return;
+            }
+            let _ = stream.write_all(ALLOW.as_bytes()).await;
+        }
+    });
+    with_shard(&[("backend.url", urls), ("backend.mode", "any")], peer, |bench| async move {
+        assert!(ask(&bench, 1).await.allows());
+        let before = bench.peer.requests();
+        assert_eq!(ask(&bench, 2).await.origin, Origin::Default);
+        assert_eq!(bench.peer.requests_to(0), 3);
+        assert!(bench.peer.requests() - before <= 6);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn any_deny_first_takes_the_first_word() {
     let late_allow = Peer::new(|peer, endpoint, mut stream| async move {
         while peer.request(endpoint, &mut stream).await.is_some() {
