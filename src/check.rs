@@ -234,7 +234,8 @@ impl Wishes {
 pub(crate) type Draft<'a> = Question<&'a [u8]>;
 
 thread_local! {
-    /// Where this thread's drafts are written. As long as the longest so far, which the limits bound.
+    /// Where this thread's drafts are written. As long as the longest so far, which the limits bound. A thread that has ended
+    /// so far that it has no such variable any more writes each anew.
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
@@ -246,15 +247,13 @@ impl Draft<'_> {
         rules: Rules,
         then: impl FnOnce(Draft<'_>) -> T,
     ) -> Result<T, Invalid> {
-        BUFFER.with(|buffer| {
-            let mut bytes = buffer.take();
-            let result = layout::write(&mut bytes, check, rules).map(|key_len| {
-                let bytes = bytes.as_slice();
-                then(Question { bytes, key_len: key_len as u32, wishes: Wishes::of(check) })
-            });
-            buffer.set(bytes);
-            result
-        })
+        let mut bytes = BUFFER.try_with(Cell::take).unwrap_or_default();
+        let result = layout::write(&mut bytes, check, rules).map(|key_len| {
+            let bytes = bytes.as_slice();
+            then(Question { bytes, key_len: key_len as u32, wishes: Wishes::of(check) })
+        });
+        let _ = BUFFER.try_with(|buffer| buffer.set(bytes));
+        result
     }
 
     /// The same in memory of its own.

@@ -39,6 +39,7 @@ struct Drawer {
 }
 
 thread_local! {
+    /// A thread that has ended so far that it has no such variable any more uses nothing again.
     static DRAWER: Cell<Drawer> = const { Cell::new(Drawer { letters: Vec::new(), spares: Vec::new() }) };
 }
 
@@ -69,7 +70,7 @@ impl<'a> Batch<'a> {
             checks,
             vacancies: None,
             concerned: 0,
-            drawer: DRAWER.take(),
+            drawer: DRAWER.try_with(Cell::take).unwrap_or_default(),
             decided: Outbox::default(),
             handing_over: false,
         };
@@ -268,7 +269,8 @@ impl Drop for Way<'_> {
         for thread in 0..self.drawer.letters.len() {
             self.send_off(thread);
         }
-        DRAWER.set(std::mem::take(&mut self.drawer));
+        let drawer = std::mem::take(&mut self.drawer);
+        let _ = DRAWER.try_with(|place| place.set(drawer));
         let mut concerned = self.concerned;
         while concerned != 0 {
             self.core.inboxes[concerned.trailing_zeros() as usize].wake();

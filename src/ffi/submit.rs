@@ -189,6 +189,7 @@ pub unsafe extern "C" fn alta_auth_check(
         if handle.engine.is_calling() {
             return Err(ALTA_AUTH_ERR_THREAD);
         }
+        has_place()?;
         let decision = handle.engine.check_blocking(&check).map_err(submit_status)?;
         // SAFETY: the contract of the header.
         unsafe { give(decision, out, size) };
@@ -208,11 +209,17 @@ pub unsafe extern "C" fn alta_auth_lookup(
         // SAFETY: the contract of the header.
         let (handle, size, check) =
             unsafe { (engine(handle)?, room(out.cast_const())?, request(check, None)?) };
+        has_place()?;
         let remembered = handle.engine.lookup(&check).map_err(submit_status)?;
         // SAFETY: the contract of the header.
         unsafe { give(remembered.ok_or(ALTA_AUTH_ERR_NOT_FOUND)?, out, size) };
         Ok(())
     })
+}
+
+/// Not in a thread that has ended so far that it has no variables of its own any more.
+fn has_place() -> Result<(), i32> {
+    LAST.try_with(|_| ()).map_err(|_| ALTA_AUTH_ERR_THREAD)
 }
 
 /// Its texts live until the next one is given on this thread.

@@ -403,6 +403,73 @@ CASE(thread_that_is_ending_frees_its_queue) {
     backend_stop(b);
 }
 
+typedef struct last_calls {
+    alta_auth_engine *engine;
+    alta_auth_queue *queue;
+    pthread_key_t key;
+    seen called[2];
+} last_calls;
+
+/* All that the thread had of the language's own has been destroyed by now. */
+static void call_at_the_end(void *context) {
+    last_calls *c = context;
+    alta_auth_decision decision = ALTA_AUTH_DECISION_INIT;
+    alta_auth_stats stats = ALTA_AUTH_STATS_INIT;
+    int32_t status = 77;
+    uint64_t ticket = 0;
+    alta_auth_request asked = ask("asked", "token=123"), known = ask("known", "token=123"), third = ask("third", "token=123");
+    CHECK_EQ(alta_auth_submit(c->engine, &asked, on_decision, &c->called[0], &c->called[0].ticket), ALTA_AUTH_OK);
+    CHECK_EQ(alta_auth_submit(c->engine, &known, on_decision, &c->called[1], &c->called[1].ticket), ALTA_AUTH_OK);
+    CHECK_EQ(alta_auth_queue_submit(c->queue, &known, NULL, &ticket), ALTA_AUTH_OK);
+    CHECK_EQ(alta_auth_queue_submit_batch(c->queue, &third, 1, NULL, &status), 1);
+    CHECK_EQ(status, ALTA_AUTH_OK);
+    CHECK_EQ(alta_auth_queue_watch(c->queue, &known, NULL, &ticket), ALTA_AUTH_OK);
+    CHECK_EQ(alta_auth_cancel(c->engine, ticket), ALTA_AUTH_OK);
+    CHECK_EQ(alta_auth_revoke(c->engine, third.session_id), ALTA_AUTH_OK);
+    CHECK_EQ(alta_auth_stats_read(c->engine, &stats), ALTA_AUTH_OK);
+    CHECK_EQ(stats.submitted, 5);
+    /* Their texts would have no place to be in. */
+    CHECK_EQ(alta_auth_check(c->engine, &known, &decision), ALTA_AUTH_ERR_THREAD);
+    CHECK_EQ(alta_auth_lookup(c->engine, &known, &decision), ALTA_AUTH_ERR_THREAD);
+}
+
+static void *call_and_end(void *context) {
+    last_calls *c = context;
+    CHECK_EQ(pthread_setspecific(c->key, c), 0);
+    alta_auth_request known = ask("known", "token=123");
+    CHECK_EQ(check_ok(c->engine, &known).verdict, ALTA_AUTH_ALLOW);
+    return NULL;
+}
+
+CASE(thread_that_is_ending_submits) {
+    backend *b = backend_start();
+    reply remembered = {.status = 200, .headers = "X-AuthDuration: 600\r\n"};
+    backend_rule(b, "123", remembered);
+    sink to;
+    sink_init(&to);
+    last_calls c = {.engine = engine_with(backend_url(b), NULL)};
+    c.queue = queue_on(c.engine);
+    seen_init(&c.called[0], &to);
+    seen_init(&c.called[1], &to);
+    CHECK_EQ(pthread_key_create(&c.key, call_at_the_end), 0);
+    pthread_t thread;
+    CHECK_EQ(pthread_create(&thread, NULL, call_and_end, &c), 0);
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+    sink_wait(&to, 2);
+    alta_auth_completion done[2];
+    reap_all(c.queue, done, 2);
+    for (size_t i = 0; i < 2; i++) {
+        CHECK_EQ(c.called[i].decision.verdict, ALTA_AUTH_ALLOW);
+        CHECK_EQ(done[i].decision.verdict, ALTA_AUTH_ALLOW);
+    }
+    CHECK_EQ(stats_of(c.engine).submitted, 5); /* nothing was asked for what was refused */
+    alta_auth_queue_free(c.queue);
+    alta_auth_engine_free(c.engine);
+    CHECK_EQ(pthread_key_delete(c.key), 0);
+    sink_destroy(&to);
+    backend_stop(b);
+}
+
 static alta_auth_engine *freed_at_exit;
 static sink told_at_exit;
 static backend *backend_at_exit;
