@@ -163,8 +163,8 @@ pub(super) const KEYS: &[Key] = &[
         name: "breaker.rate", section: "Outage", reload: Keeps,
         kind: Kind::Percent { max: 100, put: |s, n| s.breaker.rate = n },
         default: Value("0%"),
-        text: "The part of the last 10 s that, in outages, has the same effect, if there are at least `breaker.failures`. 0: none; \
-               nothing else goes with `breaker.failures = 0`.",
+        text: "The part of the last 10 s that, in outages, has the same effect, if at least `breaker.failures` clients \
+               have met one; each client weighs the same, however often it asks. 0: none; nothing else goes with `breaker.failures = 0`.",
     },
     Key {
         name: "breaker.cooldown", section: "Outage", reload: Keeps,

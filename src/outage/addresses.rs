@@ -198,11 +198,11 @@ impl Choice {
     }
 
     /// There was an answer, whatever it said.
-    pub(crate) fn answered(mut self, at: Option<IpAddr>) {
+    pub(crate) fn answered(mut self, at: Option<IpAddr>, client: Client<'_>) {
         if let Some(known) = self.concerned(at) {
             self.probe = false;
             known.exchanges.fetch_add(1, Relaxed);
-            known.health.answered();
+            known.health.answered(client);
         }
     }
 

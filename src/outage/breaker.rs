@@ -17,19 +17,19 @@
 //! shortage, a check that was cancelled) is not told here.
 
 mod suspects;
+mod window;
 
 use std::time::Duration;
 
 use suspects::Suspects;
 use tokio::time::Instant;
+use window::Window;
 
 /// Outages of one client address within this are one; and the window of the rate.
 pub(super) const WINDOW: Duration = Duration::from_secs(10);
-/// A window is counted in so many parts.
-const PARTS: usize = 10;
 /// The longest that a backend can ask to be left alone (`Retry-After`).
 const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(1);
-/// Addresses that are remembered, to count each once, or to let others probe first. More outages than that in one window have
+/// Addresses that are remembered, to count each once, or to let others probe first. More outages in a row than that have
 /// opened the breaker long ago.
 const MOST_ADDRESSES: usize = 1024;
 
@@ -75,15 +75,6 @@ struct Counted {
     answers: u64,
 }
 
-/// Answers and outages of the last seconds.
-#[derive(Default)]
-struct Window {
-    began: Option<Instant>,
-    part: u64,
-    answers: [u32; PARTS],
-    outages: [u32; PARTS],
-}
-
 /// What the breaker says to a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admission {
@@ -116,15 +107,14 @@ impl Breaker {
         Admission::Probe
     }
 
-    /// The endpoint has answered, whatever it said.
-    pub(super) fn answered(&mut self, now: Instant) -> Option<Change> {
+    /// The endpoint has answered, whatever it said. `address`: that of whoever asked, needed for the rate only.
+    pub(super) fn answered(&mut self, now: Instant, address: impl FnOnce() -> u64) -> Option<Change> {
         match &mut self.state {
             State::Closed(evidence) => {
                 evidence.in_a_row = 0;
                 evidence.answers += 1;
                 if self.rules.rate > 0 {
-                    let part = evidence.window.advance(now);
-                    evidence.window.answers[part] += 1;
+                    evidence.window.answered(now, address());
                 }
                 None
             }
@@ -148,15 +138,14 @@ impl Breaker {
     ) -> Option<Change> {
         match &mut self.state {
             State::Closed(evidence) => {
-                if !evidence.counts(now, address) {
-                    return None;
-                }
-                let part = evidence.window.advance(now);
-                evidence.in_a_row += 1;
-                evidence.window.outages[part] += 1;
-                let failures = self.rules.failures;
-                let opens = failures > 0
-                    && (evidence.in_a_row >= failures || evidence.window.is_over(self.rules.rate, failures));
+                let Rules { failures, rate, .. } = self.rules;
+                let counts = evidence.counts(now, address);
+                evidence.in_a_row += usize::from(counts);
+                let in_a_row = counts && evidence.in_a_row >= failures;
+                let is_over = |window: &mut Window| {
+                    rate > 0 && window.failed(now, address) && window.is_over(now, rate, failures)
+                };
+                let opens = failures > 0 && (is_over(&mut evidence.window) || in_a_row);
                 if !opens {
                     return None;
                 }
@@ -249,28 +238,6 @@ impl Evidence {
         }
         self.addresses.push(Counted { address, at: now, answers: self.answers });
         true
-    }
-}
-
-impl Window {
-    /// Forgets what has left the window; returns the part of now.
-    fn advance(&mut self, now: Instant) -> usize {
-        let began = *self.began.get_or_insert(now);
-        let part =
-            (now.saturating_duration_since(began).as_millis() / (WINDOW.as_millis() / PARTS as u128)) as u64;
-        for passed in self.part + 1..=part.min(self.part + PARTS as u64) {
-            let passed = passed as usize % PARTS;
-            (self.answers[passed], self.outages[passed]) = (0, 0);
-        }
-        self.part = self.part.max(part);
-        self.part as usize % PARTS
-    }
-
-    fn is_over(&self, rate: u32, least: usize) -> bool {
-        let (answers, outages) = (self.answers.iter().sum::<u32>(), self.outages.iter().sum::<u32>());
-        rate > 0
-            && outages as usize >= least
-            && u64::from(outages) * 100 >= u64::from(rate) * (u64::from(outages) + u64::from(answers))
     }
 }
 

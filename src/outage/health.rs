@@ -110,13 +110,13 @@ impl Health {
         self.failed(nobody, false, None, why);
     }
 
-    pub(super) fn answered(&self) {
+    pub(super) fn answered(&self, client: Client<'_>) {
         if self.spotless.load(Ordering::Relaxed) && !self.counts_answers {
             return;
         }
         let closed = {
             let mut breaker = self.breaker.lock();
-            let change = breaker.answered(Instant::now());
+            let change = breaker.answered(Instant::now(), || self.addresses.hash_one(client));
             self.spotless.store(true, Ordering::Relaxed);
             change.is_some().then(|| breaker.opened.take())
         };
@@ -158,9 +158,9 @@ impl Health {
 
 impl Permit<'_> {
     /// The endpoint has answered, whatever it said.
-    pub(crate) fn answered(mut self) {
+    pub(crate) fn answered(mut self, client: Client<'_>) {
         self.probe = false;
-        self.health.answered();
+        self.health.answered(client);
     }
 
     /// The endpoint gave this client no answer. `retry_after`: what an unavailable backend asked for.
@@ -230,7 +230,7 @@ mod tests {
         let probe = health.admit(b).unwrap();
         assert!(health.stops(c) && health.admit(c).is_none());
         drop(probe);
-        health.admit(c).unwrap().answered();
+        health.admit(c).unwrap().answered(c);
         assert!(!health.is_open());
         assert_eq!(health.opened(), 1);
     }
@@ -242,7 +242,7 @@ mod tests {
         for client in ["a", "b", "c"].map(client) {
             health.admit(client).unwrap().failed(client, None, "");
             assert!(health.corroborates(other) && !health.corroborates(client));
-            health.admit(client).unwrap().answered();
+            health.admit(client).unwrap().answered(client);
             assert!(!health.corroborates(other));
         }
         assert_eq!(health.opened(), 0);
@@ -257,7 +257,7 @@ mod tests {
             health.admit(client(name)).unwrap().failed(client(name), None, "");
             tokio::time::advance(Duration::from_secs(seconds)).await;
         }
-        health.admit(client("d")).unwrap().answered();
+        health.admit(client("d")).unwrap().answered(client("d"));
         let lines = lines.0.lock();
         assert!(lines.len() == 2 && lines[1].contains("after 15.0 s"), "{lines:?}");
     }

@@ -52,7 +52,7 @@ pub(super) async fn ask_one(
         let Some(choice) = leave.choice.take() else { unreachable!("it is taken here only") };
         let failure = match result {
             Ok(answer) => {
-                choice.answered(at);
+                choice.answered(at, client);
                 break Ok(answer);
             }
             Err(failure) if failure.is_evidence() => failure,
@@ -66,7 +66,7 @@ pub(super) async fn ask_one(
     };
     let Some(permit) = leave.permit.take() else { unreachable!("it is taken here only") };
     match &result {
-        Ok(_) => permit.answered(),
+        Ok(_) => permit.answered(client),
         Err(outage) if outage.is_evidence() && addresses.exhausted(&tried) => {
             permit.failed(client, outage.retry_after, outage.cause.name());
         }

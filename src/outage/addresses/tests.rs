@@ -57,7 +57,7 @@ async fn an_address_without_answers_is_left_alone_and_one_exchange_finds_it_back
     tokio::time::advance(Duration::from_secs(2)).await;
     assert_eq!(next(&these).addresses(), Some(vec![ONE, THREE]), "the cooldown has doubled");
     tokio::time::advance(Duration::from_secs(2)).await;
-    next(&these).answered(Some(TWO));
+    next(&these).answered(Some(TWO), A);
     assert_eq!(next(&these).addresses(), None);
 }
 
@@ -85,7 +85,7 @@ async fn if_all_are_without_answers_none_is_passed_over() {
     assert_eq!(next(&these).addresses(), None);
     next(&these).failed(Some(TWO), &mut tried, C, None, "reset");
     assert_eq!(these.choose(&tried, None, NEW).unwrap().addresses(), Some(vec![ONE]));
-    next(&these).answered(Some(ONE));
+    next(&these).answered(Some(ONE), A);
     assert_eq!(next(&these).addresses(), Some(vec![ONE]));
 }
 

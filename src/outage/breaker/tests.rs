@@ -1,4 +1,6 @@
 use super::Admission::{Pass, Probe, Stop};
+use std::hash::BuildHasher;
+
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -26,7 +28,10 @@ impl Bench {
         self.breaker.failed(self.now, 0, true, None, 0)
     }
     fn answer(&mut self) -> Option<Change> {
-        self.breaker.answered(self.now)
+        self.answer_to(0)
+    }
+    fn answer_to(&mut self, address: u64) -> Option<Change> {
+        self.breaker.answered(self.now, || address)
     }
     /// A client that was never seen before.
     fn admit(&mut self) -> Admission {
@@ -269,6 +274,89 @@ fn a_rate_opens_it_where_answers_come_between() {
     for address in 0..100 {
         assert_eq!((bench.outage(address), bench.answer()), (None, None));
     }
+}
+
+/// Which checks it takes: six thousand clients within ten seconds, of whose checks so many in a hundred are outages.
+fn opens_after(rate: u32, checks_each: u64, outages: u64) -> Option<u64> {
+    let mut bench = Bench::new(Rules { failures: 50, rate, ..RULES });
+    let keyed = std::hash::RandomState::new();
+    for check in 0..6000 * checks_each {
+        bench.wait(WINDOW / (6000 * checks_each) as u32);
+        let client = keyed.hash_one(check % 6000);
+        // So that no 50 follow each other.
+        let turn = (check * 37 + check / 6000 * 13) % 100;
+        let change = if turn < outages { bench.outage(client) } else { bench.answer_to(client) };
+        if change.is_some() {
+            return Some(check);
+        }
+    }
+    None
+}
+
+#[test]
+fn a_rate_is_that_of_the_clients_however_many_and_however_often_they_ask() {
+    for checks_each in [1, 5] {
+        assert!(opens_after(50, checks_each, 70).is_some_and(|check| check < 500));
+        assert!(opens_after(20, checks_each, 30).is_some_and(|check| check < 1000));
+        assert_eq!(opens_after(50, checks_each, 30), None, "{checks_each}");
+    }
+    // It turns bad when thousands have been answered.
+    let mut bench = Bench::new(Rules { failures: 50, rate: 50, ..RULES });
+    let keyed = std::hash::RandomState::new();
+    let mut client = 0;
+    let mut round = |bench: &mut Bench, outages: u64| {
+        client += 1;
+        bench.wait(WINDOW / 10_000);
+        let address = keyed.hash_one(client);
+        if client * 37 % 100 < outages { bench.outage(address) } else { bench.answer_to(address) }
+    };
+    for _ in 0..20_000 {
+        assert_eq!(round(&mut bench, 20), None);
+    }
+    assert!((0..10_000).any(|_| round(&mut bench, 90).is_some()));
+}
+
+#[test]
+fn a_thousand_clients_stand_for_all_where_there_are_more() {
+    let (keyed, mut window, mut now) = (std::hash::RandomState::new(), Window::default(), Instant::now());
+    for client in 0..100_000 {
+        let hash = keyed.hash_one(client);
+        now += WINDOW / 100_000;
+        if client % 5 == 0 {
+            window.answered(now, hash);
+        } else {
+            window.failed(now, hash);
+        }
+        assert!(window.len() <= 1024);
+    }
+    // One in 128 or 256.
+    assert!(window.len() >= 200, "{}", window.len());
+    assert!(window.is_over(now, 70, 50_000) && !window.is_over(now, 90, 1));
+    assert!(!window.is_over(now, 70, 200_000), "not so many have met one");
+    // When they are gone, each of a few counts again.
+    for second in 1..=20 {
+        window.answered(now + WINDOW + SECOND * second, 0);
+    }
+    now += WINDOW + SECOND * 20;
+    assert!((1..=20).all(|client| window.failed(now, u64::MAX / client)));
+    assert!(window.is_over(now, 90, 20) && !window.is_over(now, 90, 21));
+    assert!(!window.is_over(now + WINDOW, 1, 1));
+}
+
+#[test]
+fn one_client_weighs_as_much_as_another_in_a_rate() {
+    let mut bench = Bench::new(Rules { failures: 2, rate: 50, ..RULES });
+    bench.answer_to(0);
+    bench.answer_to(2);
+    bench.answer_to(3);
+    bench.outage(100);
+    bench.answer_to(0);
+    for round in 0..1000 {
+        bench.wait(WINDOW / 2000);
+        assert_eq!((bench.outage(1), bench.answer_to(2), bench.answer_to(3)), (None, None, None), "{round}");
+    }
+    // The twin: another client, after an answer.
+    assert!(bench.outage(4).is_some());
 }
 
 #[test]
