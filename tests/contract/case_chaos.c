@@ -217,7 +217,7 @@ CASE(exactly_once_under_chaos) {
         CHECK(pthread_create(&threads[i], NULL, work, &workers[i]) == 0);
     }
     CHECK(pthread_create(&watcher, NULL, watch, &in) == 0);
-    CHECK(gate_wait(in.half));
+    CHECK(gate_wait_while(in.half, &in.submitted));
     int32_t status = alta_auth_engine_shutdown(in.engine, 5);
     CHECK(status == ALTA_AUTH_OK || status == ALTA_AUTH_ERR_TIMEOUT);
     for (size_t i = 0; i < WORKERS; i++) {

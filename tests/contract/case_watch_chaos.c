@@ -223,6 +223,11 @@ static void give_rules(backend *b) {
     backend_rule(b, "few", few);
 }
 
+static bool ended_in_each_way(void *context) {
+    world *in = context;
+    return atomic_load(&in->ends[0]) > 0 && atomic_load(&in->ends[1]) > 0 && atomic_load(&in->ends[2]) > 0;
+}
+
 CASE(watches_end_exactly_once_under_chaos) {
     static world in;
     in.b = backend_start();
@@ -248,7 +253,8 @@ CASE(watches_end_exactly_once_under_chaos) {
         CHECK(pthread_create(&threads[i], NULL, work, &workers[i]) == 0);
     }
     CHECK(pthread_create(&disturber, NULL, disturb, &in) == 0);
-    CHECK(gate_wait(in.half));
+    CHECK(gate_wait_while(in.half, &in.attempts));
+    CHECK(*run_under() || eventually(ended_in_each_way, &in)); /* a tool leaves too little chaos */
     int32_t status = alta_auth_engine_shutdown(in.engine, 5);
     CHECK(status == ALTA_AUTH_OK || status == ALTA_AUTH_ERR_TIMEOUT);
     for (size_t i = 0; i < WORKERS; i++) {
@@ -275,7 +281,6 @@ CASE(watches_end_exactly_once_under_chaos) {
     }
     size_t ends = 0;
     for (size_t i = 0; i < 3; i++) {
-        CHECK(atomic_load(&in.ends[i]) > 0 || *run_under()); /* there was chaos; a tool leaves too little of it */
         ends += atomic_load(&in.ends[i]);
     }
     CHECK_EQ(opened, ends);

@@ -152,6 +152,15 @@ bool gate_wait(gate *g) {
     return open;
 }
 
+bool gate_wait_while(gate *g, atomic_size_t *moves) {
+    for (size_t before = SIZE_MAX, now; (now = atomic_load(moves)) != before; before = now) {
+        if (gate_wait(g)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void gate_free(gate *g) {
     pthread_cond_destroy(&g->changed);
     pthread_mutex_destroy(&g->lock);

@@ -12,6 +12,7 @@
 #ifndef CONTRACT_HARNESS_H
 #define CONTRACT_HARNESS_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -58,6 +59,7 @@ typedef struct gate gate;
 gate *gate_new(void);
 void gate_open(gate *);
 bool gate_wait(gate *); /* false at the deadline */
+bool gate_wait_while(gate *, atomic_size_t *moves); /* false at a deadline since which this has not moved */
 void gate_free(gate *);
 
 /* Runs `body` in a forked child that must end by itself with status 0; its failed checks are reported as this case's. */
