@@ -223,9 +223,10 @@ static void give_rules(backend *b) {
     backend_rule(b, "few", few);
 }
 
-static bool ended_in_each_way(void *context) {
+/* Of cancels inside a busy machine may leave none: those have cases of their own. */
+static bool ended_in_both_ways(void *context) {
     world *in = context;
-    return atomic_load(&in->ends[0]) > 0 && atomic_load(&in->ends[1]) > 0 && atomic_load(&in->ends[2]) > 0;
+    return atomic_load(&in->ends[0]) > 0 && atomic_load(&in->ends[1]) > 0;
 }
 
 CASE(watches_end_exactly_once_under_chaos) {
@@ -254,7 +255,7 @@ CASE(watches_end_exactly_once_under_chaos) {
     }
     CHECK(pthread_create(&disturber, NULL, disturb, &in) == 0);
     CHECK(gate_wait_while(in.half, &in.attempts));
-    CHECK(*run_under() || eventually(ended_in_each_way, &in)); /* a tool leaves too little chaos */
+    CHECK(*run_under() || eventually(ended_in_both_ways, &in)); /* a tool leaves too little chaos */
     int32_t status = alta_auth_engine_shutdown(in.engine, 5);
     CHECK(status == ALTA_AUTH_OK || status == ALTA_AUTH_ERR_TIMEOUT);
     for (size_t i = 0; i < WORKERS; i++) {
