@@ -140,8 +140,8 @@ pub(super) const KEYS: &[Key] = &[
         ),
         default: Value("off"),
         text: "When a backend has not answered after this, the next one is asked as well, or the only one once more on another \
-               connection, and the first answer decides. `p95`: when 19 of 20 of its last answers had come. Only for \
-               backends that may be asked twice about one token.",
+               connection (over HTTP/2: in another stream), and the first answer decides. `p95`: when 19 of 20 of its last \
+               answers had come. Only for backends that may be asked twice about one token.",
     },
     Key {
         name: "hedge.max", section: "Time", reload: Keeps,
@@ -402,7 +402,8 @@ pub(super) const KEYS: &[Key] = &[
         name: "pool.max_age", section: "Connections", reload: Keeps,
         kind: Kind::Duration { min: SECOND, max: DAY, put: |s, d| s.pool.max_age = d },
         default: Value("5m"),
-        text: "How long a connection is used at all, so that a backend that moved is followed, and a certificate that has expired since.",
+        text: "How long a connection is used at all, so that a backend that moved is followed, and a certificate that has expired since. \
+               One of HTTP/2 serves until its successor is there, for two `connect_timeout` more at most.",
     },
     Key {
         name: "http.version", section: "Connections", reload: Keeps,

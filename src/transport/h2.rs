@@ -56,6 +56,8 @@ pub(super) struct Conn {
     wire: Rc<Wire>,
     /// When it is too old for new streams.
     pub(super) retires_at: Instant,
+    /// Since when it is to be replaced.
+    pub(super) outdated: Cell<Option<Instant>>,
     pub(super) address: Option<IpAddr>,
     peer: String,
     tls: Option<String>,
@@ -87,6 +89,10 @@ impl Conn {
             && !self.wire.is_gone()
             && !self.wire.is_going_away()
             && !self.sender.borrow().is_closed()
+    }
+
+    pub(super) fn is_outdated(&self) -> bool {
+        self.outdated.get().is_some()
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -187,6 +193,7 @@ pub(super) async fn establish(
         connection,
         wire,
         retires_at: Instant::now() + pool.limits.max_age,
+        outdated: Cell::new(None),
         address: link.address,
         peer: link.peer,
         tls: link.tls,

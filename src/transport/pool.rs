@@ -5,14 +5,15 @@
 //! takes whichever comes first: one that is returned, or its own new one. A new connection that nobody waits for
 //! any more becomes idle; a failure goes to the one who caused it.
 //!
-//! HTTP/2 connections are shared: a [`Seat`] is a stream on one. Where HTTP/2 is or may be spoken, one connection
-//! is made at a time, and its failure goes to all who wait, unless another one is there to wait for.
+//! HTTP/2 connections are shared (`shared.rs`). Where HTTP/2 is or may be spoken, one connection is made at a time, and its
+//! second failure in a row goes to all who wait, unless another one is there to wait for.
 //!
 //! `RefCell` discipline: `state` is never borrowed while a grant is given, a connection closed or a value of
 //! another room dropped; each of those may come back here.
 
 mod holds;
 mod line;
+mod shared;
 pub(super) mod windows;
 
 use std::cell::RefCell;
@@ -258,21 +259,6 @@ impl Pool {
         if state.lane == Lane::H1 { Rc::default() } else { Rc::clone(&state.watch) }
     }
 
-    fn seat(&self, among: &Among) -> Option<h2::Seat> {
-        self.shared().iter().filter(|conn| among.takes(conn.address)).find_map(h2::Conn::seat)
-    }
-
-    /// The HTTP/2 connections. Those that have outlived their time take no new streams.
-    fn shared(&self) -> Vec<Rc<h2::Conn>> {
-        let conns = self.state.borrow().shared.clone();
-        for conn in &conns {
-            if !self.keeps(conn.retires_at, conn.address) {
-                conn.retire();
-            }
-        }
-        conns
-    }
-
     /// The connection to one of these addresses that was returned last and is still good.
     async fn idle_lease(&self, among: &Among) -> Option<Lease> {
         loop {
@@ -362,16 +348,7 @@ impl Pool {
         let link = self.dialer.dial(self.endpoint, first.among.clone(), Rc::clone(watch)).await?;
         if link.http2 {
             let (conn, seat) = h2::establish(&self.rc(), link, place).await?;
-            let mut state = self.state.borrow_mut();
-            state.lane = Lane::H2;
-            state.shared.push(conn);
-            // Its own, wherever it leads by now. A seat that nobody takes is dropped below: the connection is idle.
-            let waiter = state.line.take(first);
-            drop(state);
-            if let Some(waiter) = waiter {
-                waiter.give(Grant::Lent(Lent::H2(seat)));
-            }
-            self.offer_seats();
+            self.share(conn, seat, first);
         } else {
             let conn = if self.limits.wire {
                 wire::establish(link, place, self.limits.max_age)
@@ -384,23 +361,24 @@ impl Pool {
         Ok(())
     }
 
-    fn fail(&self, waiter: &Waiter, failure: Failure, address: Option<IpAddr>) {
+    fn fail(&self, maker: &Waiter, failure: Failure, address: Option<IpAddr>) {
         let shared = self.shared();
-        let mut state = self.state.borrow_mut();
         // Unless there is one that they can go on waiting for.
-        let other = shared.iter().any(|conn| conn.is_open() && waiter.among.takes(conn.address));
-        if state.lane != Lane::H1 && !other {
-            let all = state.line.take_like(waiter);
-            drop(state);
-            for waiter in all {
-                waiter.give(Grant::Failed(failure.clone(), address));
+        let other = shared.iter().any(|conn| conn.is_open() && maker.among.takes(conn.address));
+        let failed = {
+            let mut state = self.state.borrow_mut();
+            if state.lane != Lane::H1 && !other {
+                state.line.take_failed(maker)
+            } else {
+                state.line.take(maker).into_iter().collect()
             }
-        } else {
-            let waiter = state.line.take(waiter);
-            drop(state);
-            if let Some(waiter) = waiter {
-                waiter.give(Grant::Failed(failure, address));
-            }
+        };
+        for waiter in failed {
+            let seat = if other { self.seat(&waiter.among) } else { None };
+            waiter.give(match seat {
+                Some(seat) => Grant::Lent(Lent::H2(seat)),
+                None => Grant::Failed(failure.clone(), address),
+            });
         }
     }
 
@@ -459,20 +437,6 @@ impl Pool {
         if self.is_good(&conn) { self.offer(conn, None) } else { conn.hang_up() }
     }
 
-    /// A stream has ended, or more are allowed.
-    pub(super) fn offer_seats(&self) {
-        if self.state.borrow().line.is_empty() {
-            return;
-        }
-        for conn in self.shared() {
-            while self.state.borrow().line.first(false, conn.address).is_some() {
-                let Some(seat) = conn.seat() else { break };
-                let waiter = self.state.borrow_mut().line.take_first(false, conn.address);
-                waiter.expect("nobody left since").give(Grant::Lent(Lent::H2(seat)));
-            }
-        }
-    }
-
     /// hyper has finished with a connection.
     pub(super) fn forget(&self, id: &h1::Id) {
         let mut state = self.state.borrow_mut();
@@ -482,11 +446,6 @@ impl Pool {
             drop(gone);
             self.gauges().idle.sub(1);
         }
-    }
-
-    pub(super) fn forget_shared(&self, conn: &Rc<h2::Conn>) {
-        self.state.borrow_mut().shared.retain(|other| !Rc::ptr_eq(other, conn));
-        self.grant();
     }
 
     pub(super) fn close(&self) {
@@ -506,11 +465,6 @@ impl Pool {
 
     pub(super) fn is_closed(&self) -> bool {
         self.state.borrow().closed
-    }
-
-    /// An HTTP/2 connection has no streams: it will have to be closed some time.
-    pub(super) fn shared_idled(&self) {
-        self.idled.notify_one();
     }
 
     fn start_reaper(&self) {
@@ -574,14 +528,7 @@ impl Pool {
         if let Some(resting) = self.listen(cx, now) {
             next = next.map(|next| next.min(resting));
         }
-        let shared = self.state.borrow().shared.clone();
-        for conn in shared {
-            match conn.idle_since() {
-                Some(since) if since + timeout <= now => conn.retire(),
-                Some(since) => next = Some(next.map_or(since + timeout, |next| next.min(since + timeout))),
-                None => {}
-            }
-        }
+        next = next.into_iter().chain(self.reap_shared(now)).min();
         self.state.borrow_mut().reaps_at = next;
         next
     }

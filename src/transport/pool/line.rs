@@ -1,6 +1,6 @@
 //! The line before a pool's connections: who waits, and what is given to whom.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -34,6 +34,8 @@ pub(super) struct Waiter {
     /// Takes a place on a connection that others are on.
     pub(super) shares: bool,
     pub(super) among: Among,
+    /// A connection that it waited for has failed, and another is made.
+    spared: Cell<bool>,
     inbox: RefCell<Option<Grant>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -54,6 +56,7 @@ impl Line {
             fresh,
             shares,
             among,
+            spared: Cell::new(false),
             inbox: RefCell::default(),
             waker: RefCell::default(),
         });
@@ -105,10 +108,12 @@ impl Line {
         }
     }
 
-    /// All who may go where this one may.
-    pub(super) fn take_like(&mut self, waiter: &Waiter) -> Vec<Rc<Waiter>> {
-        let alike = self.waiters.values().filter(|other| other.among == waiter.among);
-        let numbers: Vec<u64> = alike.map(|other| other.number).collect();
+    /// Those who fail with a connection that this one made and that all who may go where it may have waited for: it, and who
+    /// has seen one fail before. The others are spared once: the next of them makes another.
+    pub(super) fn take_failed(&mut self, maker: &Waiter) -> Vec<Rc<Waiter>> {
+        let alike = self.waiters.values().filter(|other| other.among == maker.among);
+        let failed = alike.filter(|other| other.spared.replace(true) || other.number == maker.number);
+        let numbers: Vec<u64> = failed.map(|other| other.number).collect();
         numbers.into_iter().filter_map(|number| self.remove(number)).collect()
     }
 

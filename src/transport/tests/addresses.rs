@@ -101,8 +101,9 @@ async fn a_failed_connection_over_http2_fails_those_who_could_have_used_it_and_n
     local(async {
         let mut world = World::new(&[("http.version", "h2c")]);
         world.dialer.delay.set(Duration::from_millis(5));
-        world.dialer.failures.borrow_mut().push_back(Failure::new(Cause::Connect, "refused"));
-        let failing = [world.asking_at([ONE]), world.asking_at([ONE])];
+        let refused = Failure::new(Cause::Connect, "refused");
+        world.dialer.failures.borrow_mut().extend([refused.clone(), refused]);
+        let failing = [world.asking_at([ONE]), world.asking_at([ONE]), world.asking_at([ONE])];
         let other = world.asking_at([TWO]);
         for failing in failing {
             assert_eq!(failing.await.unwrap().0.err().unwrap().cause, Cause::Connect);

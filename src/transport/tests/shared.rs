@@ -46,8 +46,12 @@ async fn a_connection_that_takes_leave_with_its_first_settings_fails_those_who_w
             let mut world = h2c(&[]);
             let began = Instant::now();
             let asking = [world.asking(false), world.asking(false)];
-            let mut peer = world.peer().await;
-            peer.reply(&[SETTINGS, &goaway(last)].concat()).await;
+            let mut peers = Vec::new();
+            for _ in 0..2 {
+                let mut peer = world.peer().await;
+                peer.reply(&[SETTINGS, &goaway(last)].concat()).await;
+                peers.push(peer);
+            }
             for asking in asking {
                 let failure = asking.await.unwrap().0.err().expect("nobody was asked");
                 // As over HTTP/1.1 one that is closed at once.
@@ -55,8 +59,10 @@ async fn a_connection_that_takes_leave_with_its_first_settings_fails_those_who_w
                 assert_eq!(how, (Cause::Reset, false), "{last}: {}", failure.detail);
             }
             assert!(began.elapsed() < Duration::from_millis(1));
-            peer.closed().await;
-            assert_eq!(world.gauges(), (1, 0, 0, 0));
+            for peer in peers {
+                peer.closed().await;
+            }
+            assert_eq!(world.gauges(), (2, 0, 0, 0));
             let again = world.asking(true);
             drive(serve(&mut world, 10).await);
             assert_eq!(again.await.unwrap().0.unwrap().status, 200);
@@ -80,14 +86,158 @@ async fn nobody_waits_for_a_connection_that_takes_leave() {
             drive(server);
             settle().await;
             world.dialer.delay.set(Duration::from_millis(5));
-            world.dialer.failures.borrow_mut().push_back(Failure::new(Cause::Connect, "refused"));
+            fail_next(&world, 2);
             let waiting = [world.asking(false), world.asking(false), world.asking(false)];
             sleep(Duration::from_millis(7)).await;
-            let failed = waiting.iter().filter(|waiting| waiting.is_finished()).count();
-            assert_eq!(failed, if leaves { 3 } else { 1 }, "by the one failure");
+            let failed = || waiting.iter().filter(|waiting| waiting.is_finished()).count();
+            assert_eq!(failed(), 1, "by the one failure");
+            sleep(Duration::from_millis(5)).await;
+            assert_eq!(failed(), if leaves { 3 } else { 2 }, "by two");
             answer(asked, 403);
             assert_eq!(long.await.unwrap().0.unwrap().status, 403);
         }
+    })
+    .await;
+}
+
+fn fail_next(world: &World, count: usize) {
+    let failure = || Failure::new(Cause::Connect, "refused");
+    world.dialer.failures.borrow_mut().extend(std::iter::repeat_with(failure).take(count));
+}
+
+/// How many of them were answered, and how many failed. They are asked at once.
+async fn outcomes(world: &World, count: usize) -> (usize, usize) {
+    let asking: Vec<_> = (0..count).map(|_| world.asking(false)).collect();
+    let mut answered = 0;
+    for asking in asking {
+        match asking.await.unwrap().0 {
+            Ok(reply) => {
+                answered += 1;
+                reply.body.discard();
+            }
+            Err(failure) => assert_eq!(failure.cause, Cause::Connect, "{}", failure.detail),
+        }
+    }
+    (answered, count - answered)
+}
+
+/// A packet was lost: whoever waits has time, and the backend is there.
+#[tokio::test(start_paused = true)]
+async fn one_connection_that_fails_is_one_checks_outage_and_two_in_a_row_are_everybodys() {
+    local(async {
+        for (failures, answered) in [(1, 19), (2, 0)] {
+            let mut world = h2c(&[]);
+            let first = world.asking(false);
+            let mut server = serve(&mut world, 10).await;
+            answer(next(&mut server).await, 200);
+            server.graceful_shutdown();
+            drive(server);
+            first.await.unwrap().0.unwrap().body.discard();
+            settle().await;
+            lanes::serve_all(&mut world);
+            world.dialer.delay.set(Duration::from_millis(5));
+            fail_next(&world, failures);
+            let began = Instant::now();
+            assert_eq!(outcomes(&world, 20).await, (answered, 20 - answered));
+            assert_eq!(began.elapsed().as_millis(), 10, "two attempts");
+            assert!(world.dialer.failures.borrow().is_empty());
+            // And what was before is forgotten.
+            assert_eq!(outcomes(&world, 20).await, (20, 0));
+        }
+    })
+    .await;
+}
+
+/// It is too old, or its name leads elsewhere.
+#[tokio::test(start_paused = true)]
+async fn what_is_to_be_replaced_serves_until_its_successor_is_there() {
+    local(async {
+        for moves in [false, true] {
+            let mut world = h2c(&[("pool.max_age", "1s"), ("timeout", "5s")]);
+            let slow = world.asking(false);
+            let mut server = serve(&mut world, 100).await;
+            let asked = next(&mut server).await;
+            drive(server);
+            settle().await;
+            if moves {
+                world.dialer.current.set(false);
+            } else {
+                sleep(Duration::from_secs(1)).await;
+            }
+            world.dialer.delay.set(Duration::from_millis(5));
+            for _ in 0..3 {
+                fail_next(&world, 1);
+                assert_eq!(outcomes(&world, 20).await, (20, 0), "on the old one");
+                assert!(world.dialer.failures.borrow().is_empty(), "a new one was tried");
+            }
+            assert_eq!((world.gauges().0, world.gauges().1), (1, 1));
+            // By now its time is over: nobody is sent on it for ever.
+            sleep(Duration::from_secs(1)).await;
+            fail_next(&world, 2);
+            assert_eq!(outcomes(&world, 20).await, (0, 20));
+            lanes::serve_all(&mut world);
+            world.dialer.current.set(true);
+            assert_eq!(outcomes(&world, 20).await, (20, 0));
+            assert_eq!((world.gauges().0, world.gauges().1), (2, 2));
+            answer(asked, 403);
+            assert_eq!(slow.await.unwrap().0.unwrap().status, 403);
+            settle().await;
+            assert_eq!(world.gauges().1, 1);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_successor_that_is_there_is_used_alone() {
+    local(async {
+        let mut world = h2c(&[("pool.max_age", "1s")]);
+        let slow = world.asking(false);
+        let mut server = serve(&mut world, 100).await;
+        let asked = next(&mut server).await;
+        drive(server);
+        sleep(Duration::from_secs(1)).await;
+        world.dialer.delay.set(Duration::from_millis(5));
+        let maker = world.asking(false);
+        settle().await;
+        let beside = world.ask().await.unwrap();
+        assert_eq!(beside.status, 200);
+        let mut successor = serve(&mut world, 100).await;
+        answer(next(&mut successor).await, 403);
+        let later = world.asking(false);
+        answer(next(&mut successor).await, 403);
+        drive(successor);
+        for asking in [maker, later] {
+            assert_eq!(asking.await.unwrap().0.unwrap().status, 403);
+        }
+        drop(beside);
+        answer(asked, 200);
+        assert_eq!(slow.await.unwrap().0.unwrap().status, 200);
+        settle().await;
+        assert_eq!((world.gauges().0, world.gauges().1), (2, 1));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_there_is_no_place_for_a_successor_nobody_is_sent_on_what_is_to_be_replaced() {
+    local(async {
+        let mut world = h2c(&[("pool.max_age", "1s"), ("pool.max_connections", "1")]);
+        let slow = world.asking(false);
+        let mut server = serve(&mut world, 100).await;
+        let asked = next(&mut server).await;
+        drive(server);
+        sleep(Duration::from_secs(1)).await;
+        let waiting = [world.asking(false), world.asking(false)];
+        settle().await;
+        assert_eq!(world.gauges(), (1, 1, 0, 2));
+        answer(asked, 200);
+        slow.await.unwrap().0.unwrap().body.discard();
+        drive(serve(&mut world, 100).await);
+        for waiting in waiting {
+            assert_eq!(waiting.await.unwrap().0.unwrap().status, 200);
+        }
+        assert_eq!((world.gauges().0, world.gauges().1), (2, 1));
     })
     .await;
 }
