@@ -409,6 +409,11 @@ impl Transport {
         self.pools[endpoint].turn_away(&failure);
     }
 
+    /// It gave no answers, or is to show whether it does again: that is not left to the connections there are.
+    pub(crate) fn part_from(&self, endpoint: usize, among: &Among) {
+        self.pools[endpoint].part_from(among);
+    }
+
     /// Closes idle connections now and others when their exchange ends.
     pub(crate) fn close(&self) {
         for pool in &self.pools {

@@ -36,6 +36,7 @@ use super::watches::{Bound, Watches};
 use crate::clock;
 use crate::decision::{Cause, Decision};
 use crate::outage::Health;
+use crate::transport::Among;
 
 /// When no waiter has a deadline.
 const FAR: Duration = Duration::from_hours(1);
@@ -229,15 +230,20 @@ impl Shard {
         self.transports.turn_to(policy);
     }
 
-    /// Where a breaker has opened, those who wait for a connection wait in vain.
+    /// Where a breaker has opened, those who wait for a connection wait in vain, and the connections there are may lead to
+    /// nobody any more.
     fn turn_away(&self) {
         let policy = Arc::clone(&self.policy.borrow());
         let mut seen = self.opened.borrow_mut();
         seen.resize(policy.health.len(), 0);
         for (endpoint, (seen, health)) in seen.iter_mut().zip(policy.health.iter()).enumerate() {
             let opened = health.opened();
-            if std::mem::replace(seen, opened) != opened && health.is_open() {
-                self.transports.of(&policy).transport.turn_away(endpoint);
+            if std::mem::replace(seen, opened) != opened {
+                let transport = &self.transports.of(&policy).transport;
+                transport.part_from(endpoint, &Among::default());
+                if health.is_open() {
+                    transport.turn_away(endpoint);
+                }
             }
         }
     }

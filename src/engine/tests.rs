@@ -26,6 +26,7 @@ mod reference;
 mod refresh;
 mod revocations;
 mod shadow;
+mod silence;
 mod support;
 mod viewers;
 mod watches;

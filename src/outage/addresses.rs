@@ -197,6 +197,10 @@ impl Choice {
         self.among.as_ref().map(|among| among.iter().map(address).collect())
     }
 
+    pub(crate) fn is_probe(&self) -> bool {
+        self.probe
+    }
+
     /// There was an answer, whatever it said.
     pub(crate) fn answered(mut self, at: Option<IpAddr>, client: Client<'_>) {
         if let Some(known) = self.concerned(at) {

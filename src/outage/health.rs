@@ -157,6 +157,10 @@ impl Health {
 }
 
 impl Permit<'_> {
+    pub(crate) fn is_probe(&self) -> bool {
+        self.probe
+    }
+
     /// The endpoint has answered, whatever it said.
     pub(crate) fn answered(mut self, client: Client<'_>) {
         self.probe = false;

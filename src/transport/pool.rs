@@ -402,6 +402,26 @@ impl Pool {
         }
     }
 
+    /// Whether those at these addresses answer again is found out, and made use of, on new connections: one of those that there
+    /// are may lead to nobody and not know it. What is idle is closed, and nobody else is sent on the others.
+    pub(super) fn part_from(&self, among: &Among) {
+        let (gone, shared) = {
+            let mut state = self.state.borrow_mut();
+            let all = std::mem::take(&mut state.idle).into_iter();
+            let (gone, kept): (VecDeque<_>, _) = all.partition(|idle| among.takes(idle.conn.address));
+            state.idle = kept;
+            (gone, state.shared.clone())
+        };
+        self.gauges().idle.sub(gone.len() as u64);
+        for idle in gone {
+            idle.conn.hang_up();
+        }
+        for conn in shared.iter().filter(|conn| among.takes(conn.address)) {
+            conn.retire();
+        }
+        self.retire_pipes(among);
+    }
+
     /// A good connection that nobody uses: to `first`, else to the first in line, else onto the stack.
     fn offer(&self, mut conn: Box<Conn>, first: Option<&Waiter>) {
         let waiter = {

@@ -45,6 +45,9 @@ pub(super) async fn ask_one(
             turns => deadline.saturating_duration_since(clock::now()) / turns as u32,
         };
         let among = Among::these(choice.addresses());
+        if choice.is_probe() || leave.permit.as_ref().is_some_and(Permit::is_probe) {
+            means.transport.part_from(endpoint, &among);
+        }
         leave.choice = Some(choice);
         let inquiry =
             Inquiry { means, endpoint, among, share, deadline, current: &current, requests: &requests };

@@ -61,6 +61,8 @@ pub(super) struct Peer {
     pub(super) silent: Cell<Option<usize>>,
     /// Those of them that refuse connections.
     refusing: RefCell<Vec<IpAddr>>,
+    /// Connections speak HTTP/2.
+    pub(super) http2: Cell<bool>,
     /// An endpoint that refuses each connection.
     pub(super) closed: Cell<Option<usize>>,
     /// What comes of looking around.
@@ -83,6 +85,7 @@ impl Peer {
             addresses: RefCell::new(vec![Ipv4Addr::LOCALHOST.into()]),
             silent: Cell::new(None),
             refusing: RefCell::default(),
+            http2: Cell::new(false),
             closed: Cell::new(None),
             looks: RefCell::default(),
             serve,
@@ -218,8 +221,9 @@ impl Dial for Dialer {
             let (place, address) = peer.connect(endpoint, &among, &known[endpoint])?;
             let (ours, theirs) = duplex(peer.room.get());
             spawn_local((peer.serve)(Rc::clone(&peer), first + place, theirs));
+            let http2 = peer.http2.get();
             let (io, peer) = (Box::new(Counted::new(ours, Rc::default())), "scripted".to_owned());
-            Ok(Link { io, peer, address: Some(address), tls: None, http2: false })
+            Ok(Link { io, peer, address: Some(address), tls: None, http2 })
         })
     }
 

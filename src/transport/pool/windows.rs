@@ -165,6 +165,12 @@ impl Pool {
         }
     }
 
+    /// Nobody else is sent on those that lead to one of these addresses.
+    pub(super) fn retire_pipes(&self, among: &Among) {
+        let windows = &*self.windows.borrow();
+        windows.pipes.iter().filter(|pipe| among.takes(pipe.address)).for_each(|pipe| pipe.retire());
+    }
+
     /// Someone needs a connection of its own, and all are pipes, which may be busy for ever: one of them makes way.
     pub(super) fn make_way(&self) {
         let windows = &mut *self.windows.borrow_mut();

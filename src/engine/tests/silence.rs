@@ -1,0 +1,143 @@
+//! Connections that die without a word: the machine lost its power, or another has taken over its address. What was open leads
+//! to nobody, and whether the backend is back is not left to it to say.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::future::pending;
+use std::net::{IpAddr, Ipv4Addr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::Response;
+use tokio::io::{AsyncWriteExt, DuplexStream};
+use tokio::time::sleep;
+
+use super::support::{ALLOW, Bench, Peer, check, with_shard};
+use crate::check::Check;
+use crate::decision::{Cause, Origin};
+
+const SECOND: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(10);
+const KEYS: [(&str, &str); 2] = [("timeout", "400ms"), ("pool.idle_timeout", "1m")];
+const ONE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+const TWO: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+
+/// Which connections are dead: all that were made before, to one of these places.
+#[derive(Default)]
+struct Fate {
+    made: Cell<usize>,
+    dead: Cell<usize>,
+    places: RefCell<BTreeSet<usize>>,
+}
+
+impl Fate {
+    fn strike(&self, places: &[usize]) {
+        self.dead.set(self.made.get());
+        self.places.replace(places.iter().copied().collect());
+    }
+
+    /// Says nothing any more if the connection is dead.
+    async fn befalls(&self, number: usize, place: usize) {
+        sleep(PAUSE).await;
+        if number < self.dead.get() && self.places.borrow().contains(&place) {
+            pending::<()>().await;
+        }
+    }
+}
+
+/// Allows, a moment later.
+fn peer(fate: &Rc<Fate>, http2: bool) -> Rc<Peer> {
+    let fate = Rc::clone(fate);
+    let peer = Peer::new(move |peer, place, stream| {
+        let fate = Rc::clone(&fate);
+        let number = fate.made.replace(fate.made.get() + 1);
+        async move {
+            if http2 {
+                serve_http2(stream, &fate, number, place).await;
+            } else {
+                let mut stream = stream;
+                while peer.request(place, &mut stream).await.is_some() {
+                    fate.befalls(number, place).await;
+                    let _ = stream.write_all(ALLOW.as_bytes()).await;
+                }
+            }
+        }
+    });
+    peer.http2.set(http2);
+    peer
+}
+
+async fn serve_http2(stream: DuplexStream, fate: &Fate, number: usize, place: usize) {
+    let mut connection = ::h2::server::handshake(stream).await.unwrap();
+    while let Some(Ok((_, mut respond))) = connection.accept().await {
+        fate.befalls(number, place).await;
+        respond.send_response(Response::new(()), true).unwrap();
+    }
+}
+
+/// Of so many clients at once; what came of each.
+async fn ask(bench: &Bench, clients: std::ops::Range<usize>) -> Vec<(Origin, Cause)> {
+    for client in clients.clone() {
+        let (session, ip) = (format!("s{client}"), format!("192.0.2.{client}"));
+        bench.submit(&Check { ip: ip.as_bytes(), ..check(&session, "") }, client);
+    }
+    let mut outcomes = Vec::new();
+    for client in clients {
+        let decision = bench.decided(client).await.0;
+        outcomes.push((decision.origin, decision.cause));
+    }
+    outcomes
+}
+
+const ANSWER: (Origin, Cause) = (Origin::Backend, Cause::None);
+
+#[tokio::test(start_paused = true)]
+async fn the_first_check_that_finds_out_is_not_asked_on_a_connection_that_is_dead() {
+    let lanes = [
+        &[("http.lane", "hyper")][..],
+        &[("http.lane", "wire")],
+        &[("http.lane", "wire"), ("http.pipeline", "8")],
+        &[("http.version", "h2c")],
+    ];
+    for lane in lanes {
+        let fate = Rc::<Fate>::default();
+        let http2 = lane[0].0 == "http.version";
+        with_shard(&[&KEYS, lane].concat(), peer(&fate, http2), |bench| async move {
+            assert_eq!(ask(&bench, 0..20).await, [ANSWER; 20]);
+            fate.strike(&[0]);
+            for outcome in ask(&bench, 20..25).await {
+                assert_eq!(outcome, (Origin::Default, Cause::Timeout));
+            }
+            assert!(bench.core.policy().health[0].is_open());
+            bench.settle().await;
+            sleep(SECOND + SECOND / 5).await;
+            assert_eq!(ask(&bench, 25..26).await, [ANSWER], "{lane:?}");
+            assert_eq!(ask(&bench, 30..50).await, [ANSWER; 20], "none that is dead is left: {lane:?}");
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nor_is_the_one_that_finds_an_address_back() {
+    for http2 in [false, true] {
+        let fate = Rc::<Fate>::default();
+        let version = ("http.version", if http2 { "h2c" } else { "1.1" });
+        with_shard(&[&KEYS[..], &[version]].concat(), peer(&fate, http2), |bench| async move {
+            bench.peer.stand_for(&bench.core, &[ONE, TWO]);
+            assert_eq!(ask(&bench, 0..20).await, [ANSWER; 20]);
+            fate.strike(&[1]);
+            assert_eq!(ask(&bench, 20..25).await, [ANSWER; 5], "by the other");
+            let is_open = || {
+                let known = bench.core.policy().addresses[0].several().unwrap();
+                known.iter().any(|known| known.address == ONE && known.health.is_open())
+            };
+            assert!(is_open());
+            sleep(SECOND + SECOND / 5).await;
+            let made = fate.made.get();
+            assert_eq!(ask(&bench, 25..26).await, [ANSWER]);
+            assert!(!is_open() && fate.made.get() == made + 1);
+        })
+        .await;
+    }
+}
