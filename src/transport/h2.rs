@@ -44,6 +44,10 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// hyper's own limit. A reply over it is an error without a status, and so no refusal: well above [`MAX_HEAD`], which
 /// is judged with the status known.
 const MAX_HEADER_LIST: u32 = 256 * 1024;
+/// Streams that were cut off and are known for a second (about 500 bytes each): what of them is still on its way is thrown away.
+/// Beyond that it counts as the peer's fault, of which a connection has a thousand in its life, and then ends for all who are on
+/// it. So many cannot be: a body that nobody reads has 100 ms.
+const CUT_OFF: usize = 10 * MAX_STREAMS;
 /// A connection that died silently under its streams is found out.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -181,6 +185,7 @@ pub(super) async fn establish(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEADER_LIST)
+        .max_concurrent_reset_streams(CUT_OFF)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_INTERVAL)
         .handshake(TokioIo::new(wire.tap()))

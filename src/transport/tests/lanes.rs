@@ -323,6 +323,31 @@ async fn abandoned_bodies_do_not_use_up_the_connection() {
     .await;
 }
 
+/// The rest of each is on its way when its exchange wants no more of it.
+#[tokio::test(start_paused = true)]
+async fn bodies_that_are_cut_off_at_a_high_rate_do_not_use_up_the_connection() {
+    local(async {
+        let mut world = h2c(&[]);
+        let mut asking = world.asking(false);
+        let mut peer = world.peer().await;
+        peer.reply(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
+        for stream in (1..4000_u32).step_by(2) {
+            settle().await;
+            let _ = peer.0.read(&mut [0; 4096]).await.unwrap();
+            let [_, _, high, low] = stream.to_be_bytes();
+            // HEADERS: status 200.
+            peer.reply(&[0, 0, 1, 1, 4, 0, 0, high, low, 0x88]).await;
+            drop(asking.await.unwrap().0.unwrap());
+            settle().await;
+            // DATA, one byte.
+            peer.reply(&[0, 0, 1, 0, 0, 0, 0, high, low, b'x']).await;
+            asking = world.asking(false);
+        }
+        assert_eq!(world.gauges().0, 1);
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_long_header_list_is_refused() {
     local(async {
