@@ -15,10 +15,16 @@
 //! backend's character set, and best-fit tables and case folding make ASCII letters of many). Likewise a
 //! pair with a raw `;`, which old parsers take for a separator.
 //!
+//! A proxy that decodes the query and passes it on makes a separator of `%26` and `%3B`, in a value too, and of `%3D` in a name:
+//! `token=1%26ip=2` is two pairs to whoever is behind it, and is dropped if the name of one of them is a protected one. That its
+//! name is one that parsers disagree about is not enough: of random bytes, encoded, every fourth token would go.
+//!
 //! Of a client's name only the second decoding is compared, with all three of a protected one: what is equal
 //! before a decoding is equal after it.
 //!
 //! Better one harmless parameter dropped than one forged. With no protected name nothing is ever dropped.
+
+use std::borrow::Cow;
 
 use super::encode::hex;
 
@@ -66,15 +72,51 @@ impl Protected {
             }
             has_one_reading &= name_len != pair.len() || SINGLE[usize::from(byte)];
         }
-        let name = &pair[..name_len];
+        let (name, value) = pair.split_at(name_len);
         if has_one_reading {
-            return self.readings.iter().any(|reading| reading.eq_ignore_ascii_case(name));
+            return self.is_one(name) || (may_be_cut(value) && self.hidden_in(pair));
         }
+        let is_cut = || name.contains(&b'%') || may_be_cut(value);
+        self.is_read(name) || (is_cut() && self.hidden_in(pair))
+    }
+
+    /// Whether what a proxy makes of the pair holds one with a protected name.
+    fn hidden_in(&self, pair: &[u8]) -> bool {
+        let mut level = pair.to_vec();
+        (0..DECODINGS).any(|_| {
+            level = passed_on(&level);
+            level
+                .split(|byte| b"&;".contains(byte))
+                .any(|part| self.is_named(up_to(part, |byte| byte == b'=')))
+        })
+    }
+
+    /// Whether a name is a protected one before or after a decoding, whatever else it might be.
+    fn is_named(&self, name: &[u8]) -> bool {
+        if name.iter().all(|&byte| SINGLE[usize::from(byte)]) {
+            return self.is_one(name);
+        }
+        let mut level = Cow::Borrowed(name);
+        (0..DECODINGS).any(|_| {
+            let is_one = self.is_any_of(&level);
+            level = Cow::Owned(passed_on(&level));
+            is_one
+        }) || self.is_any_of(&level)
+    }
+
+    /// Of a name that has one reading.
+    fn is_one(&self, name: &[u8]) -> bool {
+        self.readings.iter().any(|reading| reading.eq_ignore_ascii_case(name))
+    }
+
+    fn is_read(&self, name: &[u8]) -> bool {
         let Some(decoded) = decoded(name).and_then(|once| decoded(&once)) else { return true };
-        if decoded.iter().any(|&byte| byte == b'%' || !byte.is_ascii()) {
-            return true;
-        }
-        each_part(&decoded, |reading| {
+        decoded.iter().any(|&byte| byte == b'%' || !byte.is_ascii()) || self.is_any_of(&decoded)
+    }
+
+    /// Of a name that is decoded already.
+    fn is_any_of(&self, name: &[u8]) -> bool {
+        each_part(name, |reading| {
             self.readings.iter().any(|protected| {
                 protected.len() == reading.len()
                     && protected.iter().zip(reading).all(|(&protected, &byte)| protected == fold(byte))
@@ -136,6 +178,34 @@ fn decoded(name: &[u8]) -> Option<Vec<u8>> {
         rest = &rest[len..];
     }
     Some(out)
+}
+
+/// Whether a separator may come out of this by decoding it: it holds one that is encoded, or a `%` that is, or that
+/// introduces nothing.
+fn may_be_cut(value: &[u8]) -> bool {
+    let mut escapes = value.split(|&byte| byte == b'%').skip(1);
+    escapes.any(|escape| hex(escape, 2).is_none_or(|byte| matches!(byte as u8, b'&' | b';' | b'%')))
+}
+
+/// As whoever decodes a whole query and asks for nothing: what introduces nothing stays.
+fn passed_on(query: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(query.len());
+    let mut rest = query;
+    while let Some(&first) = rest.first() {
+        let escape = match (first, rest.get(1)) {
+            // What is beyond a byte is no separator, and nobody knows the name that it is in.
+            (b'%', Some(b'u' | b'U')) => {
+                hex(&rest[2..], 4).map(|of| (u8::try_from(of).unwrap_or(u8::MAX), 6))
+            }
+            (b'%', _) => hex(&rest[1..], 2).map(|byte| (byte as u8, 3)),
+            (b'+', _) => Some((b' ', 1)),
+            _ => None,
+        };
+        let (byte, len) = escape.unwrap_or((first, 1));
+        out.push(byte);
+        rest = &rest[len..];
+    }
+    out
 }
 
 #[cfg(test)]
@@ -256,6 +326,35 @@ mod tests {
         for pair in ["a=1;ip=2", ";", "a;", "token=1;", "a=;b"] {
             assert!(protected.forbids(pair.as_bytes()), "{pair}");
         }
+        // What a proxy that decodes makes of it is another pair.
+        for pair in [
+            "token=123%26ip=203.0.113.9",
+            "token=123%26ip",
+            "token=123%26ip%3D203.0.113.9",
+            "x%26ip=203.0.113.9",
+            "%26ip=1",
+            "token=1%3Bip=1",
+            "token=1%3bip=1",
+            "token=1%2526ip=1",
+            "token=1%253bip=1",
+            "token=1%u0026ip=1",
+            "token=1%25u0026ip=1",
+            "token=1%%32%36ip=1",
+            "token=1%2%36ip=1",
+            "token=%zz%26ip=1",
+            "token=1%26a=2%26api.key=3",
+            "token=1%26%69p=1",
+            "token=1%2526%2569p=1",
+            "token=1%26IP[]=1",
+            "token=1%26+[ip]x=1",
+            "token=1%26api.key%5B%ff%5D=1",
+            "token=1%26ip%00%25",
+            "ip%3D1",
+            "ip%3d1=2",
+            "ip%253D1",
+        ] {
+            assert!(protected.forbids(pair.as_bytes()), "{pair}");
+        }
     }
 
     #[test]
@@ -296,6 +395,20 @@ mod tests {
             "ip_=1",
             "a%3D=1",
             "x%2541=1",
+            "token=a%26b",
+            "token=a%26b=c%3D",
+            "token=a%3Bb%2526c",
+            "token=%26",
+            "token=%26%26=%3B",
+            "token=a%26b=100%",
+            "token=%aa%26%ff=%ff%3B%e9",
+            "token=%26%25%3b%25zz%26%",
+            "token=1%26i%25p=1",
+            "token=1%26i%ffp=1",
+            "token=%2569p",
+            "token=ip%3D1",
+            "token=a%3D%26zip=1",
+            "a%26b=1",
         ] {
             assert!(!protected.forbids(pair.as_bytes()), "{pair}");
         }

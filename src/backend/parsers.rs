@@ -4,6 +4,8 @@
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a habit that parsers have or have not")]
 pub(super) struct Parser {
+    /// How often the whole query is decoded before this reads it, by whoever passes it on.
+    pub(super) passes: usize,
     pub(super) cuts_at_semicolons: bool,
     /// How often names are decoded.
     pub(super) decodes: usize,
@@ -23,6 +25,25 @@ pub(super) struct Parser {
 }
 
 impl Parser {
+    /// Decodes once, and does nothing else.
+    pub(super) fn plain() -> Self {
+        Self {
+            passes: 0,
+            cuts_at_semicolons: false,
+            decodes: 1,
+            plus_is_space: false,
+            knows_percent_u: false,
+            drops_stray_percent: false,
+            drops_beyond_ascii: false,
+            cuts_at_nul: false,
+            trims: false,
+            mangles: false,
+            skips: b"",
+            ends: b"",
+            ignores_case: false,
+        }
+    }
+
     pub(super) fn name(&self, raw: &[u8]) -> Vec<u8> {
         let mut name = raw.to_vec();
         for _ in 0..self.decodes {
@@ -58,7 +79,7 @@ impl Parser {
         name
     }
 
-    fn decoded(&self, raw: &[u8]) -> Vec<u8> {
+    pub(super) fn decoded(&self, raw: &[u8]) -> Vec<u8> {
         let number = |digits: Option<&[u8]>| {
             digits
                 .filter(|digits| digits.iter().all(u8::is_ascii_hexdigit))
@@ -90,6 +111,10 @@ impl Parser {
     /// What a target gives for any of `names`; parameters without a name are nobody's.
     pub(super) fn values_of(&self, target: &[u8], names: &[Vec<u8>]) -> Vec<(Vec<u8>, Vec<u8>)> {
         let query = target.iter().position(|&byte| byte == b'?').map_or(&[][..], |at| &target[at + 1..]);
+        let mut query = query.to_vec();
+        for _ in 0..self.passes {
+            query = self.decoded(&query);
+        }
         query
             .split(|&byte| byte == b'&' || (self.cuts_at_semicolons && byte == b';'))
             .map(|pair| {

@@ -136,7 +136,8 @@ fn asked_again(plan: &RequestPlan, asked: &Asked, rules: Rules) {
 
 /// No server reads an operator's parameter otherwise than it does when the client sends nothing.
 fn forged(parser: &Parser, own: &OwnNames, asked: &Asked, alone: &Asked, filled_in: bool) {
-    if own.is_odd() {
+    // What the operator has the client fill in is its own to pass through a proxy.
+    if own.is_odd() || (filled_in && parser.passes > 0) {
         return;
     }
     let names = own.as_read_by(parser);
@@ -224,8 +225,18 @@ impl OwnNames {
         !name.is_empty()
             && name.iter().all(u8::is_ascii_alphanumeric)
             && !pair.contains(&b';')
+            && !may_be_cut(pair)
             && !self.0.iter().any(part_of)
     }
+}
+
+/// Whoever decodes it may find a separator.
+fn may_be_cut(pair: &[u8]) -> bool {
+    let mut escapes = pair.split(|&byte| byte == b'%').skip(1);
+    escapes.any(|escape| {
+        let digits = escape.get(..2).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+        digits.is_none_or(|digits| [&b"26"[..], b"3b", b"3B", b"25"].contains(&digits))
+    })
 }
 
 fn encoded(bytes: &[u8], plain: &[bool; 256]) -> Vec<u8> {
@@ -236,14 +247,17 @@ fn encoded(bytes: &[u8], plain: &[bool; 256]) -> Vec<u8> {
 
 fn parser(habits: &[u8]) -> Parser {
     let has = |sign: u8| habits.contains(&sign);
+    let passes = usize::from(has(b'p')) + usize::from(has(b'P'));
     Parser {
+        passes,
         cuts_at_semicolons: has(b';'),
         // Once, unless a sign says otherwise.
         decodes: if has(b'2') { 2 } else { usize::from(!has(b'-')) },
         plus_is_space: has(b'+'),
         knows_percent_u: has(b'u'),
-        drops_stray_percent: has(b'%'),
-        drops_beyond_ascii: has(b'8'),
+        // A part of a token that only such a server takes for a name stays: it is nearly always a part of a token.
+        drops_stray_percent: has(b'%') && passes == 0,
+        drops_beyond_ascii: has(b'8') && passes == 0,
         cuts_at_nul: has(b'0'),
         trims: has(b't'),
         // None does both.
