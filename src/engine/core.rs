@@ -256,6 +256,7 @@ impl Core {
     /// Forgets what is known of a session.
     pub(crate) fn revoke(&self, session_id: &[u8]) {
         let session = self.session(&check::session_id(session_id));
+        let _telling = self.revocations.telling();
         self.revocations.revoke(session, self.policy().settings.ttl.max);
         // After it, so that no answer in flight comes back; in the memory that others put into by then.
         let policy = self.policy();
@@ -267,6 +268,7 @@ impl Core {
     /// Forgets what was said of a user, in whatever session.
     pub(crate) fn revoke_user(&self, user_id: &[u8]) {
         let user = self.user(user_id);
+        let _telling = self.revocations.telling();
         self.revocations.revoke_user(user);
         if let Ok(id) = str::from_utf8(user_id) {
             self.policy().limits.forget_user(id);
@@ -276,6 +278,7 @@ impl Core {
 
     /// Forgets everything.
     pub(crate) fn revoke_all(&self) {
+        let _telling = self.revocations.telling();
         self.revocations.revoke_all();
         self.policy().limits.clear();
         self.void(Whose::All);

@@ -45,7 +45,7 @@ pub(crate) enum News {
     /// A decision that is remembered nears its end: to be asked again, though nobody waits.
     Refresh(Asked),
     /// To be watched from now on. With the keyed hash of its user, if it comes from another thread and the backend has named
-    /// one; the mark is that of its last decision.
+    /// one; the mark says which revocations have not ended it.
     Watch(Arc<Watch>, Asked, Option<u64>),
     /// Nobody wants to know any more.
     Unwatch(u64),

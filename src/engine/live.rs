@@ -140,6 +140,8 @@ impl Shard {
         }
         // All that concerns a key happens on one thread, and the key has changed.
         if let Some(watch) = self.drop_watch(ticket) {
+            // What this thread has heard of did not concern it: only what came later may have been there first.
+            let mark = Mark { at: mark.at.max(self.heard.get()), ..mark };
             let asked = Asked { policy: current, question, hash, mark };
             self.core.inboxes[thread].tell(News::Watch(watch, asked, user));
         }

@@ -510,6 +510,33 @@ fn a_denial_that_an_answer_lifts_comes_back_with_the_next_revocation() {
     });
 }
 
+/// A thread that lets go of a watch, and a host that revokes it meanwhile: the news finds it, or its mark tells.
+#[test]
+fn whose_mark_is_of_what_was_told_has_heard_of_it() {
+    const SESSION: u64 = 7 << 32;
+    const BOUND: Duration = Duration::from_hours(1);
+    model(|| {
+        let revocations = Arc::new(Revocations::new(2).unwrap());
+        let news = Arc::new(Mutex::new(0));
+        let hosts = [1, 2].map(|more| {
+            let (revocations, news) = (Arc::clone(&revocations), Arc::clone(&news));
+            thread::spawn(move || {
+                let _telling = revocations.telling();
+                revocations.revoke(SESSION, BOUND);
+                *news.lock() += more;
+            })
+        });
+        let told = revocations.told();
+        let heard = *news.lock();
+        for host in hosts {
+            host.join().unwrap();
+        }
+        let moved = told.map(|at| revocations::Mark { session: SESSION, at });
+        assert!(heard == 3 || moved.is_none_or(|moved| !revocations.is_current(moved)));
+        assert!(revocations.told() == Some(2), "and nothing is left to tell");
+    });
+}
+
 /// As a runtime's task is woken.
 struct Runner(Arc<Event>);
 

@@ -14,6 +14,10 @@
 //! The user of an exchange in progress is not known yet. After a user was revoked nobody joins an exchange that was
 //! in progress, whoever it is for.
 //!
+//! Watches are ended one by one, by what their threads are told: exactly those concerned. One that moves to another thread could
+//! miss that, and is held against the entries there; by a mark of just now ([`Revocations::told`]), as what has been revoked
+//! since its last decision is enough to meet a neighbour.
+//!
 //! Until the backend is heard again about a revoked session, for a bound at most, the session's default is to deny
 //! (`unheard.rs`).
 
@@ -22,7 +26,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::sync::Mutex;
-use super::sync::atomic::{AtomicU64, Ordering};
+use super::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use super::unheard::{LISTS, Unheard};
 
 /// Twice 512 KiB. As many as the number of an entry can name.
@@ -45,6 +49,17 @@ pub(crate) struct Revocations {
     hearing: Mutex<()>,
     began: Instant,
     count: AtomicU64,
+    /// Those of which not every I/O thread has been told yet.
+    untold: AtomicUsize,
+}
+
+/// While there is one, a revocation may be one of which not every I/O thread has been told.
+pub(crate) struct Telling<'a>(&'a AtomicUsize);
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// When a check was submitted, and for which session.
@@ -70,12 +85,25 @@ impl Revocations {
             hearing: Mutex::new(()),
             began: Instant::now(),
             count: AtomicU64::new(0),
+            untold: AtomicUsize::new(0),
         })
     }
 
     /// For a check of the session with this hash that is submitted now.
     pub(crate) fn mark(&self, session: u64) -> Mark {
         Mark { session, at: self.clock.load(Ordering::SeqCst) }
+    }
+
+    /// From before a revocation until the I/O threads have been told of it.
+    pub(crate) fn telling(&self) -> Telling<'_> {
+        self.untold.fetch_add(1, Ordering::SeqCst);
+        Telling(&self.untold)
+    }
+
+    /// A count of the clock: of the revocations up to there the I/O threads have been told.
+    pub(crate) fn told(&self) -> Option<u64> {
+        let at = self.clock.load(Ordering::SeqCst);
+        (self.untold.load(Ordering::SeqCst) == 0).then_some(at)
     }
 
     /// Everything about the session is void. `bound`: for how long its default is to deny.

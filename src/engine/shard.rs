@@ -79,6 +79,8 @@ pub(crate) struct Shard {
     pub(super) policy: RefCell<Arc<Policy>>,
     /// How often the breaker of each endpoint had opened when this thread looked last.
     opened: RefCell<Vec<u64>>,
+    /// Of the revocations up to here this thread has heard, by their clock.
+    pub(super) heard: Cell<u64>,
     /// Which I/O thread this is.
     pub(super) index: usize,
     /// See `remembering.rs`.
@@ -97,6 +99,7 @@ impl Shard {
             retries: RetryBudget::new(Arc::clone(&core.retries), Arc::clone(&core.hedges)),
             policy: RefCell::new(core.policy()),
             index,
+            heard: Cell::new(0),
             opened: RefCell::default(),
             watches: RefCell::default(),
             core,
@@ -191,6 +194,7 @@ impl Shard {
                 more.take(AT_ONCE - 1).for_each(|message| self.board(message));
             });
         }
+        let told = self.core.revocations.told();
         while let Some(news) = self.outlet.next_news() {
             match news {
                 News::Cancelled(ticket) => {
@@ -208,6 +212,7 @@ impl Shard {
                 News::Panic => panic!("a defect, and a client's token"),
             }
         }
+        self.heard.set(told.unwrap_or(self.heard.get()));
     }
 
     pub(super) fn turn_to(&self, policy: Arc<Policy>) {

@@ -18,6 +18,7 @@ mod limited;
 mod meetings;
 mod memory;
 mod ministra;
+mod moves;
 mod observed;
 mod order;
 mod places;

@@ -1,4 +1,4 @@
-//! One shard of an engine on the test's own runtime, against peers that are functions.
+//! The shards of an engine on the test's own runtime, nearly always one, against peers that are functions.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -20,6 +20,7 @@ use crate::decision::{Cause, Decision};
 use crate::engine::batch::Batch;
 use crate::engine::completion::{Completed, Receiver, Tag};
 use crate::engine::core::Core;
+use crate::engine::inbox::{Inbox, Outlet};
 use crate::engine::ledger::Ticket;
 use crate::engine::shard::Shard;
 use crate::engine::transports::Transports;
@@ -285,13 +286,18 @@ impl Bench {
 
     /// Other keys, beside those that every bench begins with and memory that ends when it says.
     pub(super) fn reload(&self, keys: &[(&str, &str)]) {
+        self.core.set_policy(self.policy_of(keys));
+    }
+
+    /// What a reload with these keys would make the policy.
+    pub(super) fn policy_of(&self, keys: &[(&str, &str)]) -> Policy {
         let mut config = Config::new();
         let first = [("backend.url", BACKEND), ("default_action", "deny"), ("ttl.jitter", "off")];
         for (key, value) in first.iter().chain(keys) {
             config.set(key, value).unwrap();
         }
         let (settings, before) = (Arc::new(config.settings().unwrap()), self.core.policy());
-        self.core.set_policy(Policy::new(settings, Some(&before), &self.core.log).unwrap());
+        Policy::new(settings, Some(&before), &self.core.log).unwrap()
     }
 
     /// Lets everything run that can run without time passing.
@@ -349,7 +355,7 @@ pub(super) struct Surroundings {
     pub(super) panics: usize,
 }
 
-/// Runs `test` beside a shard with these keys, on the paused runtime of the caller.
+/// Runs `test` beside a shard with these keys (as many as `threads.io` says), on the paused runtime of the caller.
 pub(super) async fn with_shard<F: Future<Output = ()>>(
     keys: &[(&str, &str)],
     peer: Rc<Peer>,
@@ -376,20 +382,24 @@ pub(super) async fn with_shard_in<F: Future<Output = ()>>(
     let log = Arc::new(Logger::new(LogLevel::Warn, surroundings.log, Arc::default()));
     LocalSet::new()
         .run_until(async move {
-            let (core, mut outlets) = core(settings, log).unwrap();
-            let dialed = Rc::clone(&peer);
-            let outlet = outlets.pop().expect("one I/O thread");
-            let transports = Transports::new(outlet.poker(), move |policy| {
-                let first = if policy.settings.is_shadow { SHADOW } else { 0 };
-                let (settings, gauges) = (Arc::clone(&policy.settings), Arc::clone(&policy.gauges));
-                let (peer, known) = (Rc::clone(&dialed), Arc::clone(&policy.addresses));
-                Transport::with_dialer(settings, gauges, 0, 1, Rc::new(Dialer { peer, known, first }))
-            });
-            if surroundings.hooked {
-                let _ = outlet.hooks();
-            }
-            spawn_local(outlet.relay());
-            let shard = spawn_local(Shard::new(Arc::clone(&core), outlet, transports, 0).run());
+            let (core, outlets) = core(settings, log).unwrap();
+            let threads = outlets.len();
+            let run = |(index, outlet): (usize, Outlet)| {
+                let dialed = Rc::clone(&peer);
+                let transports = Transports::new(outlet.poker(), move |policy| {
+                    let first = if policy.settings.is_shadow { SHADOW } else { 0 };
+                    let (settings, gauges) = (Arc::clone(&policy.settings), Arc::clone(&policy.gauges));
+                    let (peer, known) = (Rc::clone(&dialed), Arc::clone(&policy.addresses));
+                    let dialer = Rc::new(Dialer { peer, known, first });
+                    Transport::with_dialer(settings, gauges, index, threads, dialer)
+                });
+                if surroundings.hooked {
+                    let _ = outlet.hooks();
+                }
+                spawn_local(outlet.relay());
+                spawn_local(Shard::new(Arc::clone(&core), outlet, transports, index).run())
+            };
+            let shards: Vec<_> = outlets.into_iter().enumerate().map(run).collect();
             let began = Instant::now();
             let collected = Arc::default();
             let bench = Rc::new(Bench { core, peer, collected, began });
@@ -398,8 +408,10 @@ pub(super) async fn with_shard_in<F: Future<Output = ()>>(
             let stats = bench.core.stats();
             assert_eq!(stats.submitted, stats.completed + stats.cancelled + stats.pending);
             bench.core.ledger.close();
-            bench.core.inboxes[0].stop();
-            shard.await.unwrap();
+            bench.core.inboxes.iter().for_each(Inbox::stop);
+            for shard in shards {
+                shard.await.unwrap();
+            }
             bench.settle().await;
             assert_eq!(bench.core.stats().pending, 0, "an engine that ended owes nothing");
         })
