@@ -16,7 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
+use tokio::time::Instant;
 
 use super::breaker::Rules;
 use super::client::Client;
@@ -31,6 +32,8 @@ pub(crate) struct Addresses {
     /// There is more than one: otherwise nobody needs the lock.
     several: AtomicBool,
     known: RwLock<Arc<[Arc<Known>]>>,
+    /// When the resolver was asked for these. Held by whoever changes them.
+    as_of: Mutex<Option<Instant>>,
 }
 
 /// An address that the name stands for.
@@ -69,11 +72,17 @@ pub(crate) struct Choice {
 impl Addresses {
     pub(crate) fn new(label: String, rules: Rules, log: Arc<Logger>) -> Self {
         let (several, known) = (AtomicBool::new(false), RwLock::new(Arc::default()));
-        Self { label, rules, log, several, known }
+        Self { label, rules, log, several, known, as_of: Mutex::default() }
     }
 
-    /// The name stands for these now. Whether that is new: then it is to be logged.
-    pub(crate) fn turn_to(&self, addresses: &[IpAddr]) -> bool {
+    /// The name stands for these, as the resolver says that was asked then. Whether that is new: then it is to be logged. What was
+    /// asked later stands: for a while after a reload there are two who ask.
+    pub(crate) fn turn_to(&self, addresses: &[IpAddr], as_of: Instant) -> bool {
+        let mut newest = self.as_of.lock();
+        if newest.is_some_and(|newest| as_of < newest) {
+            return false;
+        }
+        *newest = Some(as_of);
         let before = self.known();
         let is_new = |address: &IpAddr| !before.iter().any(|known| known.address == *address);
         if before.len() == addresses.len() && !addresses.iter().any(is_new) {

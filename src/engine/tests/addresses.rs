@@ -325,7 +325,7 @@ async fn a_url_with_three_addresses_is_picked_like_three() {
             randoms.filter(|&random| policy.balanced(random)[0] == 0).count()
         };
         assert!((1_900..2_100).contains(&share()), "{}", share());
-        policy.addresses[0].turn_to(&[ONE, TWO, THREE]);
+        policy.addresses[0].turn_to(&[ONE, TWO, THREE], Instant::now());
         assert!((2_900..3_100).contains(&share()), "{}", share());
         (0..5).for_each(|_| policy.addresses[0].unreachable(ONE, "connect"));
         assert!((2_550..2_780).contains(&share()), "two of three: {}", share());

@@ -98,7 +98,7 @@ impl Peer {
     pub(super) fn stand_for(&self, core: &Core, addresses: &[IpAddr]) {
         self.will_stand_for(addresses);
         for known in core.policy().addresses.iter() {
-            known.turn_to(addresses);
+            known.turn_to(addresses, Instant::now());
         }
     }
 
@@ -119,7 +119,7 @@ impl Peer {
         }
         let addresses = self.addresses.borrow();
         if addresses.len() > 1 {
-            known.turn_to(&addresses);
+            known.turn_to(&addresses, Instant::now());
         }
         for &address in addresses.iter().filter(|&&address| among.takes(Some(address))) {
             if self.refusing.borrow().contains(&address) {

@@ -24,7 +24,7 @@ fn logged(log: Arc<Logger>) -> Addresses {
 
 fn of(addresses: &[IpAddr]) -> Addresses {
     let these = logged(Logger::off());
-    these.turn_to(addresses);
+    these.turn_to(addresses, Instant::now());
     these
 }
 
@@ -109,14 +109,14 @@ async fn each_is_tried_once_and_then_it_is_the_name_that_fails() {
 async fn what_left_the_name_is_forgotten_and_what_came_is_taken_up() {
     let these = of(&[ONE, TWO]);
     fail(&these, ONE);
-    these.turn_to(&[TWO, ONE]);
+    these.turn_to(&[TWO, ONE], Instant::now());
     assert_eq!(next(&these).addresses(), Some(vec![TWO]), "another order is no news");
-    these.turn_to(&[TWO, THREE]);
+    these.turn_to(&[TWO, THREE], Instant::now());
     assert_eq!(next(&these).addresses(), None);
-    these.turn_to(&[ONE, TWO]);
+    these.turn_to(&[ONE, TWO], Instant::now());
     assert_eq!((next(&these).addresses(), these.width()), (None, 2), "it comes back as a new one");
     fail(&these, ONE);
-    these.turn_to(&[ONE]);
+    these.turn_to(&[ONE], Instant::now());
     assert_eq!((next(&these).addresses(), these.width()), (None, 1), "there is no other");
     assert!(these.several().is_none() && these.exhausted(&Tried::default()));
 }
@@ -167,7 +167,7 @@ impl Log for Turning {
     fn log(&self, _: LogLevel, _: &str) {
         let these = Arc::clone(self.these.get().unwrap());
         let (done, is_done) = crossbeam_channel::bounded(1);
-        std::thread::spawn(move || done.send(these.turn_to(&[ONE, THREE])));
+        std::thread::spawn(move || done.send(these.turn_to(&[ONE, THREE], Instant::now())));
         self.turned.store(is_done.recv_timeout(Duration::from_secs(10)) == Ok(true), Relaxed);
     }
 }
@@ -177,7 +177,7 @@ fn no_lock_is_held_while_it_is_logged_that_an_address_gives_no_answers() {
     let turning = Arc::new(Turning::default());
     let log = Arc::new(Logger::new(LogLevel::Warn, Some(turning.clone()), Arc::default()));
     let these = Arc::new(logged(log));
-    these.turn_to(&[ONE, TWO]);
+    these.turn_to(&[ONE, TWO], Instant::now());
     assert!(turning.these.set(Arc::clone(&these)).is_ok());
     these.unreachable(TWO, "connect");
     these.unreachable(TWO, "connect");

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, select};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::super::{Resolve, connect};
 use super::Name;
@@ -91,6 +92,7 @@ impl Desk {
             let name = &self.table[index];
             // Nobody waits for the resolver.
             drop(visit);
+            let as_of = Instant::now();
             // Probed here and now: a moment later there may be descriptors again.
             let found = (self.resolve)(&name.host).map_err(|error| connect::shortage().unwrap_or(error));
             match self.calls.visit() {
@@ -99,7 +101,7 @@ impl Desk {
             }
             // First, as who hears of the answer may ask again at once.
             self.count.lock().lookups -= 1;
-            name.settle(found);
+            name.settle(found, as_of);
         }
         drop(thread);
         drop(visit);
