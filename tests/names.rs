@@ -184,6 +184,37 @@ fn a_reload_while_the_resolver_fails_or_hangs_goes_on_with_what_was_found() {
     before.wait_all_closed();
 }
 
+#[test]
+fn the_first_check_after_a_pause_goes_to_the_name_s_new_address() {
+    if let Some(child) = Rerun::of("the_first_check_after_a_pause_goes_to_the_name_s_new_address") {
+        return child.with_names().map_or((), Rerun::run);
+    }
+    let ([two, three], port) = backends([2, 3]);
+    let dns = Dns::new(Says::Addresses(vec![at(2)]));
+    // When an idle connection is closed, nobody has used the name for three refreshes.
+    let keys = [ALLOW, REFRESH, ("pool.idle_timeout", "3s"), ("timeout", "5s"), ("connect_timeout", "5s")];
+    let engine = engine(&url(port), &keys);
+    // To this one the answer is not of long ago.
+    let content = support::engine(&url(port), &[&keys[..], &[("dns.refresh", "1h")]].concat());
+    let number = Cell::new(0);
+    let ask = |engine: &Engine| answered(engine, &number.replace(number.get() + 1).to_string());
+    assert_eq!([ask(&engine), ask(&content)], ["at-2", "at-2"]);
+    // Who does not wait for it has gone to the former address by then.
+    dns.take(Duration::from_millis(30));
+    let turn = Cell::new(0);
+    // On a busy machine it may be slower than anybody waits for, and gets another pause.
+    until(|| {
+        let (before, last) = [(&two, 3), (&three, 2)][turn.replace(1 - turn.get())];
+        before.wait_all_closed();
+        dns.say(Says::Addresses(vec![at(last)]));
+        let new = format!("at-{last}");
+        let in_time = ask(&engine) == new;
+        assert_eq!(ask(&content), "at-2");
+        until(|| ask(&engine) == new);
+        in_time
+    });
+}
+
 /// One refuses connections, one takes them and says nothing, one works.
 #[test]
 fn addresses_of_one_name_that_are_dead_are_left_alone_and_found_again() {

@@ -28,6 +28,7 @@ pub(crate) struct Dns {
 
 struct Shared {
     says: Mutex<Says>,
+    takes: Mutex<Duration>,
     asked: AtomicUsize,
     stopping: AtomicBool,
 }
@@ -37,7 +38,7 @@ impl Dns {
         let socket = UdpSocket::bind("127.0.0.1:53").unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let (asked, stopping) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let shared = Arc::new(Shared { says: Mutex::new(says), asked, stopping });
+        let shared = Arc::new(Shared { says: Mutex::new(says), takes: Mutex::default(), asked, stopping });
         let serving = Arc::clone(&shared);
         let thread = std::thread::spawn(move || serve(&socket, &serving));
         Self { shared, thread: Some(thread) }
@@ -45,6 +46,11 @@ impl Dns {
 
     pub(crate) fn say(&self, says: Says) {
         *self.shared.says.lock() = says;
+    }
+
+    /// How long it thinks about each question.
+    pub(crate) fn take(&self, time: Duration) {
+        *self.shared.takes.lock() = time;
     }
 
     /// Questions that came in so far.
@@ -66,7 +72,8 @@ fn serve(socket: &UdpSocket, shared: &Shared) {
     let mut question = [0; 512];
     while !shared.stopping.load(Ordering::SeqCst) {
         let Ok((length, peer)) = socket.recv_from(&mut question) else { continue };
-        let says = shared.says.lock().clone();
+        let (says, takes) = (shared.says.lock().clone(), *shared.takes.lock());
+        std::thread::sleep(takes);
         if let Some(answer) = answer(&question[..length], &says) {
             socket.send_to(&answer, peer).unwrap();
         }
