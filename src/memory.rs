@@ -138,12 +138,11 @@ impl Memory {
         }
     }
 
-    /// Forgets everything, on the calling thread.
+    /// Forgets everything there is, on the calling thread: session by session, so that nobody waits for more than one.
     pub(crate) fn clear(&self) {
-        let mut writers: Vec<_> = self.writers.iter().map(Mutex::lock).collect();
-        self.sessions.clear();
-        self.remembered.store(0, Ordering::Relaxed);
-        writers.clear();
+        for (_, list) in self.sessions.drain() {
+            self.remembered.fetch_sub(list.len(), Ordering::Relaxed);
+        }
     }
 
     /// `ttl_max`, which bounds each reuse, was raised at `now`: what it has ended stays so.

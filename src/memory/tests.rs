@@ -240,3 +240,42 @@ fn who_forgets_a_session_also_takes_out_what_is_being_put_in() {
     });
     assert!(memory.is_empty());
 }
+
+#[test]
+fn forgetting_everything_waits_for_no_writer_and_no_writer_for_it() {
+    let memory = Memory::new(BOUNDS);
+    for number in 0..1000 {
+        memory.put(hash(number), record(b"k", "", 0), || true);
+    }
+    std::thread::scope(|scope| {
+        let (done, is_done) = crossbeam_channel::bounded(1);
+        let _turn = memory.writer(hash(1));
+        let memory = &memory;
+        scope.spawn(move || {
+            memory.clear();
+            done.send(()).unwrap();
+        });
+        assert!(is_done.recv_timeout(Duration::from_secs(10)).is_ok());
+    });
+    assert!(memory.is_empty());
+}
+
+#[test]
+fn what_is_put_in_while_everything_is_forgotten_is_counted() {
+    let memory = Memory::new(BOUNDS);
+    std::thread::scope(|scope| {
+        let put = || {
+            for number in 0..20_000 {
+                memory.put(hash(number % 50), record(&[number as u8 % 4], "", 0), || true);
+            }
+        };
+        let putting = scope.spawn(put);
+        while !putting.is_finished() {
+            memory.clear();
+        }
+    });
+    let counted: usize = memory.sessions.iter().map(|(_, list)| list.len()).sum();
+    assert_eq!(memory.len(), counted);
+    memory.clear();
+    assert!(memory.is_empty());
+}
