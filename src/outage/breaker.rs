@@ -12,7 +12,7 @@
 //! ```
 //!
 //! What counts is an outage of the backend: no answer, or one of `unavailable_statuses`. A refusal is an answer. An outage
-//! counts once for each client in [`WINDOW`], so that one client with tokens that make the backend fail cannot
+//! counts once for each client in [`WINDOW`] (for the rate, as a part of what that client met), so that one client with tokens that make the backend fail cannot
 //! close it to all. Nor can it keep it from being found back: see [`Suspects`]. What the endpoint is not to blame for (our own
 //! shortage, a check that was cancelled) is not told here.
 
@@ -37,7 +37,8 @@ const MOST_ADDRESSES: usize = 1024;
 pub(crate) struct Rules {
     /// Outages in a row that open it; 0: nothing does.
     pub(crate) failures: usize,
-    /// Percent of a window's exchanges, at least `failures` of them; 0: does not count.
+    /// Percent of a window's exchanges, each client weighing the same, if so many clients as `failures` have met an outage; 0:
+    /// does not count.
     pub(crate) rate: u32,
     pub(crate) cooldown: Duration,
     /// What doubling leads to at most.
@@ -127,6 +128,14 @@ impl Breaker {
         }
     }
 
+    /// No connection came about, which says nothing of any client. `nobody`: another number each time.
+    pub(super) fn unreachable(&mut self, now: Instant, nobody: u64, jitter: u64) -> Option<Change> {
+        let State::Closed(evidence) = &mut self.state else { return None };
+        let failures = self.rules.failures;
+        let opens = evidence.has_in_a_row(failures, now, nobody) && failures > 0;
+        opens.then(|| self.open_anew(now, None, jitter))
+    }
+
     /// The endpoint gave no answer to a check of this client. `jitter`: any number, evenly distributed.
     pub(super) fn failed(
         &mut self,
@@ -139,19 +148,10 @@ impl Breaker {
         match &mut self.state {
             State::Closed(evidence) => {
                 let Rules { failures, rate, .. } = self.rules;
-                let counts = evidence.counts(now, address);
-                evidence.in_a_row += usize::from(counts);
-                let in_a_row = counts && evidence.in_a_row >= failures;
-                let is_over = |window: &mut Window| {
-                    rate > 0 && window.failed(now, address) && window.is_over(now, rate, failures)
-                };
-                let opens = failures > 0 && (is_over(&mut evidence.window) || in_a_row);
-                if !opens {
-                    return None;
-                }
-                // ## Closed => Open
-                self.suspects = Suspects::of(evidence.addresses.iter().map(|counted| counted.address));
-                Some(self.open(now, self.rules.cooldown, retry_after, jitter))
+                let window = &mut evidence.window;
+                let over = rate > 0 && window.failed(now, address) && window.is_over(now, rate, failures);
+                let opens = evidence.has_in_a_row(failures, now, address) || over;
+                (opens && failures > 0).then(|| self.open_anew(now, retry_after, jitter))
             }
             // ## HalfOpen => Open
             &mut State::HalfOpen { cooldown, .. } if probe => {
@@ -210,6 +210,14 @@ impl Breaker {
         }
     }
 
+    // ## Closed => Open
+    fn open_anew(&mut self, now: Instant, retry_after: Option<Duration>, jitter: u64) -> Change {
+        if let State::Closed(evidence) = &self.state {
+            self.suspects = Suspects::of(evidence.addresses.iter().map(|counted| counted.address));
+        }
+        self.open(now, self.rules.cooldown, retry_after, jitter)
+    }
+
     fn open(
         &mut self,
         now: Instant,
@@ -228,6 +236,13 @@ impl Breaker {
 }
 
 impl Evidence {
+    /// Counts an outage. Whether with it there are so many in a row.
+    fn has_in_a_row(&mut self, failures: usize, now: Instant, address: u64) -> bool {
+        let counts = self.counts(now, address);
+        self.in_a_row += usize::from(counts);
+        counts && self.in_a_row >= failures
+    }
+
     /// Whether the outage is the address's first in the window.
     fn counts(&mut self, now: Instant, address: u64) -> bool {
         self.addresses.retain(|counted| now.saturating_duration_since(counted.at) < WINDOW);

@@ -1,6 +1,6 @@
 //! The health of one endpoint, shared by all I/O threads: its breaker, what it has counted, and the log of its changes.
 
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -107,7 +107,9 @@ impl Health {
     /// An outage that no client can have caused: each counts.
     pub(super) fn unreachable(&self, why: &str) {
         let nobody = self.outages.fetch_add(1, Ordering::Relaxed);
-        self.failed(nobody, false, None, why);
+        self.note(why, |breaker, now, jitter| {
+            breaker.unreachable(now, self.addresses.hash_one(nobody), jitter)
+        });
     }
 
     pub(super) fn answered(&self, client: Client<'_>) {
@@ -132,13 +134,19 @@ impl Health {
         }
     }
 
-    pub(super) fn failed(&self, client: impl Hash, probe: bool, retry_after: Option<Duration>, why: &str) {
+    pub(super) fn failed(&self, client: Client<'_>, probe: bool, retry_after: Option<Duration>, why: &str) {
+        self.note(why, |breaker, now, jitter| {
+            breaker.failed(now, self.addresses.hash_one(client), probe, retry_after, jitter)
+        });
+    }
+
+    /// An outage, which may open the breaker.
+    fn note(&self, why: &str, outage: impl FnOnce(&mut Breaker, Instant, u64) -> Option<Change>) {
         let (change, first) = {
             let mut breaker = self.breaker.lock();
             let now = Instant::now();
-            let (address, jitter) = (self.addresses.hash_one(client), self.addresses.hash_one(now));
             let first = breaker.opened.is_none();
-            let change = breaker.failed(now, address, probe, retry_after, jitter);
+            let change = outage(&mut breaker, now, self.addresses.hash_one(now));
             // Under the lock, as an answer stores it: the later of the two stands.
             self.spotless.store(false, Ordering::Relaxed);
             (change, first)

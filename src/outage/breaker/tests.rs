@@ -317,6 +317,44 @@ fn a_rate_is_that_of_the_clients_however_many_and_however_often_they_ask() {
 }
 
 #[test]
+fn a_rate_is_not_reached_by_chance_where_few_ask_in_step() {
+    // Ten clients, each once a second and all at once, for ten minutes. Of each one's checks three in ten are outages.
+    let mut bench = Bench::new(Rules { failures: 5, rate: 50, ..RULES });
+    for second in 0..600_u64 {
+        for client in 0..10 {
+            // They come one after the other, and half of the clients have theirs together.
+            let fails = second >= 10 && (second + client % 2 * 5) % 10 < 3;
+            let change = if fails { bench.outage(client) } else { bench.answer_to(client) };
+            assert_eq!(change, None, "{second}");
+        }
+        bench.wait(SECOND);
+    }
+    // The twin: seven of ten.
+    let opens = (0..20_u64).any(|second| {
+        bench.wait(SECOND);
+        (0..10).any(|client| {
+            let fails = (second + client % 2 * 5) % 10 < 7;
+            if fails { bench.outage(client) } else { bench.answer_to(client) }.is_some()
+        })
+    });
+    assert!(opens);
+}
+
+#[test]
+fn connections_that_are_refused_weigh_nothing_in_a_rate() {
+    let mut bench = Bench::new(Rules { failures: 30, rate: 50, ..RULES });
+    for client in 0..40 {
+        bench.wait(WINDOW / 100);
+        for _ in 0..100 {
+            bench.answer_to(client);
+        }
+        assert_eq!(bench.breaker.unreachable(bench.now, 1000 + client, 0), None, "{client}");
+    }
+    // In a row they count.
+    assert!((0..30).any(|nobody| bench.breaker.unreachable(bench.now, 2000 + nobody, 0).is_some()));
+}
+
+#[test]
 fn a_thousand_clients_stand_for_all_where_there_are_more() {
     let (keyed, mut window, mut now) = (std::hash::RandomState::new(), Window::default(), Instant::now());
     for client in 0..100_000 {

@@ -13,8 +13,9 @@ use super::WINDOW;
 
 /// Clients that are remembered.
 const MOST_CLIENTS: usize = 1024;
-/// How often those are forgotten who have left the window, and more taken in where there is room.
-const TIDIED: Duration = Duration::from_secs(1);
+/// A window is so many parts, of which the oldest leaves it when another begins.
+const PARTS: usize = 5;
+const PART: Duration = WINDOW.checked_div(PARTS as u32).expect("it is not 0");
 
 #[derive(Default)]
 pub(super) struct Window {
@@ -22,70 +23,76 @@ pub(super) struct Window {
     clients: HashMap<u64, Tally>,
     /// Those remembered are one in two to the power of this.
     halved: u32,
-    tidied: Option<Instant>,
+    began: Option<Instant>,
+    /// When those were forgotten last who have left the window, and more were taken in where there was room.
+    tidied: u64,
 }
 
 struct Tally {
-    since: Instant,
+    /// The newest.
+    part: u64,
+    of: [Met; PARTS],
+}
+
+#[derive(Clone, Copy, Default)]
+struct Met {
     outages: u32,
     answers: u32,
 }
 
 impl Window {
     pub(super) fn answered(&mut self, now: Instant, client: u64) {
-        if let Some(tally) = self.tally(now, client) {
-            tally.answers += 1;
+        if let Some(met) = self.met(now, client) {
+            met.answers += 1;
         }
     }
 
     /// Whether it is one of those who are counted.
     pub(super) fn failed(&mut self, now: Instant, client: u64) -> bool {
-        let tally = self.tally(now, client);
-        let counts = tally.is_some();
-        if let Some(tally) = tally {
-            tally.outages += 1;
+        let met = self.met(now, client);
+        let counts = met.is_some();
+        if let Some(met) = met {
+            met.outages += 1;
         }
         counts
     }
 
     /// Whether outages are so many percent, and at least so many clients have met one.
     pub(super) fn is_over(&self, now: Instant, rate: u32, least: usize) -> bool {
-        let (mut clients, mut with_outages, mut part) = (0_u32, 0_usize, 0.0);
-        for tally in self.clients.values().filter(|tally| tally.is_in_window(now)) {
+        let part = self.part(now);
+        let (mut clients, mut with_outages, mut of_outages) = (0_u32, 0_usize, 0.0);
+        for met in self.clients.values().filter_map(|tally| tally.until(part)) {
             clients += 1;
-            with_outages += usize::from(tally.outages > 0);
-            part += f64::from(tally.outages) / (f64::from(tally.outages) + f64::from(tally.answers));
+            with_outages += usize::from(met.outages > 0);
+            of_outages += f64::from(met.outages) / (f64::from(met.outages) + f64::from(met.answers));
         }
         rate > 0
             && with_outages << self.halved >= least
-            && part * 100.0 >= f64::from(rate) * f64::from(clients)
+            && of_outages * 100.0 >= f64::from(rate) * f64::from(clients)
     }
 
     /// `None`: others stand for it.
-    fn tally(&mut self, now: Instant, client: u64) -> Option<&mut Tally> {
-        if self.clients.len() >= MOST_CLIENTS
-            || self.tidied.is_none_or(|tidied| now.saturating_duration_since(tidied) >= TIDIED)
-        {
-            self.tidy(now);
+    fn met(&mut self, now: Instant, client: u64) -> Option<&mut Met> {
+        self.began.get_or_insert(now);
+        let part = self.part(now);
+        if self.clients.len() >= MOST_CLIENTS || self.tidied < part {
+            self.tidy(part);
         }
-        if !self.takes(client) {
+        if client.leading_zeros() < self.halved {
             return None;
         }
-        let anew = || Tally { since: now, outages: 0, answers: 0 };
-        let tally = self.clients.entry(client).or_insert_with(anew);
-        if !tally.is_in_window(now) {
-            *tally = anew();
-        }
-        Some(tally)
+        let tally = self.clients.entry(client).or_insert(Tally { part, of: [Met::default(); PARTS] });
+        Some(tally.at(part))
     }
 
-    fn takes(&self, client: u64) -> bool {
-        client.leading_zeros() >= self.halved
+    fn part(&self, now: Instant) -> u64 {
+        let passed = self.began.map_or(Duration::ZERO, |began| now.saturating_duration_since(began));
+        (passed.as_millis() / PART.as_millis()) as u64
     }
 
-    fn tidy(&mut self, now: Instant) {
-        self.tidied = Some(now);
-        self.clients.retain(|_, tally| tally.is_in_window(now));
+    fn tidy(&mut self, part: u64) {
+        self.tidied = part;
+        self.clients.retain(|_, tally| tally.until(part).is_some());
         if self.clients.len() < MOST_CLIENTS / 4 {
             self.halved = self.halved.saturating_sub(1);
         }
@@ -103,7 +110,28 @@ impl Window {
 }
 
 impl Tally {
-    fn is_in_window(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.since) < WINDOW
+    fn at(&mut self, part: u64) -> &mut Met {
+        for begun in self.part + 1..=part.min(self.part + PARTS as u64) {
+            self.of[place(begun)] = Met::default();
+        }
+        // Another thread may have read the clock before.
+        self.part = self.part.max(part);
+        &mut self.of[place(self.part)]
     }
+
+    /// What it met in the window that ends with this part; `None`: nothing.
+    fn until(&self, part: u64) -> Option<Met> {
+        let oldest = (part + 1).saturating_sub(PARTS as u64);
+        let all =
+            (0..PARTS as u64).filter_map(|back| self.part.checked_sub(back)).filter(|&part| part >= oldest);
+        let sum = all.map(|part| self.of[place(part)]).fold(Met::default(), |sum, met| Met {
+            outages: sum.outages + met.outages,
+            answers: sum.answers + met.answers,
+        });
+        (sum.outages + sum.answers > 0).then_some(sum)
+    }
+}
+
+fn place(part: u64) -> usize {
+    (part % PARTS as u64) as usize
 }
