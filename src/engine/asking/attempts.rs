@@ -136,22 +136,19 @@ impl Asking {
     }
 
     /// `failure`: `None` if it was given up.
-    fn end(&self, progress: &Rc<Progress>, failure: Option<String>) {
+    fn end(&self, progress: &Rc<Progress>, failure: Option<String>) -> bool {
         let mut attempts = self.attempts.borrow_mut();
         let this = attempts.iter_mut().find(|attempt| Rc::ptr_eq(&attempt.progress, progress));
-        let Some(attempt) = this else { return };
-        if attempt.ended.is_some() {
-            return;
-        }
+        let Some(attempt) = this.filter(|attempt| attempt.ended.is_none()) else { return false };
         attempt.ended = Some(clock::now());
         attempt.given_up = failure.is_none();
         attempt.failure = failure.unwrap_or_default();
-        if attempt.progress.stage() >= Stage::Written {
-            self.requests.set(self.requests.get() + 1);
-        }
+        let was_request = attempt.progress.stage() >= Stage::Written;
+        self.requests.set(self.requests.get() + usize::from(was_request));
         if let Some(past) = &self.past {
             past.borrow_mut().push(attempt.clone());
         }
+        was_request
     }
 
     /// It waits for a connection, and for nothing else.
@@ -207,10 +204,10 @@ pub(super) struct UnderWay<'a> {
 }
 
 impl UnderWay<'_> {
-    /// `failure`: why there was no answer.
-    pub(super) fn ended(mut self, failure: String) {
+    /// `failure`: why there was no answer. Whether it was a request.
+    pub(super) fn ended(mut self, failure: String) -> bool {
         self.over = true;
-        self.asking.end(&self.progress, Some(failure));
+        self.asking.end(&self.progress, Some(failure))
     }
 }
 

@@ -1,6 +1,6 @@
 //! `backend.mode = failover` and `balance`: one endpoint after the other.
 
-use super::{MAX_REQUESTS, Means, Outage, hedge};
+use super::{MAX_REQUESTS, Means, Outage, Share, hedge};
 use crate::backend::Answer;
 use crate::clock;
 use crate::decision::Cause;
@@ -15,15 +15,8 @@ pub(super) async fn ask(means: &Means<'_>, order: &[usize]) -> Result<Answer, Ou
         }
         let later = &order[tried + 1..];
         let healthy = |&&later: &&usize| hedged != Some(later) && !means.policy.health[later].is_open();
-        // No more of them are asked than may be, this one apart.
-        let most = MAX_REQUESTS - 1 - means.asking.requests.get();
-        let share = match later.iter().filter(healthy).count().min(most) {
-            0 => means.deadline,
-            healthy => {
-                let now = clock::now();
-                now + means.deadline.saturating_duration_since(now) / (healthy as u32 + 1)
-            }
-        };
+        let others = later.iter().filter(healthy).count();
+        let share = Share::before(means, others, MAX_REQUESTS - 1 - means.asking.requests.get());
         let (outcome, beside) = hedge::ask(means, endpoint, share, later).await;
         hedged = hedged.or(beside);
         match outcome {

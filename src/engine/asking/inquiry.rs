@@ -24,6 +24,8 @@ pub(super) struct Inquiry<'a> {
     pub(super) among: Among,
     /// The longest that an address may keep the check.
     pub(super) share: Duration,
+    /// The same while there is no connection.
+    pub(super) connecting: Duration,
     pub(super) deadline: Instant,
     /// The exchange under way, for whoever drops this.
     pub(super) current: &'a RefCell<Option<Rc<Progress>>>,
@@ -57,7 +59,8 @@ impl Inquiry<'_> {
             self.current.replace(Some(Rc::clone(progress)));
             let began = clock::now();
             retries.exchange(began);
-            let mut until = (began + self.share).min(self.deadline);
+            let connecting = self.share.min(self.connecting);
+            let mut until = (began + connecting).min(self.deadline);
             let subject = Subject { session_id: question.session_id(), path_in_key: question.path_in_key() };
             // Where it stays, without a move from one future to the next: it is large.
             let judged = Cell::new(None);
@@ -71,12 +74,15 @@ impl Inquiry<'_> {
                         Some((alarms, bell)) => alarms.timeout_at(bell, until, exchange.as_mut()).await,
                         None => Box::pin(timeout_at(until, exchange.as_mut())).await.map_err(|_| Elapsed),
                     };
-                    // No address is to blame for the time in line.
-                    let begins = match progress.stage() {
+                    let begins = progress.lent.get().unwrap_or(began);
+                    let earned = match progress.stage() {
+                        // No address is to blame for the time in line.
                         Stage::Queued => self.deadline,
-                        _ => progress.lent.get().unwrap_or(began),
+                        Stage::Resolving | Stage::Connecting | Stage::Handshaking => {
+                            (begins + connecting).min(self.deadline)
+                        }
+                        _ => (begins + self.share).min(self.deadline),
                     };
-                    let earned = (begins + self.share).min(self.deadline);
                     if outcome.is_ok() || earned <= until {
                         break outcome;
                     }
@@ -118,10 +124,8 @@ impl Inquiry<'_> {
     }
 
     fn ended(&self, attempt: UnderWay<'_>, failure: String) {
-        if attempt.progress.stage() >= Stage::Written {
-            self.requests.set(self.requests.get() + 1);
-        }
-        attempt.ended(failure);
+        let was_request = attempt.ended(failure);
+        self.requests.set(self.requests.get() + usize::from(was_request));
     }
 
     /// What the endpoint takes; the time in line is none of its own.

@@ -60,6 +60,8 @@ pub(super) struct Peer {
     addresses: RefCell<Vec<IpAddr>>,
     /// Nothing comes back from the first endpoint, and no connection is made: how often that was tried.
     pub(super) silent: Cell<Option<usize>>,
+    /// Of so many endpoints, from the first on.
+    pub(super) silent_endpoints: Cell<usize>,
     /// Those of them that refuse connections.
     refusing: RefCell<Vec<IpAddr>>,
     /// Connections speak HTTP/2.
@@ -85,6 +87,7 @@ impl Peer {
             room: Cell::new(64 * 1024),
             addresses: RefCell::new(vec![Ipv4Addr::LOCALHOST.into()]),
             silent: Cell::new(None),
+            silent_endpoints: Cell::new(1),
             refusing: RefCell::default(),
             http2: Cell::new(false),
             closed: Cell::new(None),
@@ -215,7 +218,9 @@ impl Dial for Dialer {
             watch.enter(Stage::Handshaking);
             peer.panic_if(Defect::Dialing);
             peer.connections.set(peer.connections.get() + 1);
-            if let (0, Some(dials)) = (endpoint, peer.silent.get()) {
+            if let Some(dials) = peer.silent.get()
+                && endpoint < peer.silent_endpoints.get()
+            {
                 peer.silent.set(Some(dials + 1));
                 std::future::pending::<()>().await;
             }
