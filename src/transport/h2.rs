@@ -128,6 +128,10 @@ impl Conn {
         }
     }
 
+    pub(super) fn is_closing(&self) -> bool {
+        self.streams.get() == 0 && !self.is_open()
+    }
+
     pub(super) fn idle_since(&self) -> Option<Instant> {
         self.idle.get()
     }

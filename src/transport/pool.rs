@@ -3,7 +3,8 @@
 //! Bounded: a connection, or the attempt at one, holds a [`Place`]; there are `Limits::connections` of them. The
 //! idle ones are a stack, so that those not needed grow old and are closed. Who finds none waits in line, and
 //! takes whichever comes first: one that is returned, or its own new one. A new connection that nobody waits for
-//! any more becomes idle; a failure goes to the one who caused it.
+//! any more becomes idle; a failure goes to the one who caused it. Who takes nothing of what a full pool has (it wants a new
+//! one, or one that leads elsewhere) is passed over by a few, then one makes way.
 //!
 //! HTTP/2 connections are shared (`shared.rs`). Where HTTP/2 is or may be spoken, one connection is made at a time, and its
 //! second failure in a row goes to all who wait, unless another one is there to wait for.
@@ -314,10 +315,11 @@ impl Pool {
                 } else if let Some(idle) = waiter.is_choosy().then(|| state.idle.pop_front()).flatten() {
                     (waiter, Some(idle))
                 } else {
+                    drop(state);
                     if waiter.is_choosy() || !waiter.shares {
                         self.make_way();
                     }
-                    return;
+                    return self.make_way_to(&waiter.among);
                 }
             };
             match idle {
@@ -382,6 +384,16 @@ impl Pool {
         }
     }
 
+    /// All places are taken, and who is first of those without one has been passed over for long enough by such connections.
+    fn owes_place(&self, used: bool, address: Option<IpAddr>) -> bool {
+        let state = self.state.borrow();
+        state.places >= self.limits.connections
+            && state
+                .line
+                .placeless()
+                .is_some_and(|first| !first.takes(used, address) && first.is_passed_over())
+    }
+
     pub(super) fn is_crowded(&self) -> bool {
         let state = self.state.borrow();
         // Who waits for a connection that is being made for it is in nobody's way.
@@ -424,10 +436,11 @@ impl Pool {
 
     /// A good connection that nobody uses: to `first`, else to the first in line, else onto the stack.
     fn offer(&self, mut conn: Box<Conn>, first: Option<&Waiter>) {
-        let waiter = {
-            let line = &mut self.state.borrow_mut().line;
-            first.and_then(|first| line.take(first)).or_else(|| line.take_first(conn.is_old(), conn.address))
-        };
+        let own = first.and_then(|first| self.state.borrow_mut().line.take(first));
+        if own.is_none() && self.owes_place(conn.is_old(), conn.address) {
+            return conn.hang_up();
+        }
+        let waiter = own.or_else(|| self.state.borrow_mut().line.take_first(conn.is_old(), conn.address));
         if let Some(waiter) = waiter {
             return waiter.give(Grant::Lent(Lent::H1(Lease::new(self.rc(), conn))));
         }

@@ -15,6 +15,10 @@ use crate::transport::{Among, Failure, Progress};
 /// its place to the first who has none.
 const ASKED: usize = 64;
 
+/// Who is first and has no place lets so many connections pass that it does not take and others do; then one of them makes
+/// way. At most one in so many is closed for that.
+const PASSED: u32 = 16;
+
 /// Who waits, in the order of arrival. When a backend hangs there are tens of thousands, and all leave at once:
 /// no step here looks at more of the line than the way to one waiter.
 #[derive(Default)]
@@ -36,6 +40,7 @@ pub(super) struct Waiter {
     pub(super) among: Among,
     /// A connection that it waited for has failed, and another is made.
     spared: Cell<bool>,
+    passed: Cell<u32>,
     inbox: RefCell<Option<Grant>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -57,6 +62,7 @@ impl Line {
             shares,
             among,
             spared: Cell::new(false),
+            passed: Cell::new(0),
             inbox: RefCell::default(),
             waker: RefCell::default(),
         });
@@ -134,6 +140,17 @@ impl Waiter {
     /// What is idle may not be for it.
     pub(super) fn is_choosy(&self) -> bool {
         self.fresh || !self.among.is_any()
+    }
+
+    pub(super) fn takes(&self, used: bool, address: Option<IpAddr>) -> bool {
+        !(used && self.fresh) && self.among.takes(address)
+    }
+
+    /// Once more, by a connection that it does not take. Whether that is enough.
+    pub(super) fn is_passed_over(&self) -> bool {
+        let passed = self.passed.get() + 1;
+        self.passed.set(passed % PASSED);
+        passed == PASSED
     }
 
     pub(super) fn give(&self, grant: Grant) {

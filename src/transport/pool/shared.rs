@@ -68,7 +68,17 @@ impl Pool {
         if self.state.borrow().line.is_empty() {
             return;
         }
-        for conn in self.shared() {
+        let conns = self.shared();
+        let others = |conn: &&Rc<h2::Conn>| {
+            let state = self.state.borrow();
+            conn.is_open() && state.line.placeless().is_some_and(|first| !first.takes(false, conn.address))
+        };
+        if let Some(other) = conns.iter().find(others)
+            && self.owes_place(false, other.address)
+        {
+            other.retire();
+        }
+        for conn in conns {
             while self.state.borrow().line.first(false, conn.address).is_some() {
                 let Some(seat) = conn.seat() else { break };
                 let waiter = self.state.borrow_mut().line.take_first(false, conn.address);
@@ -77,9 +87,23 @@ impl Pool {
         }
     }
 
-    /// A connection has no streams: it will have to be closed some time.
+    /// A connection has no streams: it will have to be closed some time, or now, if its place is wanted.
     pub(in crate::transport) fn shared_idled(&self) {
         self.idled.notify_one();
+        self.grant();
+    }
+
+    /// Someone needs a place who may only go there: an idle connection that leads elsewhere makes way.
+    pub(super) fn make_way_to(&self, among: &Among) {
+        let conns = self.state.borrow().shared.clone();
+        // Its place is free in a moment.
+        if conns.iter().any(|conn| conn.is_closing()) {
+            return;
+        }
+        let idle = conns.iter().filter(|conn| !among.takes(conn.address) && conn.idle_since().is_some());
+        if let Some(conn) = idle.min_by_key(|conn| conn.idle_since()) {
+            conn.retire();
+        }
     }
 
     pub(in crate::transport) fn forget_shared(&self, conn: &Rc<h2::Conn>) {

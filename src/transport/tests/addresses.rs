@@ -1,5 +1,7 @@
 //! Which of a name's addresses an exchange goes to.
 
+use std::cell::Cell;
+
 use tokio::time::timeout;
 
 use super::*;
@@ -92,6 +94,123 @@ async fn what_is_returned_goes_to_the_first_in_line_that_takes_it() {
         peer.request().await;
         peer.reply(OK_EMPTY).await;
         assert_eq!(elsewhere.await.unwrap().1, IpAddr::from(TWO));
+    })
+    .await;
+}
+
+/// Answers each request after a millisecond, on every connection; how many.
+fn serve_slowly(world: &mut World, http2: bool) -> Rc<Cell<u64>> {
+    let (_, empty) = mpsc::unbounded_channel();
+    let mut peers = std::mem::replace(&mut world.peers, empty);
+    let served = Rc::<Cell<u64>>::default();
+    let count = Rc::clone(&served);
+    spawn_local(async move {
+        while let Some(mut peer) = peers.recv().await {
+            let count = Rc::clone(&count);
+            let one_more = async move || {
+                sleep(Duration::from_millis(1)).await;
+                count.set(count.get() + 1);
+            };
+            spawn_local(async move {
+                if http2 {
+                    let mut server = ::h2::server::handshake(peer.0).await.unwrap();
+                    while let Some(Ok(asked)) = server.accept().await {
+                        one_more().await;
+                        lanes::answer(asked, 200);
+                    }
+                    return;
+                }
+                let mut seen = Vec::new();
+                while let Ok(byte) = peer.0.read_u8().await {
+                    seen.push(byte);
+                    if seen.ends_with(b"\r\n\r\n") {
+                        one_more().await;
+                        peer.reply(OK_EMPTY).await;
+                        seen.clear();
+                    }
+                }
+            });
+        }
+    });
+    served
+}
+
+/// They ask one after the other, for ever.
+fn crowd(world: &World, count: usize, fresh: bool) {
+    for _ in 0..count {
+        let transport = Rc::clone(&world.transport);
+        spawn_local(async move {
+            while let Ok(reply) = ask_for("/", &transport, fresh, &Rc::default()).await {
+                reply.body.discard();
+            }
+        });
+    }
+}
+
+/// Others take each connection as soon as it is free.
+#[tokio::test(start_paused = true)]
+async fn who_takes_nothing_of_what_a_busy_pool_has_is_served_all_the_same() {
+    unshared_in_each_lane(async || {
+        for version in ["1.1", "h2c"] {
+            let keys = [("http.version", version), ("pool.max_connections", "1"), ("pool.max_age", "1h")];
+            let mut world = World::new(&keys);
+            let served = serve_slowly(&mut world, version == "h2c");
+            crowd(&world, 4, false);
+            sleep(Duration::from_millis(10)).await;
+            for these in [None, Some([TWO]), Some([ONE])] {
+                if these.is_none() && version == "h2c" {
+                    continue;
+                }
+                let (before, opened) = (served.get(), world.gauges().0);
+                let asking = async {
+                    match these {
+                        None => world.exchange(true).await.0.unwrap().body.discard(),
+                        Some(these) => assert_eq!(world.ask_at(these).await, IpAddr::from(these[0])),
+                    }
+                };
+                timeout(Duration::from_secs(1), asking).await.expect("in its time");
+                assert!(served.get() - before <= 30, "{version} {these:?}: {}", served.get() - before);
+                assert_eq!(world.gauges().0, opened + 1, "{version} {these:?}");
+                sleep(Duration::from_millis(100)).await;
+                assert_eq!(world.gauges().0, opened + 1, "and the others go on with that");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_are_hard_to_please_close_few_connections() {
+    unshared_in_each_lane(async || {
+        let mut world = World::new(&[("pool.max_connections", "2"), ("pool.max_age", "1h")]);
+        let served = serve_slowly(&mut world, false);
+        crowd(&world, 8, false);
+        crowd(&world, 8, true);
+        sleep(Duration::from_secs(2)).await;
+        let opened = world.gauges().0;
+        assert!(opened > 10 && opened * 15 <= served.get(), "{opened} for {}", served.get());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_over_http2_that_leads_elsewhere_gives_up_its_place() {
+    local(async {
+        let mut world = World::new(&[("http.version", "h2c"), ("pool.max_connections", "1")]);
+        serve_slowly(&mut world, true);
+        for these in [[ONE], [TWO], [ONE]] {
+            let began = Instant::now();
+            assert_eq!(world.ask_at(these).await, IpAddr::from(these[0]));
+            assert!(began.elapsed() < Duration::from_millis(10), "{:?}", began.elapsed());
+        }
+        // Also when it becomes idle only then.
+        let (one, two) = (world.asking_at([ONE]), world.asking_at([TWO]));
+        for (asking, address) in [(one, ONE), (two, TWO)] {
+            let (reply, at) = timeout(Duration::from_millis(10), asking).await.unwrap().unwrap();
+            reply.unwrap().body.discard();
+            assert_eq!(at, IpAddr::from(address));
+        }
+        assert_eq!((world.gauges().0, world.gauges().1), (4, 1));
     })
     .await;
 }
