@@ -90,7 +90,7 @@ pub struct Decision {
 
 /// What a decision says in words. The bytes are shared by all checks that one exchange answered, and with what
 /// is remembered of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Texts {
     /// User id, location, detail; what follows them is somebody else's.
     bytes: Arc<[u8]>,
@@ -139,6 +139,17 @@ impl Texts {
     }
     fn text(&self, from: usize, len: u16) -> &str {
         std::str::from_utf8(&self.bytes[from..][..usize::from(len)]).expect("made of whole texts")
+    }
+}
+
+/// What the backend said is a header's value, and what follows is a client's key: their lengths do.
+impl fmt::Debug for Texts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Texts")
+            .field("user_id", &self.user_id)
+            .field("location", &self.location)
+            .field("detail", &self.detail())
+            .finish_non_exhaustive()
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod explain;
 
+use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use crate::transport::{Stage, Trace, Transport};
 
 pub use self::explain::Explanation;
 
-/// Everything that one check did, for a person to read. Holds secrets: the bytes are as sent.
+/// Everything that one check did, for a person to read. Holds secrets, as the bytes are as sent; `Debug` shows none of them.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ProbeReport {
@@ -40,8 +41,8 @@ pub struct ProbeReport {
     pub explanation: Explanation,
 }
 
-/// One request to one endpoint.
-#[derive(Debug, Default)]
+/// One request to one endpoint. `Debug` shows how long request and reply are.
+#[derive(Default)]
 #[non_exhaustive]
 pub struct ProbeAttempt {
     /// `scheme://host:port`
@@ -74,6 +75,28 @@ pub struct ProbeAttempt {
     pub stage: &'static str,
     /// Why there was no answer, or that another was faster and this one not waited for; empty if there was an answer.
     pub failure: String,
+}
+
+impl fmt::Debug for ProbeAttempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProbeAttempt")
+            .field("endpoint", &self.endpoint)
+            .field("peer", &self.peer)
+            .field("tls", &self.tls)
+            .field("protocol", &self.protocol)
+            .field("request", &self.request.len())
+            .field("reply", &self.reply.len())
+            .field("status", &self.status)
+            .field("resolve", &self.resolve)
+            .field("connect", &self.connect)
+            .field("tls_handshake", &self.tls_handshake)
+            .field("first_byte", &self.first_byte)
+            .field("total", &self.total)
+            .field("stages", &self.stages)
+            .field("stage", &self.stage)
+            .field("failure", &self.failure)
+            .finish()
+    }
 }
 
 /// Asks once; blocks until there is a decision.

@@ -4,7 +4,7 @@
 
 mod support;
 
-use alta_auth::{Check, Config, Decision, Engine, LogLevel};
+use alta_auth::{Check, Config, Decision, Engine, LogLevel, Origin, probe};
 use support::{Lines, Reply, Scripted, ask, engine, good, started};
 
 /// Stands for a token, a key, a password, wherever one may be given.
@@ -163,6 +163,38 @@ fn errors_about_a_check_and_a_configuration_do_not_repeat_it() {
         assert!(error.contains(key.split('.').next().unwrap()), "{key}: the error names no key: {error}");
         config = Config::new();
     }
+}
+
+#[test]
+fn no_secret_is_in_a_decision_or_a_report_that_is_printed_for_a_programmer() {
+    let words = format!("X-UserId: {CANARY}\r\nX-Location: /{CANARY}\r\nX-AuthDuration: 60\r\n");
+    let backend = Scripted::always(Reply::status(200, &words));
+    let query = format!("token={CANARY}");
+    let check = Check {
+        session_id: CANARY.as_bytes(),
+        user_agent: CANARY.as_bytes(),
+        origin: CANARY.as_bytes(),
+        ..check(query.as_bytes())
+    };
+    let engine = engine(&backend.url(), &[]);
+    for origin in [Origin::Backend, Origin::Memory] {
+        let decision = ask(&engine, &check);
+        assert_eq!((decision.origin, decision.user_id()), (origin, CANARY), "nothing was at stake");
+        assert_unreadable(&format!("{decision:?}"));
+        assert_unreadable(&format!("{decision:#?}"));
+    }
+    let report = probe(&support::config(&backend.url(), &[]), &check).unwrap().unwrap();
+    assert!(contains(&report.attempts[0].request, CANARY), "nothing was at stake");
+    assert!(report.explanation.key.iter().any(|(_, value)| contains(value, CANARY)), "nothing was at stake");
+    assert_unreadable(&format!("{report:?}"));
+}
+
+/// Neither as text nor as a list of bytes.
+#[track_caller]
+fn assert_unreadable(shown: &str) {
+    let numbers: Vec<_> = CANARY.bytes().map(|byte| byte.to_string()).collect();
+    let closely: String = shown.split_whitespace().collect();
+    assert!(!shown.contains(CANARY) && !closely.contains(&numbers.join(",")), "{shown}");
 }
 
 fn contains(bytes: &[u8], text: &str) -> bool {

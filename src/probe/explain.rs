@@ -3,6 +3,7 @@
 //! The sentences are made of the configuration's public values and of the protocol's words. What a client or a backend
 //! wrote is in none of them, nor is a URL beyond its host and port; only [`Explanation::key`] holds what the client sent.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::backend::Answer;
@@ -14,8 +15,8 @@ use crate::engine::{Attempt, MOST_PLACES, Outage, Policy};
 /// What became of an attempt that was given up.
 pub(super) const NOT_WAITED_FOR: &str = "its answer was not waited for";
 
-/// Why an engine would decide so.
-#[derive(Debug, Default)]
+/// Why an engine would decide so. `Debug` shows how long the values of the key are.
+#[derive(Default)]
 #[non_exhaustive]
 pub struct Explanation {
     /// What makes two checks the same question, so that they share one exchange and one decision: the field's name and its
@@ -24,6 +25,13 @@ pub struct Explanation {
     /// Each rule that applied: what it is about (`key`, `endpoint`, `verdict`, `outage`, `reuse`, `sessions`), and what it
     /// made of the check, in a sentence. No secrets.
     pub rules: Vec<(&'static str, String)>,
+}
+
+impl fmt::Debug for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key: Vec<_> = self.key.iter().map(|(field, value)| (field, value.len())).collect();
+        f.debug_struct("Explanation").field("key", &key).field("rules", &self.rules).finish()
+    }
 }
 
 pub(super) fn explanation(
