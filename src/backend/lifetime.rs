@@ -69,7 +69,7 @@ impl CacheControl {
         let mut control = None;
         for line in fields.all("Cache-Control") {
             let control = control.get_or_insert_with(Self::default);
-            for directive in (Directives { rest: line }) {
+            for directive in parts(line, b',') {
                 control.read(directive);
             }
         }
@@ -102,12 +102,17 @@ impl CacheControl {
     }
 }
 
-/// Splits at commas that are not inside a quoted string.
-struct Directives<'a> {
-    rest: &'a [u8],
+/// What stands between commas, or between semicolons, that are not inside a quoted string.
+fn parts(line: &[u8], separator: u8) -> Parts<'_> {
+    Parts { rest: line, separator }
 }
 
-impl<'a> Iterator for Directives<'a> {
+struct Parts<'a> {
+    rest: &'a [u8],
+    separator: u8,
+}
+
+impl<'a> Iterator for Parts<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
@@ -120,14 +125,14 @@ impl<'a> Iterator for Directives<'a> {
                 _ if escaped => escaped = false,
                 b'\\' => escaped = quoted,
                 b'"' => quoted = !quoted,
-                b',' => return !quoted,
+                _ if byte == self.separator => return !quoted,
                 _ => {}
             }
             false
         });
-        let directive = &self.rest[..end.unwrap_or(self.rest.len())];
+        let part = &self.rest[..end.unwrap_or(self.rest.len())];
         self.rest = end.map_or(&[], |end| &self.rest[end + 1..]);
-        Some(directive.trim_ascii())
+        Some(part.trim_ascii())
     }
 }
 
@@ -143,15 +148,42 @@ fn varies(fields: &Fields<'_>, asks_by: impl Fn(&[u8]) -> bool) -> bool {
 
 /// Whether a cache answered in the backend's place. An `Age` that is no number is not 0.
 pub(super) fn from_cache(fields: &Fields<'_>) -> bool {
+    let in_words = |line: &[u8]| line.split(|&byte| byte == b',').any(says_answered);
+    fields.any("Age", |age| digits(age) != Some(0))
+        || fields.any("X-Cache", in_words)
+        || fields.any("X-Cache-Status", in_words)
+        || fields.any("Cache-Status", |line| parts(line, b',').any(cache_answered))
+}
+
+/// One cache in whatever words: `HIT`, `TCP_MEM_HIT:NONE`, `RefreshHit from cloudfront`. Its name, behind `from`, says nothing.
+fn says_answered(state: &[u8]) -> bool {
     // What caches write where they did not ask the backend, or asked it only whether anything changed.
     const ANSWERED: [&[u8]; 4] = [b"hit", b"stale", b"updating", b"revalidated"];
-    let answered = |state: &[u8]| {
-        ANSWERED.iter().any(|word| state.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word)))
+    let answered = |word: &[u8]| {
+        let ends =
+            |end: &[u8]| word.len() >= end.len() && word[word.len() - end.len()..].eq_ignore_ascii_case(end);
+        ANSWERED.into_iter().any(ends)
     };
-    fields.any("Age", |age| digits(age) != Some(0))
-        || fields.any("X-Cache", answered)
-        || fields.any("X-Cache-Status", answered)
-        || fields.any("Cache-Status", answered)
+    let mut names = false;
+    state
+        .split(u8::is_ascii_whitespace)
+        .filter(|text| !text.is_empty())
+        .filter(|text| !std::mem::replace(&mut names, text.eq_ignore_ascii_case(b"from")))
+        .any(|text| text.split(|byte| !byte.is_ascii_alphanumeric()).any(answered))
+}
+
+/// One cache of `Cache-Status`, RFC 9211: its name, and what it did as parameters. A word alone is how others write it.
+fn cache_answered(cache: &[u8]) -> bool {
+    let mut parameters = parts(cache, b';').skip(1).peekable();
+    if parameters.peek().is_none() {
+        return says_answered(cache);
+    }
+    parameters.any(|parameter| {
+        let mut halves = parameter.splitn(2, |&byte| byte == b'=').map(<[u8]>::trim_ascii);
+        let (name, value) = (halves.next().unwrap_or_default(), halves.next());
+        (name.eq_ignore_ascii_case(b"hit") && value != Some(b"?0"))
+            || (name.eq_ignore_ascii_case(b"fwd-status") && value == Some(b"304"))
+    })
 }
 
 /// Seconds; what is no number is 0.
@@ -331,6 +363,34 @@ mod tests {
             ("Cache-Status", "nginx; hit; ttl=30", true),
             ("Cache-Status", "nginx; fwd=uri-miss", false),
             ("X-Cached", "HIT", false),
+            // The name of the cache is no word about its answer.
+            ("X-Cache", "MISS from white-proxy1", false),
+            ("X-Cache", "MISS from hit.example.com", false),
+            ("X-Cache", "MISS from proxy-hit, HIT from proxy", true),
+            ("X-Cache", "HIT from white-proxy1:3128", true),
+            ("X-Cache", "MISS from, HIT", true),
+            ("X-Cache", "Miss from cloudfront", false),
+            ("X-Cache", "RefreshHit from cloudfront", true),
+            ("X-Cache", "cache-hit", true),
+            ("X-Cache", "white", false),
+            ("X-Cache", "TCP_REFRESH_HIT from a22.deploy (AkamaiGHost/9) (-)", true),
+            ("X-Cache", "TCP_MISS from a22-hit.deploy (AkamaiGHost/9) (-)", false),
+            ("X-Cache", "HITPASS", false),
+            ("X-Cache-Status", "hit", true),
+            ("X-Cache-Status", "UPDATING", true),
+            ("X-Cache-Status", "REVALIDATED", true),
+            ("X-Cache-Status", "EXPIRED", false),
+            ("Cache-Status", "white; fwd=miss", false),
+            ("Cache-Status", "hit; fwd=miss", false),
+            ("Cache-Status", "\"a hit; hit, hit\"; fwd=miss", false),
+            ("Cache-Status", "cdn;detail=hit;fwd=stale", false),
+            ("Cache-Status", "cdn; detail=\"x; hit\"; fwd=miss", false),
+            ("Cache-Status", "origin; fwd=miss, cdn ;HIT; ttl=3", true),
+            ("Cache-Status", "cdn; hit=?1", true),
+            ("Cache-Status", "cdn; hit=?0; fwd=miss", false),
+            ("Cache-Status", "cdn; fwd=stale; fwd-status=304", true),
+            ("Cache-Status", "HIT", true),
+            ("Cache-Status", "MISS", false),
         ] {
             let headers = [(name.as_bytes(), value.as_bytes())];
             let fields = Fields::of(&ReplyHead { status: 200, headers: &headers });
