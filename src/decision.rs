@@ -78,7 +78,7 @@ pub struct Decision {
     pub http_status: Option<u16>,
     /// For how long this decision may be reused; zero: not at all.
     pub ttl: Duration,
-    /// `X-Max-Sessions`; zero if absent.
+    /// `X-Max-Sessions`; zero if absent or no number.
     pub max_sessions: u32,
     /// From submit to decision.
     pub latency: Duration,

@@ -79,7 +79,7 @@ pub(crate) use self::completion::Tag;
 pub use self::completion::{Completed, Receiver};
 #[cfg(feature = "steps")]
 pub(crate) use self::ledger::{Ledger, Room};
-pub(crate) use self::limits::MOST_PLACES;
+pub(crate) use self::limits::{MOST_PLACES, most_sessions};
 pub(crate) use self::policy::Policy;
 pub use self::queue::Queue;
 pub(crate) use self::retries::RetryBudget;

@@ -292,6 +292,14 @@ fn explain_says_by_which_rules_an_allow_lives_how_long() {
         0,
         &["*   sessions: X-Max-Sessions is 4097; more than 4096 are taken for no limit"],
     );
+    let unique = "HTTP/1.1 200 OK\r\nX-UserId: u\r\nX-Unique: true\r\nX-Max-Sessions: unlimited\r\nContent-Length: 0\r\n\r\n";
+    assert_shows(
+        &check(URL, &answering(unique), &keys),
+        0,
+        &[
+            "*   sessions: X-Unique without a limit in X-Max-Sessions is a limit of 1; sessions.enforce = oldest: ",
+        ],
+    );
     let plain = shown(&check(URL, &url, &[]));
     assert!(!plain.contains("* Rules:") && !plain.contains("Step by step"), "{plain}");
 }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::core::Core;
 use super::inbox::{News, Whose};
-use super::limits::{Admission, Asks, MOST_PLACES};
+use super::limits::{Admission, Asks, MOST_PLACES, most_sessions};
 use super::policy::Policy;
 use crate::decision::{Decision, Verdict};
 
@@ -82,10 +82,7 @@ impl Core {
         let settings = &policy.settings.sessions;
         let enforce = settings.enforce?;
         let user = decision.user_id();
-        let limit = match decision.max_sessions {
-            0 if decision.unique => 1,
-            limit => limit as usize,
-        };
+        let limit = most_sessions(decision.max_sessions, decision.unique) as usize;
         (decision.allows() && !user.is_empty() && (1..=MOST_PLACES).contains(&limit)).then(|| Asks {
             user,
             session,

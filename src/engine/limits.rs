@@ -13,7 +13,8 @@
 //! In an outage, when a ban may have ended and the backend cannot be asked, who was let in before (`last_known`) goes on in its
 //! place or takes one that is free.
 //!
-//! `X-Unique: true` without `X-Max-Sessions` is a limit of one (assumed: the vendor does not define it).
+//! `X-Unique: true` is a limit of one (assumed: the vendor does not define it) where `X-Max-Sessions` is absent, 0 or no number:
+//! hosts are told 0 of all three.
 //!
 //! Bounded: users that have neither places nor bans are forgotten; a user has at most as many places as its limit says
 //! and [`MOST_BANS`] bans. A limit over [`MOST_PLACES`] is how backends write that there is none, and is not enforced: each check
@@ -34,6 +35,11 @@ pub(crate) const MOST_PLACES: usize = 4096;
 const MOST_BANS: usize = 64;
 /// Users are looked through for what has ended whenever their number has doubled, but not before there are so many.
 const LEAST_USERS: usize = 1024;
+
+/// How many sessions a user may have; 0: the backend set no limit.
+pub(crate) fn most_sessions(max_sessions: u32, unique: bool) -> u32 {
+    if max_sessions == 0 { unique.into() } else { max_sessions }
+}
 
 #[derive(Default)]
 pub(crate) struct Limits {

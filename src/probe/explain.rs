@@ -10,7 +10,7 @@ use crate::backend::Answer;
 use crate::check::Question;
 use crate::config::{BackendMode, Enforce, Settings, TtlHeader, show_duration};
 use crate::decision::{Cause, Verdict};
-use crate::engine::{Attempt, MOST_PLACES, Outage, Policy};
+use crate::engine::{Attempt, MOST_PLACES, Outage, Policy, most_sessions};
 
 /// What became of an attempt that was given up.
 pub(super) const NOT_WAITED_FOR: &str = "its answer was not waited for";
@@ -257,10 +257,10 @@ impl Rules<'_> {
         if answer.dropped_text {
             self.tell("reply", "a user id or location is not fit to be passed on, and left out");
         }
-        if answer.max_sessions == 0 || answer.verdict == Verdict::Deny {
+        let most = most_sessions(answer.max_sessions, answer.unique);
+        if most == 0 || answer.verdict == Verdict::Deny {
             return;
         }
-        let most = answer.max_sessions;
         let effect = match (self.settings.sessions.enforce, answer.user_id.is_some()) {
             (None, _) => "sessions.enforce = off: the host is told, nobody is refused for it",
             (Some(_), false) => "without an X-UserId there is nobody to count sessions of",
@@ -268,7 +268,11 @@ impl Rules<'_> {
             (Some(Enforce::Newest), true) => "sessions.enforce = newest: one more than that is refused",
             (Some(Enforce::Oldest), true) => "sessions.enforce = oldest: one more than that ends the oldest",
         };
-        self.tell("sessions", format!("X-Max-Sessions is {most}; {effect}"));
+        let said = match answer.max_sessions {
+            0 => "X-Unique without a limit in X-Max-Sessions is a limit of 1".to_owned(),
+            most => format!("X-Max-Sessions is {most}"),
+        };
+        self.tell("sessions", format!("{said}; {effect}"));
     }
 }
 

@@ -33,6 +33,36 @@ async fn a_limit_that_stands_for_none_keeps_no_list_of_sessions() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn unique_is_a_limit_of_one_where_the_backend_wrote_no_number_of_sessions() {
+    for (unique, sessions, let_in) in [
+        ("true", "", 1),
+        ("true", "|X-Max-Sessions: 0", 1),
+        ("true", "|X-Max-Sessions: -1", 1),
+        ("true", "|X-Max-Sessions: unlimited", 1),
+        ("true", "|X-Max-Sessions:", 1),
+        ("true", "|X-Max-Sessions: 1", 1),
+        ("true", "|X-Max-Sessions: 2", 2),
+        ("true", "|X-Max-Sessions: 4097", 4),
+        ("true", "|X-Max-Sessions: 99999999999", 4),
+        ("false", "", 4),
+        ("false", "|X-Max-Sessions: 0", 4),
+        ("false", "|X-Max-Sessions: -1", 4),
+        ("false", "|X-Max-Sessions: unlimited", 4),
+        ("false", "|X-Max-Sessions: 2", 2),
+    ] {
+        let says = allow(&format!("X-AuthDuration: 36000|X-UserId: u1|X-Unique: {unique}{sessions}"));
+        with_viewers(&[NEWEST], says, |viewers| async move {
+            let mut allowed = 0;
+            for session in ["s1", "s2", "s3", "s4"] {
+                allowed += usize::from(viewers.ask(&check(session, "")).await.allows());
+            }
+            assert_eq!(allowed, let_in, "X-Unique: {unique}{sessions}");
+        })
+        .await;
+    }
+}
+
 /// What an operator may do about a session that is banned, and whether it comes back by that.
 type Act = (&'static str, fn(&Viewers), Verdict);
 
