@@ -72,7 +72,8 @@ use tokio::task::LocalSet;
 use tokio::time::Instant;
 
 pub(crate) use self::asking::{
-    Asking, Attempt, Means, Outage, Phrases, ask, backend_decision, doing, outage_decision,
+    Asking, Attempt, Means, Outage, Phrases, UNCORROBORATED, ask, backend_decision, doing, is_uncorroborated,
+    outage_decision,
 };
 pub(crate) use self::batch::Batch;
 pub(crate) use self::completion::Tag;

@@ -17,10 +17,10 @@ use tokio::time::Instant;
 use crate::backend::RequestPlan;
 use crate::check::{Check, Question};
 use crate::config::{BackendUrl, Config};
-use crate::decision::Decision;
+use crate::decision::{Decision, Verdict};
 use crate::engine::{
-    Asking, Attempt, Means, Phrases, Policy, RetryBudget, StartError, SubmitError, ask, backend_decision,
-    doing, outage_decision,
+    Asking, Attempt, Means, Phrases, Policy, RetryBudget, StartError, SubmitError, UNCORROBORATED, ask,
+    backend_decision, doing, is_uncorroborated, outage_decision,
 };
 use crate::observe::Logger;
 use crate::transport::{Stage, Trace, Transport};
@@ -35,6 +35,11 @@ pub struct ProbeReport {
     pub decision: Decision,
     /// Every request, in order: one, or more after a failover or a safe retry.
     pub attempts: Vec<ProbeAttempt>,
+    /// Which of `attempts` ended in the outage that decided; `None`: there was an answer.
+    pub outage: Option<usize>,
+    /// The default action would allow, and an engine denies all the same: `fail_open = corroborated`, and nobody else met
+    /// an outage.
+    pub uncorroborated: bool,
     /// What the configuration warns of.
     pub warnings: Vec<String>,
     /// Which rules led to the decision.
@@ -132,14 +137,21 @@ pub fn probe(config: &Config, check: &Check<'_>) -> Result<Result<ProbeReport, S
     });
     let attempts = asking.attempts();
     let explanation = explain::explanation(&policy, &question, &attempts, &result);
+    let (mut outage, mut uncorroborated) = (None, false);
     let mut decision = match result {
         Ok(answer) => {
             let ttl = answer.ttl;
             backend_decision(answer, ttl)
         }
-        Err(outage) => {
-            let decision = outage_decision(&policy, &outage);
-            Phrases::default().explain(decision, &outage.detail, "default action")
+        Err(decisive) => {
+            outage = attempts.iter().rposition(|attempt| attempt.endpoint == decisive.endpoint);
+            let mut decision = outage_decision(&policy, &decisive);
+            uncorroborated = is_uncorroborated(&policy, &question, &decision);
+            let done = if uncorroborated { UNCORROBORATED } else { "default action" };
+            if uncorroborated {
+                decision.verdict = Verdict::Deny;
+            }
+            Phrases::default().explain(decision, &decisive.detail, done)
         }
     };
     decision.latency = began.elapsed();
@@ -150,7 +162,8 @@ pub fn probe(config: &Config, check: &Check<'_>) -> Result<Result<ProbeReport, S
             shown(attempt, &settings.backends[endpoint], &policy.plans[endpoint], &question)
         })
         .collect();
-    Ok(Ok(ProbeReport { decision, attempts, warnings: settings.warnings.clone(), explanation }))
+    let warnings = settings.warnings.clone();
+    Ok(Ok(ProbeReport { decision, attempts, outage, uncorroborated, warnings, explanation }))
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {

@@ -9,7 +9,7 @@ mod support;
 
 use std::process::Command;
 
-use support::Http2Server;
+use support::{Frame, Http2Server, Kind, Reply, Scripted, header_block};
 
 #[test]
 fn each_of_two_backends_is_shown_with_its_own_status() {
@@ -33,4 +33,22 @@ fn each_of_two_backends_is_shown_with_its_own_status() {
         assert_eq!(replies, [format!("< HTTP/2 {status}")], "{shown}");
     }
     assert_eq!(servers.map(|server| server.asked().len()), [1, 1]);
+}
+
+#[test]
+fn an_answer_that_breaks_a_rule_is_not_called_another_service() {
+    let of_another = header_block(&[(":status", "200"), ("x-session-id", "other")]);
+    let backend = Scripted::http2(
+        |_| Reply::raw(Frame::new(Kind::SETTINGS, 0, 0, []).bytes()),
+        move |request| Reply::raw(Frame::headers(Frame::END_STREAM, request.stream, &of_another)),
+    );
+    let output = Command::new(env!("CARGO_BIN_EXE_alta-auth"))
+        .args(["check", "https://live.example.com/ch/index.m3u8?token=123", "--backend", &backend.url()])
+        .args(["--set", "http.version=h2c", "--set", "timeout=10s"])
+        .output()
+        .unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{shown}{}", String::from_utf8_lossy(&output.stderr));
+    let advice = format!("\n* http://{} speaks HTTP, but its answer ", backend.address());
+    assert!(shown.contains("\n* UNDETERMINED (protocol): ") && shown.contains(&advice), "{shown}");
 }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub(crate) use attempts::{Asking, Attempt};
-pub(crate) use deciding::{backend_decision, outage_decision};
+pub(crate) use deciding::{UNCORROBORATED, backend_decision, is_uncorroborated, outage_decision};
 pub(crate) use phrases::Phrases;
 pub(crate) use settling::{breaker_open, doing, late_in_line};
 

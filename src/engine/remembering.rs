@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::asking::{backend_decision, client};
+use super::asking::{UNCORROBORATED, backend_decision, is_uncorroborated};
 use super::flights::{Flight, FlightId};
 use super::inbox::Asked;
 use super::policy::Policy;
@@ -17,7 +17,6 @@ use crate::check::Question;
 use crate::clock;
 use crate::decision::{Decision, Origin, Verdict};
 use crate::memory::{Facts, Record};
-use crate::outage::Health;
 
 /// Sessions looked into in one turn, so that the end of very many holds nobody up.
 const SWEEP: usize = 1024;
@@ -167,16 +166,9 @@ impl Shard {
             let why = if detail.is_empty() { decision.reason } else { detail };
             return self.phrases.borrow_mut().explain(known, why, "last known");
         }
-        // A request that only fails itself, because of what it is, gets nothing by that. Of several endpoints each is in
-        // question: one that answers the others would have answered this.
-        let corroborated = |health: &Health| health.is_open() || health.corroborates(client(question));
-        if policy.settings.fail_open_corroborated
-            && decision.verdict == Verdict::Allow
-            && decision.cause.is_outage()
-            && !policy.health.iter().all(corroborated)
-        {
+        if is_uncorroborated(policy, question, &decision) {
             decision.verdict = Verdict::Deny;
-            return explained(decision, "nobody else met an outage (fail_open = corroborated)");
+            return explained(decision, UNCORROBORATED);
         }
         explained(decision, "default action")
     }

@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
-use super::Outage;
+use super::{Outage, client};
 use crate::backend::Answer;
-use crate::decision::{Cause, Decision, Origin, Texts};
+use crate::check::Question;
+use crate::decision::{Cause, Decision, Origin, Texts, Verdict};
 use crate::engine::Policy;
+use crate::outage::Health;
+
+/// Why a default action that allows does not stand.
+pub(crate) const UNCORROBORATED: &str = "nobody else met an outage (fail_open = corroborated)";
 
 /// What every waiter of an answered flight gets. `ttl` is what is left of the answer's.
 pub(crate) fn backend_decision(answer: Answer, ttl: Duration) -> Decision {
@@ -27,4 +32,15 @@ pub(crate) fn outage_decision(policy: &Policy, outage: &Outage) -> Decision {
     let mut decision = policy.without_answer(outage.cause, "");
     decision.http_status = outage.http_status;
     decision
+}
+
+/// Whether the default action would let in who met an outage that nobody else has met. A request that only fails itself,
+/// because of what it is, gets nothing by that. Of several endpoints each is in question: one that answers the others would
+/// have answered this.
+pub(crate) fn is_uncorroborated(policy: &Policy, question: &Question, decision: &Decision) -> bool {
+    let corroborated = |health: &Health| health.is_open() || health.corroborates(client(question));
+    policy.settings.fail_open_corroborated
+        && decision.verdict == Verdict::Allow
+        && decision.cause.is_outage()
+        && !policy.health.iter().all(corroborated)
 }

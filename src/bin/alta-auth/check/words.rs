@@ -11,14 +11,18 @@ use crate::human;
 pub(crate) fn decision(text: &mut String, report: &ProbeReport, location: &str) {
     let decision = &report.decision;
     if decision.origin == Origin::Default {
+        let action = if report.uncorroborated {
+            "allow, but nobody else met an outage (fail_open = corroborated): denied".to_owned()
+        } else {
+            decision.verdict.to_string()
+        };
         let _ = writeln!(
             text,
-            "* UNDETERMINED ({}): the backend gave no answer; the default action is {}",
+            "* UNDETERMINED ({}): the backend gave no answer; the default action is {action}",
             decision.cause.name(),
-            decision.verdict
         );
-        let last = report.attempts.last();
-        let _ = writeln!(text, "* {}", no_answer(decision.cause, last, decision.http_status));
+        let decisive = report.outage.and_then(|index| report.attempts.get(index));
+        let _ = writeln!(text, "* {}", no_answer(decision.cause, decisive, decision.http_status));
         return;
     }
     let status = decision.http_status.map_or_else(String::new, |status| format!(" with status {status}"));
@@ -32,7 +36,7 @@ pub(crate) fn decision(text: &mut String, report: &ProbeReport, location: &str) 
 
 /// What the backend added.
 fn said(text: &mut String, decision: &Decision, location: &str) {
-    if decision.http_status.is_some_and(|status| (300..400).contains(&status)) {
+    if !decision.allows() && decision.http_status.is_some_and(|status| (300..400).contains(&status)) {
         let _ = writeln!(
             text,
             "* A redirect is never followed: it is a refusal. Set backend.url to the final URL"
@@ -102,11 +106,24 @@ fn no_answer(cause: Cause, attempt: Option<&ProbeAttempt>, status: Option<u16>) 
             ),
             _ => connection_hangs(endpoint, total),
         },
-        Cause::Reset => format!(
-            "{endpoint} accepted the connection and closed it without an answer: it crashed, was restarted, or does not speak the protocol of backend.url"
-        ),
-        Cause::Protocol if attempt.is_some_and(|attempt| attempt.reply.starts_with(b"HTTP/")) => format!(
-            "{endpoint} speaks HTTP, but its answer was cut off or breaks a rule of HTTP: look for a crash in the backend, or for what changes answers on the way"
+        Cause::Reset => match status {
+            Some(status) => format!(
+                "{endpoint} answered with status {status}, and closed the connection before its answer was complete: look for a crash in the backend, or for what ends answers on the way"
+            ),
+            None => format!(
+                "{endpoint} accepted the connection and closed it without an answer: it crashed, was restarted, or does not speak the protocol of backend.url"
+            ),
+        },
+        // Of HTTP/2 there are no bytes to look at.
+        Cause::Protocol
+            if status.is_some() || attempt.is_some_and(|attempt| attempt.reply.starts_with(b"HTTP/")) =>
+        {
+            format!(
+                "{endpoint} speaks HTTP, but its answer was cut off or breaks a rule of HTTP: look for a crash in the backend, or for what changes answers on the way"
+            )
+        }
+        Cause::Protocol if attempt.is_some_and(|attempt| attempt.protocol == "HTTP/2") => format!(
+            "What {endpoint} answered is not proper HTTP/2: does the backend speak it (http.version), or is another service on that port?"
         ),
         Cause::Protocol => {
             format!(
@@ -171,6 +188,14 @@ mod tests {
         ] {
             attempt.reply = reply.to_vec();
             let said = no_answer(Cause::Protocol, Some(&attempt), None);
+            assert!(said.starts_with(words), "{said}");
+        }
+        (attempt.reply, attempt.protocol) = (Vec::new(), "HTTP/2");
+        for (status, words) in [
+            (Some(200), "http://192.0.2.1:80 speaks HTTP, but"),
+            (None, "What http://192.0.2.1:80 answered is not proper HTTP/2"),
+        ] {
+            let said = no_answer(Cause::Protocol, Some(&attempt), status);
             assert!(said.starts_with(words), "{said}");
         }
     }
