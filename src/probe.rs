@@ -140,7 +140,8 @@ pub fn probe(config: &Config, check: &Check<'_>) -> Result<Result<ProbeReport, S
     let (mut outage, mut uncorroborated) = (None, false);
     let mut decision = match result {
         Ok(answer) => {
-            let ttl = answer.ttl;
+            // Where nothing is remembered, nothing is reused.
+            let ttl = if settings.memory.decisions == 0 { Duration::ZERO } else { answer.ttl };
             backend_decision(answer, ttl)
         }
         Err(decisive) => {

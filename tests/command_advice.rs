@@ -61,6 +61,18 @@ fn a_redirect_that_is_allowed_is_not_called_a_refusal() {
 }
 
 #[test]
+fn how_long_a_decision_may_be_reused_is_what_an_engine_would_do() {
+    let url = answering("HTTP/1.1 200 OK\r\nX-AuthDuration: 36000\r\nContent-Length: 0\r\n\r\n");
+    let reused = "* The decision may be reused for ";
+    assert!(shown(&url, &[], 0).contains(&format!("{reused}36000 s\n")));
+    let nothing = shown(&url, &["memory.max_decisions=0"], 0);
+    assert!(!nothing.contains(reused), "{nothing}");
+    let url = answering("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let shown = shown(&url, &["ttl.allow=500ms"], 0);
+    assert!(shown.contains(&format!("{reused}500 ms\n")), "{shown}");
+}
+
+#[test]
 fn a_default_action_that_one_check_alone_does_not_get_is_not_promised() {
     let (_held, refuses) = refusing();
     let url = format!("http://{refuses}/");

@@ -46,7 +46,7 @@ fn said(text: &mut String, decision: &Decision, location: &str) {
         let _ = writeln!(text, "* Location: {location}");
     }
     if !decision.ttl.is_zero() {
-        let _ = writeln!(text, "* The decision may be reused for {} s", decision.ttl.as_secs());
+        let _ = writeln!(text, "* The decision may be reused for {}", lifetime(decision.ttl));
     }
     if !decision.user_id().is_empty() {
         let _ = writeln!(text, "* User: {}", decision.user_id());
@@ -60,6 +60,15 @@ fn said(text: &mut String, decision: &Decision, location: &str) {
     }
     if decision.unique {
         let _ = writeln!(text, "* The session must be the user's only one for this stream (X-Unique)");
+    }
+}
+
+/// Of a short one a part of a second matters.
+fn lifetime(ttl: Duration) -> String {
+    if ttl < Duration::from_secs(10) && ttl.subsec_nanos() > 0 {
+        human::time(ttl)
+    } else {
+        format!("{} s", ttl.as_secs())
     }
 }
 
