@@ -221,17 +221,27 @@ fn echo() -> String {
     let address = scripted(|head| {
         let target = head.split(' ').nth(1).unwrap();
         let escaped = head.replace("\r\n", "\\n");
+        let after =
+            |sign: &str| head.split(sign).nth(1).unwrap_or("").split(['&', ' ', '\r']).next().unwrap();
+        let [user, basic, bearer] = ["token=", "Basic ", "Bearer "].map(after);
         format!(
-            "HTTP/1.1 403 Forbidden\r\nLocation: http://login/{target}\r\nSet-Cookie: all={target}\r\n\
-             X-Echo: {escaped}\r\nX-UserId: u\r\n\r\n<p>{head}</p>"
+            "HTTP/1.1 403 Bad: {user}\r\nLocation: http://login/{target}\r\nSet-Cookie: all={target}\r\n\
+             X-Echo: {escaped}\r\nX-{user}: \r\nX-UserId: {user}\r\n\r\n\
+             <p>{head}</p> {basic}, canary-password, {bearer}"
         )
         .into_bytes()
     });
     format!("http://operator:canary-password@{address}/auth?key=canary-own")
 }
 
-const CANARIES: [&str; 6] =
-    ["--explain", "--set", "header.X-Api-Key=canary-header", "--set", "param.extra=canary-param", "--probe"];
+const CANARIES: [&str; 6] = [
+    "--explain",
+    "--set",
+    "header.X-Api-Key=Bearer canary-header",
+    "--set",
+    "param.extra=canary-param",
+    "--probe",
+];
 
 #[test]
 fn no_secret_is_shown_wherever_it_turns_up() {
@@ -240,6 +250,8 @@ fn no_secret_is_shown_wherever_it_turns_up() {
     let all = shown(&output) + &text(&output.stderr);
     assert!(all.contains("> X-Api-Key: …"), "{all}");
     assert!(all.contains("> Authorization: …"), "{all}");
+    assert!(all.contains("< HTTP/1.1 403 Bad: …\n") && all.contains("* User: …\n"), "{all}");
+    assert!(all.contains("</p> …, …, …\n"), "{all}");
     assert!(all.contains("*   query: token=…&…&x=…\n"), "{all}");
     assert!(!all.to_ascii_lowercase().contains("canary"), "{all}");
     // "operator:canary-password", as it goes out.

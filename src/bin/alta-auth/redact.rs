@@ -4,6 +4,9 @@
 //! as a whole. Request headers are redacted unless they are the protocol's own. What a backend repeats is
 //! found by value ([`Secrets`]).
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 /// What stands for a secret.
 pub(crate) const MASK: &str = "…";
 
@@ -85,6 +88,26 @@ impl Secrets {
         }
     }
 
+    /// A request header's value, and what of it a backend may say alone: credentials without their scheme, the user and the
+    /// password of Basic, each value of a cookie.
+    pub(crate) fn add_header(&mut self, name: &[u8], value: &[u8]) {
+        self.add(value);
+        if name.eq_ignore_ascii_case(b"cookie") {
+            value.split(|&byte| byte == b';').for_each(|pair| self.add(after(pair, b'=').trim_ascii()));
+            return;
+        }
+        let credentials = after(value, b' ').trim_ascii();
+        self.add(credentials);
+        if value.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"basic "))
+            && let Ok(pair) = STANDARD.decode(credentials)
+        {
+            let password = after(&pair, b':');
+            self.add(&pair);
+            self.add(password);
+            self.add(pair[..pair.len() - password.len()].strip_suffix(b":").unwrap_or_default());
+        }
+    }
+
     pub(crate) fn add(&mut self, value: &[u8]) {
         if !value.is_empty() && !self.0.iter().any(|known| known == value) {
             self.0.push(value.to_vec());
@@ -118,6 +141,11 @@ impl Secrets {
         }
         out
     }
+}
+
+/// What stands behind the first of these; all, if there is none.
+fn after(text: &[u8], mark: u8) -> &[u8] {
+    text.iter().position(|&byte| byte == mark).map_or(text, |at| &text[at + 1..])
 }
 
 fn stands_at(text: &[u8], at: usize, secret: &[u8]) -> bool {
@@ -208,6 +236,22 @@ mod tests {
             text(secrets.masked_but(b"refused by 10.0.0.1:12: 12", &[address])),
             "refused by 10.0.0.1:12: …"
         );
+    }
+
+    #[test]
+    fn what_comes_back_of_a_header_is_masked_in_each_of_its_parts() {
+        for (name, value, said, shown) in [
+            ("Authorization", "Bearer k-1234", "k-1234 by Bearer k-1234", "… by …"),
+            ("Authorization", "Basic bWU6c2VjcmV0", "bWU6c2VjcmV0 is me:secret", "… is …"),
+            ("authorization", "basic bWU6c2VjcmV0", "me said secret", "… said …"),
+            ("Authorization", "Basic a2V5LTEyMzQ6", "key-1234", "…"),
+            ("Cookie", "a=first; b=second", "second of a=first", "… of a=…"),
+            ("X-Api-Key", "k-1234", "k-1234!", "…!"),
+        ] {
+            let mut secrets = Secrets::default();
+            secrets.add_header(name.as_bytes(), value.as_bytes());
+            assert_eq!(text(secrets.masked(said.as_bytes())), shown, "{value}");
+        }
     }
 
     #[test]

@@ -39,11 +39,12 @@ pub(crate) fn report(report: &ProbeReport, client: &Client, show_secrets: bool, 
         }
     }
     let location = report.decision.location().as_bytes();
-    let location = match &mask {
-        Some(secrets) => secrets.masked(&redact::target(location)),
-        None => location.to_vec(),
+    let user = report.decision.user_id().as_bytes();
+    let (location, user) = match &mask {
+        Some(secrets) => (secrets.masked(&redact::target(location)), secrets.masked(user)),
+        None => (location.to_vec(), user.to_vec()),
     };
-    words::decision(&mut text, report, &redact::printable(&location));
+    words::decision(&mut text, report, &redact::printable(&location), &redact::printable(&user));
     if explain {
         explain::rules(&mut text, &report.explanation, show_secrets);
     }
@@ -64,7 +65,7 @@ fn secrets(report: &ProbeReport, client: &Client) -> Secrets {
             } else if let Some((name, value)) = header(line)
                 && !redact::is_open(name)
             {
-                secrets.add(value);
+                secrets.add_header(name, value);
             }
         }
     }
@@ -143,8 +144,13 @@ fn show_reply(text: &mut String, reply: &[u8], mask: Option<&Secrets>) {
         // Interim replies are heads before the head.
         let interim = rest.get(9) == Some(&b'1');
         let end = rest.windows(4).position(|window| window == b"\r\n\r\n").map_or(rest.len(), |end| end + 4);
-        for line in lines(&rest[..end]) {
-            let _ = writeln!(text, "< {}", redact::printable(&reply_line(line, mask)));
+        for (index, line) in lines(&rest[..end]).enumerate() {
+            let shown = match mask {
+                Some(secrets) if index == 0 => secrets.masked_but(line, &[status_code(line)]),
+                Some(secrets) => reply_line(line, secrets),
+                None => line.to_vec(),
+            };
+            let _ = writeln!(text, "< {}", redact::printable(&shown));
         }
         rest = &rest[end..];
         if !interim {
@@ -163,8 +169,15 @@ fn show_reply(text: &mut String, reply: &[u8], mask: Option<&Secrets>) {
     }
 }
 
-fn reply_line(line: &[u8], mask: Option<&Secrets>) -> Vec<u8> {
-    let (Some(secrets), Some((name, value))) = (mask, header(line)) else { return line.to_vec() };
+/// A status line up to its status, if that is where it stands.
+fn status_code(line: &[u8]) -> &[u8] {
+    let end = line.get(12).is_none_or(|&byte| byte == b' ');
+    let is = line.get(8..12).is_some_and(|code| code[0] == b' ' && code[1..].iter().all(u8::is_ascii_digit));
+    if end && is { &line[..12] } else { b"HTTP/" }
+}
+
+fn reply_line(line: &[u8], secrets: &Secrets) -> Vec<u8> {
+    let Some((name, value)) = header(line) else { return secrets.masked(line) };
     let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
     if PLAIN.into_iter().any(is) {
         return line.to_vec();
@@ -176,7 +189,7 @@ fn reply_line(line: &[u8], mask: Option<&Secrets>) -> Vec<u8> {
     } else {
         secrets.masked(value)
     };
-    [name, b": ", &value].concat()
+    [&secrets.masked(name), &b": "[..], &value].concat()
 }
 
 /// The lines of a head or body, without their ends. The last one only if it is not empty.
@@ -216,7 +229,7 @@ mod tests {
 
     const REQUEST: &str = "GET /auth?key=operator&token=canary HTTP/1.1\r\nHost: h\r\nX-Session-Id: s\r\n\
                            Authorization: Basic canary\r\nX-Api-Key: canary\r\n\r\n";
-    const REPLY: &str = "HTTP/1.1 103 Early\r\nLink: a\r\n\r\nHTTP/1.1 302 Found\r\nLocation: http://l/?t=canary\r\n\
+    const REPLY: &str = "HTTP/1.1 103 Early\r\nLink: a\r\n\r\nHTTP/1.1 302 No canary\r\n of canary\r\nLocation: http://l/?t=canary\r\n\
                          Set-Cookie: sid=fresh\r\nContent-Length: 12\r\n\r\nbad canary\x1b[2J\r\n";
 
     #[test]
@@ -228,7 +241,8 @@ mod tests {
             "> Authorization: …",
             "> X-Api-Key: …",
             "< HTTP/1.1 103 Early",
-            "< HTTP/1.1 302 Found",
+            "< HTTP/1.1 302 No …",
+            "<  of …",
             "< Location: http://l/?t=…",
             "< Set-Cookie: …",
             "< Content-Length: 12",

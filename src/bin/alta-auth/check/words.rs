@@ -7,8 +7,8 @@ use alta_auth::{Cause, Decision, Origin, ProbeAttempt, ProbeReport};
 
 use crate::human;
 
-/// Appends the decision. `location` is fit to show.
-pub(crate) fn decision(text: &mut String, report: &ProbeReport, location: &str) {
+/// Appends the decision. `location` and `user` are fit to show.
+pub(crate) fn decision(text: &mut String, report: &ProbeReport, location: &str, user: &str) {
     let decision = &report.decision;
     if decision.origin == Origin::Default {
         let action = if report.uncorroborated {
@@ -31,11 +31,11 @@ pub(crate) fn decision(text: &mut String, report: &ProbeReport, location: &str) 
     } else {
         let _ = writeln!(text, "* DENY: the backend refuses{status}: {}", decision.detail());
     }
-    said(text, decision, location);
+    said(text, decision, location, user);
 }
 
 /// What the backend added.
-fn said(text: &mut String, decision: &Decision, location: &str) {
+fn said(text: &mut String, decision: &Decision, location: &str, user: &str) {
     if !decision.allows() && decision.http_status.is_some_and(|status| (300..400).contains(&status)) {
         let _ = writeln!(
             text,
@@ -48,8 +48,8 @@ fn said(text: &mut String, decision: &Decision, location: &str) {
     if !decision.ttl.is_zero() {
         let _ = writeln!(text, "* The decision may be reused for {}", lifetime(decision.ttl));
     }
-    if !decision.user_id().is_empty() {
-        let _ = writeln!(text, "* User: {}", decision.user_id());
+    if !user.is_empty() {
+        let _ = writeln!(text, "* User: {user}");
     }
     if decision.max_sessions > 0 {
         let _ = writeln!(
