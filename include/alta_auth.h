@@ -26,9 +26,9 @@
  *   library (alta-cb-N, or alta-io-N with threads.callback = 0), no lock held; they may submit, look up, cancel, revoke
  *   and read statistics of their engine; drain, shutdown, check and free of it give ALTA_AUTH_ERR_THREAD there.
  *   The same holds for the log callback and the thread hooks. None of them may throw or longjmp.
- *   A thread that is ending (in a destructor of pthread_key_create) may still call, but for check and lookup, whose texts
- *   have no place there any more. A thread must not be cancelled (pthread_cancel) inside a call: that ends the process.
- *   Where threads are cancelled, disable it around each call (pthread_setcancelstate).
+ *   A thread that is ending (in a destructor of pthread_key_create) may still call, but for alta_auth_engine_new, and for
+ *   check and lookup, whose texts have no place there any more. A thread must not be cancelled (pthread_cancel) inside a
+ *   call: that ends the process. Where threads are cancelled, disable it around each call (pthread_setcancelstate).
  *   The library's threads block every signal. It installs no signal handler and never raises SIGPIPE.
  *
  * FORK

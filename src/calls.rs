@@ -6,13 +6,12 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
-use std::thread::{self, ThreadId};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
 use crate::config::ThreadHooks;
-use crate::sys::Inside;
+use crate::sys::{Inside, ThreadId};
 
 thread_local! {
     /// Whose calls this thread is inside; the innermost is the last. A thread that has ended so far that it has no such
@@ -79,7 +78,7 @@ impl Calls {
     pub(crate) fn visit(&self) -> Option<Visit<'_>> {
         let mut visits = self.visits.lock();
         visits.open.as_ref()?;
-        visits.threads.push(thread::current().id());
+        visits.threads.push(ThreadId::here());
         Some(Visit(self))
     }
 
@@ -90,7 +89,7 @@ impl Calls {
 
     /// Waits for the visits of other threads; one of its own thread would be waited for by itself.
     pub(crate) fn end(&self) {
-        let here = thread::current().id();
+        let here = ThreadId::here();
         let mut visits = self.visits.lock();
         visits.open = None;
         while visits.threads.iter().any(|thread| *thread != here) {
@@ -124,7 +123,7 @@ impl Drop for Call {
 
 impl Drop for Visit<'_> {
     fn drop(&mut self) {
-        let here = thread::current().id();
+        let here = ThreadId::here();
         let mut visits = self.0.visits.lock();
         if let Some(place) = visits.threads.iter().position(|thread| *thread == here) {
             visits.threads.swap_remove(place);

@@ -64,7 +64,6 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -99,7 +98,7 @@ use crate::check::{Check, Invalid};
 use crate::config::{Config, ConfigError, Settings};
 use crate::decision::{Decision, Verdict};
 use crate::observe::{LogLevel, Logger, Stats};
-use crate::sys;
+use crate::sys::{self, Spawned};
 use crate::transport::Transport;
 
 /// Between the end of an I/O thread's work by a defect and its new beginning, so that one that comes again at once does
@@ -131,7 +130,7 @@ pub enum SubmitError {
 /// Asks backends. Shared between threads by reference; dropping it shuts it down at once.
 pub struct Engine {
     core: Arc<Core>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Mutex<Vec<Spawned>>,
     /// The next queue's number; 0 stands for none.
     queues: AtomicU64,
     callbacks: Arc<Callbacks>,
@@ -392,7 +391,7 @@ impl Engine {
         self.core.stats()
     }
 
-    fn start_thread(&self, index: usize, outlet: Outlet) -> io::Result<JoinHandle<()>> {
+    fn start_thread(&self, index: usize, outlet: Outlet) -> io::Result<Spawned> {
         let (before_park, after_park) = outlet.hooks();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
@@ -444,9 +443,7 @@ impl Engine {
         let first = !threads.is_empty();
         for thread in threads.drain(..) {
             // A receiver that drops the engine runs on the thread that would be waited for.
-            if thread.thread().id() != std::thread::current().id() {
-                let _ = thread.join();
-            }
+            thread.join();
         }
         drop(threads);
         self.core.wait_for_hand_overs();

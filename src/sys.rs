@@ -10,4 +10,4 @@ pub(crate) use epoll::within_runtime;
 pub(crate) use eventfd::EventFd;
 pub(crate) use fork::ForkMark;
 pub(crate) use room::room_for;
-pub(crate) use thread::{Inside, own_panics, silence_own_panics, spawn};
+pub(crate) use thread::{Inside, Spawned, ThreadId, own_panics, silence_own_panics, spawn};

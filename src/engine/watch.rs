@@ -13,7 +13,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, ThreadId};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -21,6 +20,7 @@ use tokio::time::Instant;
 use super::completion::{Completed, Receiver, Tag};
 use super::watching::Watching;
 use crate::decision::{Cause, Decision, Origin, Verdict};
+use crate::sys::ThreadId;
 
 /// Tells a watch's ticket from a check's.
 const WATCH: u64 = 1 << 63;
@@ -145,7 +145,7 @@ impl Watch {
     /// handing a decision to the host; then the last one follows.
     pub(super) fn cancel(self: &Arc<Self>) -> bool {
         let mut state = self.state.lock();
-        let elsewhere = state.calling.is_some_and(|thread| thread != thread::current().id());
+        let elsewhere = state.calling.is_some_and(|thread| thread != ThreadId::here());
         match state.end {
             End::Over => false,
             End::Last if elsewhere => false,
@@ -174,7 +174,7 @@ impl Watch {
                 return None;
             }
             let decision = state.news.take()?;
-            state.calling = Some(thread::current().id());
+            state.calling = Some(ThreadId::here());
             if decision.last {
                 state.end = End::Over;
                 self.all.forget(self.ticket);

@@ -6,11 +6,12 @@ use std::cell::Cell;
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::panic;
+use std::sync::Arc;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::room::room_for;
 
@@ -20,20 +21,29 @@ const STACK: usize = 2 * 1024 * 1024;
 /// Starts a thread in which every signal is blocked from its first instruction on: the mask is inherited, so
 /// the calling thread blocks them too until the other one exists. The host's handlers keep running on the
 /// host's threads, and a write to a closed connection never raises SIGPIPE here. An error names the thread.
-pub(crate) fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+pub(crate) fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> io::Result<Spawned> {
     let _blocked = Blocked::all();
-    let (tell, begun) = crossbeam_channel::bounded(1);
+    // No channel: std's and crossbeam's wait as the thread that std knows, and a thread that is ending is none.
+    let begun = Arc::new((Mutex::new(None), Condvar::new()));
     let begin = || {
         // A stack is refused with an error; for want of what comes after it, the new thread would end the process.
         room_for(STACK)?;
-        let thread = Builder::new().name(name.clone()).stack_size(STACK).spawn(move || {
-            let _ = tell.send(());
+        let tell = Arc::clone(&begun);
+        let handle = Builder::new().name(name.clone()).stack_size(STACK).spawn(move || {
+            *tell.0.lock() = Some(ThreadId::here());
+            tell.1.notify_one();
+            drop(tell);
             let _inside = Inside::enter();
             work();
         })?;
         // Until it has what it begins with, nobody else asks whether there is room.
-        let _ = begun.recv();
-        Ok(thread)
+        let mut id = begun.0.lock();
+        loop {
+            match *id {
+                Some(id) => return Ok(Spawned { id, handle }),
+                None => begun.1.wait(&mut id),
+            }
+        }
     };
     begin().map_err(|error: io::Error| {
         let limits = if error.kind() == io::ErrorKind::WouldBlock {
@@ -45,7 +55,34 @@ pub(crate) fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> io::R
     })
 }
 
+/// A thread that was started.
+pub(crate) struct Spawned {
+    id: ThreadId,
+    handle: JoinHandle<()>,
+}
+
+impl Spawned {
+    /// Waits for its end, unless it is the calling thread, which would wait for itself.
+    pub(crate) fn join(self) {
+        if self.id != ThreadId::here() {
+            let _ = self.handle.join();
+        }
+    }
+}
+
+/// Tells living threads apart. std's own has to be allocated, and is gone in the last destructors of a thread that is ending:
+/// where it is asked for there, it panics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ThreadId(usize);
+
+impl ThreadId {
+    pub(crate) fn here() -> Self {
+        Self(INSIDE.with(|inside| std::ptr::from_ref(inside).addr()))
+    }
+}
+
 thread_local! {
+    /// Without a destructor: it is there as long as the thread, and its address is the thread's alone.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
