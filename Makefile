@@ -46,7 +46,7 @@ soak: toolchain ## ten minutes of faults, reloads, revocations and new engines; 
 	ALTA_AUTH_SOAK=$${ALTA_AUTH_SOAK:-600} $(CARGO) test --release --locked $(FEATURES) --test soak -- --nocapture
 
 miri: ## the pointers of the C ABI under miri; needs nightly Rust with miri
-	$(CARGO) +nightly miri test --locked --lib ffi::
+	$(CARGO) +nightly miri test --locked --lib ffi::pointers
 
 fuzz: ## each fuzz target for FUZZ_SECONDS (60) from its corpus; needs nightly Rust, installs cargo-fuzz
 	@tests/setup fuzz

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
@@ -34,9 +35,7 @@ struct Visits {
 }
 
 /// While this lives, the calling thread is inside a call.
-pub(crate) struct Call {
-    _host: Inside,
-}
+pub(crate) struct Call(());
 
 /// While this lives, the end of the engine waits.
 pub(crate) struct Visit<'a>(&'a Calls);
@@ -53,7 +52,7 @@ impl Calls {
 
     pub(crate) fn call(&self) -> Call {
         let _ = INSIDE.try_with(|inside| inside.borrow_mut().push(self.name()));
-        Call { _host: Inside::leave() }
+        Call(())
     }
 
     /// Whether the calling thread is inside a call, be it inside another engine's by now.
@@ -70,6 +69,7 @@ impl Calls {
     fn run(&self, hook: Option<&(dyn Fn() + Send + Sync)>) {
         let _call = self.call();
         if let Some(hook) = hook {
+            let _host = Inside::leave();
             hook();
         }
     }
@@ -106,6 +106,12 @@ impl Calls {
     fn name(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
+}
+
+/// Runs the host's code and nothing else: a panic in it is the host's own, and no defect. Whether it returned.
+pub(crate) fn returns(code: impl FnOnce()) -> bool {
+    let _host = Inside::leave();
+    catch_unwind(AssertUnwindSafe(code)).is_ok()
 }
 
 /// No hooks.

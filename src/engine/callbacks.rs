@@ -14,6 +14,7 @@ use std::thread::yield_now;
 use parking_lot::{Condvar, Mutex};
 
 use super::completion::{Completed, Receiver};
+use crate::calls;
 use crate::decision::Decision;
 use crate::observe::{LogLevel, Logger};
 use crate::sys::{self, Spawned};
@@ -146,11 +147,17 @@ impl Receiver for Callback {
 
 fn run(log: &Logger, function: &Function, batch: &mut Vec<Completed>) {
     for completed in batch.drain(..) {
-        let call = AssertUnwindSafe(|| completed.hand_over(function));
+        let mut returned = true;
+        let call = AssertUnwindSafe(|| {
+            completed.hand_over(|user_data, decision| {
+                returned = calls::returns(|| function(user_data, decision));
+            })
+        });
         let inside = log.calls().call();
-        let returned = catch_unwind(call);
+        // What is around the host's function is ours: a panic there is a defect, and known as one.
+        let _ = catch_unwind(call);
         drop(inside);
-        if returned.is_err() {
+        if !returned {
             log.log(LogLevel::Error, || "a callback panicked; its decision was delivered".to_owned());
         }
     }

@@ -91,6 +91,12 @@ impl Completed {
         Self(Kind::Watch(News(Some(Arc::clone(watch)))))
     }
 
+    /// Of a watch, and taken already: a defect for who hands it over.
+    #[cfg(test)]
+    pub(super) fn taken() -> Self {
+        Self(Kind::Watch(News(None)))
+    }
+
     /// What the host passed with the check.
     pub fn user_data(&self) -> usize {
         match &self.0 {

@@ -2,12 +2,11 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use crate::calls::Calls;
+use crate::calls::{self, Calls};
 
 /// How much is logged. The numbers are those of the C ABI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,7 +89,7 @@ impl Logger {
             let _call = self.calls.call();
             LOGGING.set(true);
             // A log that panics costs its line and nothing else.
-            let _ = catch_unwind(AssertUnwindSafe(|| sink.log(level, &line)));
+            let _ = calls::returns(|| sink.log(level, &line));
             LOGGING.set(false);
         }
     }

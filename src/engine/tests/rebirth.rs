@@ -204,6 +204,44 @@ fn a_panic_of_the_host_s_code_is_no_defect_of_ours() {
     assert_eq!(said("please report it"), 0, "{lines:?}");
 }
 
+/// What is done around a call of the host's code is ours.
+#[test]
+fn a_defect_of_ours_beside_a_callback_is_not_the_host_s() {
+    let name = "engine::tests::rebirth::a_defect_of_ours_beside_a_callback_is_not_the_host_s";
+    if let Some((_, errors)) = crate::own_process::printed(name, "") {
+        assert!(!errors.contains("panicked"), "{errors}");
+        return;
+    }
+    crate::sys::silence_own_panics();
+    for threads in ["0", "1"] {
+        let lines = Arc::new(Lines::default());
+        let mut config = Config::new();
+        for (key, value) in [
+            ("backend.url", backend(ALLOW).as_str()),
+            ("default_action", "deny"),
+            ("threads.callback", threads),
+        ] {
+            config.set(key, value).unwrap();
+        }
+        config.set_log(Arc::clone(&lines) as Arc<dyn Log>);
+        let engine = Engine::new(&config).unwrap();
+        let called = Arc::new(Mutex::new(0));
+        let counter = Arc::clone(&called);
+        let callback = engine.callback(move |_, _| *counter.lock() += 1);
+        let inside = crate::sys::Inside::enter();
+        callback.receive(&mut vec![Completed::taken()]);
+        drop(inside);
+        engine.submit(&Check { session_id: b"s", ..Check::default() }, &callback, 1).unwrap();
+        assert!(engine.drain(Duration::MAX));
+        drop(engine);
+        assert_eq!(*called.lock(), 1);
+        let lines = lines.0.lock();
+        let said = |words: &str| lines.iter().filter(|line| line.contains(words)).count();
+        assert_eq!(said("a defect at src/engine/completion.rs:"), 1, "{lines:?}");
+        assert_eq!(said("a callback panicked"), 0, "{lines:?}");
+    }
+}
+
 /// Holds the I/O thread in its first delivery until it is let go.
 struct Gate {
     entered: crossbeam_channel::Sender<()>,
