@@ -27,8 +27,10 @@
  *   and read statistics of their engine; drain, shutdown, check and free of it give ALTA_AUTH_ERR_THREAD there.
  *   The same holds for the log callback and the thread hooks. None of them may throw or longjmp.
  *   A thread that is ending (in a destructor of pthread_key_create) may still call, but for alta_auth_engine_new, and for
- *   check and lookup, whose texts have no place there any more. A thread must not be cancelled (pthread_cancel) inside a
- *   call: that ends the process. Where threads are cancelled, disable it around each call (pthread_setcancelstate).
+ *   check and lookup, which may give ALTA_AUTH_ERR_THREAD: their texts may have no place there any more. Of a thread that
+ *   submits, checks or looks up for the first time there, some memory (texts, buffers) is never freed.
+ *   A thread must not be cancelled (pthread_cancel) inside a call: that ends the process. Where threads are cancelled,
+ *   disable it around each call (pthread_setcancelstate).
  *   The library's threads block every signal. It installs no signal handler and never raises SIGPIPE.
  *
  * FORK
@@ -117,7 +119,7 @@
 
 /**
  * Not allowed from inside a callback of the same engine, its log callback and its thread hooks among them: it would wait
- * for itself. Check and lookup: nor from a thread that is ending, where their texts have no place any more.
+ * for itself. Check and lookup may give it in a thread that is ending, where their texts may have no place any more.
  */
 #define ALTA_AUTH_ERR_THREAD -7
 

@@ -17,7 +17,7 @@ pub const ALTA_AUTH_ERR_TIMEOUT: i32 = -5;
 /// Lookup: nothing remembered. Cancel: unknown, or delivered, being delivered or about to be.
 pub const ALTA_AUTH_ERR_NOT_FOUND: i32 = -6;
 /// Not allowed from inside a callback of the same engine, its log callback and its thread hooks among them: it would wait
-/// for itself. Check and lookup: nor from a thread that is ending, where their texts have no place any more.
+/// for itself. Check and lookup may give it in a thread that is ending, where their texts may have no place any more.
 pub const ALTA_AUTH_ERR_THREAD: i32 = -7;
 /// The engine belongs to the parent process.
 pub const ALTA_AUTH_ERR_FORKED: i32 = -8;
