@@ -212,7 +212,7 @@ impl Outlet {
     }
 
     /// The same for whoever does not hold it.
-    pub(crate) fn poker(&self) -> impl Fn() + use<> {
+    pub(crate) fn poker(&self) -> impl Fn() + Clone + use<> {
         let shared = Arc::clone(&self.shared);
         move || shared.notify.notify_one()
     }

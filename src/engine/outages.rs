@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::asking::Outage;
 use super::policy::Policy;
 use crate::decision::Cause;
@@ -16,8 +18,8 @@ pub(crate) struct OutageLog {
 }
 
 impl OutageLog {
-    pub(crate) fn new(log: Arc<Logger>, whose: &'static str) -> Self {
-        Self { log, whose, kinds: Seldom::new() }
+    pub(crate) fn new(log: Arc<Logger>, whose: &'static str, poke: impl Fn() + Send + 'static) -> Self {
+        Self { log, whose, kinds: Seldom::new(poke) }
     }
 
     pub(crate) fn note(&self, outage: &Outage) {
@@ -27,8 +29,21 @@ impl OutageLog {
             // Its opening was said; each check that it stopped is none the wiser.
             return;
         }
-        let Some(more) = self.kinds.happened((outage.endpoint, outage.cause)) else { return };
-        self.log.log(LogLevel::Warn, || format!("no answer from {whose} ({cause}): {}{more}", outage.detail));
+        let line = || format!("no answer from {whose} ({cause}): {}", outage.detail);
+        if let Some(line) = self.kinds.happened((outage.endpoint, outage.cause), line) {
+            self.log.log(LogLevel::Warn, || line);
+        }
+    }
+
+    pub(crate) fn next_at(&self) -> Option<Instant> {
+        self.kinds.next_at()
+    }
+
+    /// What of it is to be said by now.
+    pub(crate) fn say_unsaid(&self, now: Instant) {
+        for unsaid in self.kinds.unsaid(now) {
+            self.log.log(LogLevel::Warn, || unsaid.line);
+        }
     }
 }
 
@@ -42,19 +57,26 @@ pub(crate) struct RefusalLog {
 impl RefusalLog {
     /// So many were refused before this one began.
     pub(crate) fn new(log: Arc<Logger>, refused: u64) -> Self {
-        Self { log, seen: Cell::new(refused), said: Seldom::new() }
+        // Nobody notes any but the shard, in its turn.
+        Self { log, seen: Cell::new(refused), said: Seldom::new(|| ()) }
     }
 
-    /// So many were refused since the engine began.
-    pub(crate) fn note(&self, refused: u64, policy: &Policy) {
+    pub(crate) fn next_at(&self) -> Option<Instant> {
+        self.said.next_at()
+    }
+
+    /// So many were refused since the engine began. Says what is to be said by now.
+    pub(crate) fn note(&self, refused: u64, policy: &Policy, now: Instant) {
         let new = refused - self.seen.replace(refused);
-        if new == 0 {
+        let several = if new == 0 { None } else { self.said.several((), new).map(|unsaid| new + unsaid) };
+        let Some(all) = several.or_else(|| self.said.unsaid(now).pop().map(|unsaid| unsaid.times)) else {
             return;
-        }
-        let Some(unsaid) = self.said.several((), new) else { return };
+        };
         self.log.log(LogLevel::Warn, || {
-            let (all, capacity) = (new + unsaid, policy.settings.inbox_capacity);
-            format!("no room for {all} checks, as {capacity} were pending (inbox.capacity): the backend is slow or silent, or decisions are not taken")
+            let capacity = policy.settings.inbox_capacity;
+            let (checks, were) =
+                (if all == 1 { "check" } else { "checks" }, if capacity == 1 { "was" } else { "were" });
+            format!("no room for {all} {checks}, as {capacity} {were} pending (inbox.capacity): the backend is slow or silent, or decisions are not taken")
         });
     }
 }

@@ -39,13 +39,19 @@ pub(crate) struct Shadow {
 }
 
 impl Shadow {
-    pub(crate) fn new(core: Arc<Core>, transports: Transports, index: usize) -> Rc<Self> {
+    /// `poke`: the thread looks at [`Shadow::next_line`].
+    pub(crate) fn new(
+        core: Arc<Core>,
+        transports: Transports,
+        index: usize,
+        poke: impl Fn() + Clone + Send + 'static,
+    ) -> Rc<Self> {
         Rc::new(Self {
-            outages: OutageLog::new(Arc::clone(&core.log), "the shadow"),
+            outages: OutageLog::new(Arc::clone(&core.log), "the shadow", poke.clone()),
             core,
             transports,
             retries: RetryBudget::default(),
-            disagreements: Seldom::new(),
+            disagreements: Seldom::new(poke),
             pending: Cell::new(0),
             index,
         })
@@ -93,14 +99,35 @@ impl Shadow {
     }
 
     fn heard(&self, outcome: Outcome, ours: &Answer, its: &Answer) {
-        let level = match outcome {
-            Outcome::Denied | Outcome::Allowed => LogLevel::Warn,
-            Outcome::Differed => LogLevel::Info,
-            Outcome::Agreed | Outcome::Unavailable | Outcome::Skipped => return,
-        };
-        if let Some(more) = self.disagreements.happened(outcome) {
-            self.core.log.log(level, || told(ours, its) + &more);
+        if let Some(level) = level(outcome)
+            && let Some(line) = self.disagreements.happened(outcome, || told(ours, its))
+        {
+            self.core.log.log(level, || line);
         }
+    }
+
+    /// When something of it is to be said, though nothing more happens.
+    pub(crate) fn next_line(&self) -> Option<Instant> {
+        self.outages.next_at().into_iter().chain(self.disagreements.next_at()).min()
+    }
+
+    /// What of it is to be said by now.
+    pub(crate) fn say_unsaid(&self, now: Instant) {
+        self.outages.say_unsaid(now);
+        for unsaid in self.disagreements.unsaid(now) {
+            if let Some(level) = level(unsaid.kind) {
+                self.core.log.log(level, || unsaid.line);
+            }
+        }
+    }
+}
+
+/// `None`: it is counted and not said.
+fn level(outcome: Outcome) -> Option<LogLevel> {
+    match outcome {
+        Outcome::Denied | Outcome::Allowed => Some(LogLevel::Warn),
+        Outcome::Differed => Some(LogLevel::Info),
+        Outcome::Agreed | Outcome::Unavailable | Outcome::Skipped => None,
     }
 }
 

@@ -92,9 +92,9 @@ impl Shard {
     pub(crate) fn new(core: Arc<Core>, outlet: Outlet, transports: Transports, index: usize) -> Rc<Self> {
         let seed = core.seed ^ index as u64;
         Rc::new(Self {
-            outages: OutageLog::new(Arc::clone(&core.log), "the backend"),
+            outages: OutageLog::new(Arc::clone(&core.log), "the backend", outlet.poker()),
             refusals: RefusalLog::new(Arc::clone(&core.log), core.ledger.refusals()),
-            shadow: Shadow::new(Arc::clone(&core), transports.another(), index),
+            shadow: Shadow::new(Arc::clone(&core), transports.another(), index, outlet.poker()),
             alarms: Alarms::new(outlet.poker()),
             retries: RetryBudget::new(Arc::clone(&core.retries), Arc::clone(&core.hedges)),
             policy: RefCell::new(core.policy()),
@@ -133,7 +133,7 @@ impl Shard {
             let swept = self.sweeping.borrow().next_at().map(|at| self.core.instant(at));
             let next = self.flights.borrow().next_deadline();
             let next = next.into_iter().chain(swept).chain(self.next_watch()).chain(self.next_standby());
-            let next = next.chain(self.alarms.next()).min();
+            let next = next.chain(self.alarms.next()).chain(self.next_line()).min();
             // A timer that fires early only costs a turn; one that is late breaks a promise.
             if let Some(next) = next
                 && (next < timer.deadline() || timer.is_elapsed())
@@ -179,10 +179,28 @@ impl Shard {
         let overdue = self.expire(now);
         let more = self.call_up(now) || overdue == Overdue::More;
         self.sweep(now);
-        if self.index == 0 {
-            self.refusals.note(self.core.ledger.refusals(), &self.policy.borrow());
-        }
+        self.say_unsaid(now);
         if more { Overdue::More } else { overdue }
+    }
+
+    /// What happened again and again, and is not said at once.
+    fn say_unsaid(&self, now: Instant) {
+        let policy = self.policy.borrow();
+        if self.index == 0 {
+            self.refusals.note(self.core.ledger.refusals(), &policy, now);
+        }
+        self.outages.say_unsaid(now);
+        self.shadow.say_unsaid(now);
+        if let Some(limit) = &policy.per_client {
+            limit.say_unsaid(now);
+        }
+    }
+
+    /// When some of it is to be said.
+    fn next_line(&self) -> Option<Instant> {
+        let denied = self.policy.borrow().per_client.as_ref().and_then(|limit| limit.next_line());
+        let of_backend = self.outages.next_at().into_iter().chain(self.refusals.next_at());
+        of_backend.chain(self.shadow.next_line()).chain(denied).min()
     }
 
     pub(super) fn take_in(self: &Rc<Self>) {

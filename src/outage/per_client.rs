@@ -22,10 +22,7 @@ use tokio::time::Instant;
 
 use super::client::Client;
 use crate::config::{PerIp, Rate};
-use crate::observe::{LogLevel, Logger};
-
-/// One line in the log about those who were denied stands for as long.
-const PERIOD: Duration = Duration::from_secs(10);
+use crate::observe::{LogLevel, Logger, Seldom};
 
 pub(crate) struct PerClient {
     rate: Rate,
@@ -33,13 +30,7 @@ pub(crate) struct PerClient {
     /// Addresses are told apart by a keyed hash: nobody can choose one that shares another's fate.
     addresses: RandomState,
     log: Arc<Logger>,
-    said: Mutex<Said>,
-}
-
-#[derive(Default)]
-struct Said {
-    at: Option<Instant>,
-    unsaid: u64,
+    said: Mutex<Seldom<()>>,
 }
 
 impl PerClient {
@@ -59,7 +50,8 @@ impl PerClient {
             limiter: RateLimiter::new(quota, state, Since(began)),
             addresses: RandomState::new(),
             log: Arc::clone(log),
-            said: Mutex::default(),
+            // Whoever asks does so in a turn of its own, and looks at the time after it.
+            said: Mutex::new(Seldom::new(|| ())),
         })
     }
 
@@ -74,26 +66,25 @@ impl PerClient {
     }
 
     fn note(&self) {
-        let now = Instant::now();
-        let unsaid = {
-            let mut said = self.said.lock();
-            if said.at.is_some_and(|at| now.saturating_duration_since(at) < PERIOD) {
-                said.unsaid += 1;
-                return;
-            }
-            said.at = Some(now);
-            std::mem::take(&mut said.unsaid)
-        };
-        self.log.log(LogLevel::Warn, || {
-            let more = match unsaid {
-                0 => String::new(),
-                _ => format!("; {unsaid} more since the last such line"),
-            };
-            format!(
-                "limit.per_ip = {}: a check of an address that asks more often is denied{more}",
-                self.rate
-            )
-        });
+        let line =
+            || format!("limit.per_ip = {}: a check of an address that asks more often is denied", self.rate);
+        let line = self.said.lock().happened((), line);
+        if let Some(line) = line {
+            self.log.log(LogLevel::Warn, || line);
+        }
+    }
+
+    /// When it is to be said how many were denied, though nobody else is.
+    pub(crate) fn next_line(&self) -> Option<Instant> {
+        self.said.lock().next_at()
+    }
+
+    /// What of it is to be said by now.
+    pub(crate) fn say_unsaid(&self, now: Instant) {
+        let unsaid = self.said.lock().unsaid(now);
+        for unsaid in unsaid {
+            self.log.log(LogLevel::Warn, || unsaid.line);
+        }
     }
 }
 

@@ -217,3 +217,72 @@ async fn a_change_of_the_breaker_is_logged_at_once_and_repeated_failures_once_a_
     })
     .await;
 }
+
+/// Eight of a kind at once and nothing after them: the first is said at once, the others ten seconds after it.
+async fn assert_said_in_time(lines: &Lines, of: &str) {
+    let said = || lines.take().into_iter().filter(|(_, line)| line.contains(of)).collect::<Vec<_>>();
+    let first = said();
+    assert!(first.len() == 1 && !first[0].1.contains("more like it"), "{first:?}");
+    sleep(SECOND * 9).await;
+    assert_eq!(said(), [], "{of}");
+    sleep(SECOND * 2).await;
+    let (level, line) = &first[0];
+    let rest = format!("{line}; 7 more like it since the last such line");
+    assert_eq!(said(), [(*level, rest)]);
+    sleep(SECOND * 60).await;
+    assert_eq!(said(), [], "{of}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_said_of_a_burst_is_said_ten_seconds_after_its_first_line_though_nothing_happens() {
+    let shadow = ("shadow.url", "http://127.0.0.1:9/shadow");
+    for (keys, of) in [
+        (&[("breaker.failures", "0")][..], "no answer from the backend (protocol)"),
+        (&[("breaker.failures", "0"), ("limit.per_ip", "1/h")], "limit.per_ip"),
+        (&[shadow, ("breaker.failures", "0")], "no answer from the shadow (protocol)"),
+        (&[shadow], "the shadow refuses what the backend allows"),
+    ] {
+        let lines = Arc::new(Lines::default());
+        let surroundings = Surroundings { log: Some(Arc::clone(&lines) as _), ..Surroundings::default() };
+        let peer = Peer::answering(move |_, target| {
+            let shadows = target.starts_with("/shadow");
+            let says = match (shadows, of.contains("backend (protocol)"), of.contains("shadow (protocol)")) {
+                (false, true, _) | (true, _, true) => GARBAGE,
+                (true, ..) => DENY,
+                (false, ..) => ALLOW,
+            };
+            Some(says.to_owned())
+        });
+        with_shard_in(surroundings, keys, peer, async |bench| {
+            let one_more = usize::from(of == "limit.per_ip");
+            for number in 0..8 + one_more {
+                bench.submit(&check(&format!("s{number}"), "token=canary"), number);
+                bench.decided(number).await;
+            }
+            bench.settle().await;
+            assert_said_in_time(&lines, of).await;
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn checks_that_found_no_room_are_said_in_time_though_none_comes_after_them() {
+    let lines = Arc::new(Lines::default());
+    let surroundings = Surroundings { log: Some(Arc::clone(&lines) as _), ..Surroundings::default() };
+    let hangs = Peer::answering(|_, _| None);
+    with_shard_in(surroundings, &[("inbox.capacity", "1"), ("timeout", "1s")], hangs, async |bench| {
+        let refused = |of: usize| bench.try_submit(&check(&of.to_string(), "token=canary"), of).is_err();
+        let said =
+            || lines.take().into_iter().map(|(_, line)| line).filter(|line| line.contains("inbox.capacity"));
+        for round in 0..2 {
+            assert!(!refused(round * 2) && refused(round * 2 + 1));
+            bench.decided(round * 2).await;
+        }
+        let once: Vec<_> = said().collect();
+        assert!(once.len() == 1 && once[0].starts_with("no room for 1 check, as 1 was pending"), "{once:?}");
+        sleep(SECOND * 10).await;
+        assert_eq!(said().collect::<Vec<_>>(), once);
+    })
+    .await;
+}
