@@ -39,6 +39,7 @@ mod parked;
 mod policy;
 mod queue;
 mod recall;
+mod refusals;
 mod remembering;
 mod retries;
 mod revocations;
@@ -121,7 +122,7 @@ pub enum StartError {
 pub enum SubmitError {
     /// The check itself: refuse the client.
     Invalid(Invalid),
-    /// `inbox.capacity` checks are pending: apply [`Engine::default_action`], or try again later.
+    /// `inbox.capacity` checks are pending, or `watch.max` watches open: apply [`Engine::default_action`], or try again later.
     Full,
     /// The engine is shut down, or shutting down: apply [`Engine::default_action`].
     Closed,
@@ -495,7 +496,7 @@ impl fmt::Display for SubmitError {
         match self {
             Self::Invalid(invalid) => invalid.fmt(f),
             Self::Full => {
-                f.write_str("inbox.capacity checks are pending; apply the default action or try again")
+                f.write_str("inbox.capacity checks are pending, or watch.max watches open; apply the default action or try again")
             }
             Self::Closed => f.write_str("the engine is shut down; apply the default action"),
         }

@@ -14,6 +14,7 @@ use super::inbox::{Message, News};
 use super::ledger::{Room, Ticket, Vacancies};
 use super::outbox::Outbox;
 use super::policy::Policy;
+use super::refusals::Comer;
 use crate::check::Check;
 use crate::decision::{Cause, Decision, Verdict};
 
@@ -121,7 +122,8 @@ impl<'a> Batch<'a> {
             let thread = core.thread_of(mark.session);
             way.decide(Room::Usual, remembered.decision, thread, receiver, tag, announce)
         });
-        Ok(submitted.map_err(SubmitError::Invalid)??.number())
+        let ticket = submitted.map_err(SubmitError::Invalid).flatten();
+        ticket.map(Ticket::number).inspect_err(|&error| core.refused(Comer::Check, error))
     }
 
     /// A check that is still to come is not fit to be submitted.
@@ -155,7 +157,10 @@ impl<'a> Batch<'a> {
             core.inboxes[thread].tell(News::Watch(watch, asked, None));
             Ok(ticket)
         });
-        watched.map_err(SubmitError::Invalid)?
+        watched
+            .map_err(SubmitError::Invalid)
+            .flatten()
+            .inspect_err(|&error| core.refused(Comer::Watch, error))
     }
 
     /// To the newest policy.
@@ -209,11 +214,7 @@ impl Way<'_> {
             Err(SubmitError::Full) if room == Room::Usual => self.reserve(Room::Spare, thread, receiver, tag),
             reserved => reserved,
         };
-        let completion = reserved.inspect_err(|error| {
-            if *error == SubmitError::Full {
-                self.core.ledger.refused();
-            }
-        })?;
+        let completion = reserved?;
         let ticket = completion.ticket();
         announce(ticket.number());
         if !completion.can_be_put_aside() {

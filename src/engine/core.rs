@@ -16,6 +16,7 @@ use super::ledger::{Ledger, Ticket};
 use super::outbox::Outbox;
 use super::policy::Policy;
 use super::queue::Waiting;
+use super::refusals::{Comer, Refusals};
 use super::retries::Hedges;
 use super::revocations::{ENTRIES, Mark, Revocations};
 use super::watch::{Watch, is_watch};
@@ -59,6 +60,7 @@ pub(crate) struct Core {
     pub(crate) seed: u64,
     /// Memory counts its time from here.
     began: Instant,
+    pub(super) refusals: Refusals,
     pub(crate) replies_from_cache: AtomicU64,
     pub(crate) texts_dropped: AtomicU64,
     /// Checks and watches that `limit.per_ip` stopped.
@@ -129,6 +131,7 @@ impl Core {
             freed: AtomicBool::new(false),
             hashers,
             seed: number(24),
+            refusals: Refusals::default(),
             replies_from_cache: AtomicU64::new(0),
             texts_dropped: AtomicU64::new(0),
             limited: AtomicU64::new(0),
@@ -390,7 +393,8 @@ impl Core {
             completed: counts.completed,
             cancelled: counts.cancelled,
             pending: counts.submitted.saturating_sub(counts.completed).saturating_sub(counts.cancelled),
-            refused: counts.refused,
+            refused: counts.refused + self.without_room(Comer::Watch),
+            invalid: self.refusals.invalid(),
             allowed: counts.allowed,
             denied: counts.denied,
             origins: counts.origins,

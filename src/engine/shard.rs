@@ -24,9 +24,10 @@ use super::core::Core;
 use super::crew::Crew;
 use super::flights::{Boarding, FlightId, Flights};
 use super::inbox::{Asked, Message, News, Outlet};
-use super::outages::{OutageLog, RefusalLog};
+use super::outages::OutageLog;
 use super::outbox::Outbox;
 use super::policy::Policy;
+use super::refusals::RefusalLog;
 use super::remembering::About;
 use super::retries::RetryBudget;
 use super::shadow::Shadow;
@@ -93,7 +94,7 @@ impl Shard {
         let seed = core.seed ^ index as u64;
         Rc::new(Self {
             outages: OutageLog::new(Arc::clone(&core.log), "the backend", outlet.poker()),
-            refusals: RefusalLog::new(Arc::clone(&core.log), core.ledger.refusals()),
+            refusals: RefusalLog::new(&core, outlet.poker()),
             shadow: Shadow::new(Arc::clone(&core), transports.another(), index, outlet.poker()),
             alarms: Alarms::new(outlet.poker()),
             retries: RetryBudget::new(Arc::clone(&core.retries), Arc::clone(&core.hedges)),
@@ -187,7 +188,7 @@ impl Shard {
     fn say_unsaid(&self, now: Instant) {
         let policy = self.policy.borrow();
         if self.index == 0 {
-            self.refusals.note(self.core.ledger.refusals(), &policy, now);
+            self.refusals.note(&self.core, &policy, now);
         }
         self.outages.say_unsaid(now);
         self.shadow.say_unsaid(now);

@@ -18,7 +18,18 @@ impl Stats {
             "Checks accepted and neither delivered nor cancelled.",
             self.pending,
         );
-        page.one("checks_refused_total", "counter", "Checks not accepted for want of room.", self.refused);
+        page.one(
+            "checks_refused_total",
+            "counter",
+            "Checks and watches not accepted for want of room.",
+            self.refused,
+        );
+        page.one(
+            "checks_invalid_total",
+            "counter",
+            "Checks and watches not accepted as they cannot be asked about.",
+            self.invalid,
+        );
         page.one(
             "checks_coalesced_total",
             "counter",

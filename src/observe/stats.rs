@@ -16,8 +16,10 @@ pub struct Stats {
     pub cancelled: u64,
     /// Checks accepted and neither delivered nor cancelled, now.
     pub pending: u64,
-    /// Submits answered with [`crate::SubmitError::Full`].
+    /// Checks and watches answered with [`crate::SubmitError::Full`].
     pub refused: u64,
+    /// Checks and watches answered with [`crate::SubmitError::Invalid`].
+    pub invalid: u64,
     /// Delivered decisions that allow.
     pub allowed: u64,
     /// Delivered decisions that deny.

@@ -12,6 +12,9 @@ use tokio::time::{advance, sleep};
 use super::support::{ALLOW, Bench, DENY, Peer, Surroundings, check, with_shard, with_shard_in};
 use crate::check::Check;
 use crate::decision::{Cause, Origin};
+use crate::engine::SubmitError;
+use crate::engine::batch::Batch;
+use crate::engine::completion::{Completed, Receiver, Tag};
 use crate::observe::{Log, LogLevel};
 
 /// No answer, and no reason to ask again on another connection.
@@ -283,6 +286,68 @@ async fn checks_that_found_no_room_are_said_in_time_though_none_comes_after_them
         assert!(once.len() == 1 && once[0].starts_with("no room for 1 check, as 1 was pending"), "{once:?}");
         sleep(SECOND * 10).await;
         assert_eq!(said().collect::<Vec<_>>(), once);
+    })
+    .await;
+}
+
+/// Its host takes what it is told and does nothing.
+struct Ignored;
+
+impl Receiver for Ignored {
+    fn receive(&self, batch: &mut Vec<Completed>) {
+        for completed in batch.drain(..) {
+            completed.hand_over(|_, _| ());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn watches_that_find_no_room_are_counted_and_said_though_the_engine_has_nothing_to_do() {
+    let lines = Arc::new(Lines::default());
+    let surroundings = Surroundings { log: Some(Arc::clone(&lines) as _), ..Surroundings::default() };
+    let keys = [("watch.max", "1"), ("watch.interval", "1h")];
+    let peer = Peer::answering(|_, _| Some(ALLOW.to_owned()));
+    with_shard_in(surroundings, &keys, peer, async |bench| {
+        let receiver: Arc<dyn Receiver> = Arc::new(Ignored);
+        let watch =
+            |check: &Check<'_>| Batch::new(&bench.core, 0).watch(check, &receiver, Tag::default(), |_| ());
+        let said = || lines.take().into_iter().map(|(_, line)| line).collect::<Vec<_>>();
+        assert!(watch(&check("s0", "")).is_ok());
+        bench.settle().await;
+        sleep(SECOND * 20).await;
+        for number in 1..9 {
+            assert_eq!(watch(&check(&format!("s{number}"), "")), Err(SubmitError::Full));
+            bench.settle().await;
+        }
+        assert_eq!(said(), ["no room for 1 watch, as 1 was open (watch.max)"]);
+        sleep(SECOND * 11).await;
+        assert_eq!(said(), ["no room for 7 watches, as 1 was open (watch.max)"]);
+        // The period of the second line has not ended.
+        assert!(watch(&check("s9", "")).is_err());
+        sleep(SECOND * 20).await;
+        assert_eq!(said(), ["no room for 1 watch, as 1 was open (watch.max)"]);
+        assert!(watch(&check("s10", "")).is_err());
+        bench.settle().await;
+        assert_eq!(said(), ["no room for 1 watch, as 1 was open (watch.max)"]);
+        assert_eq!((bench.core.stats().refused, bench.core.stats().invalid), (10, 0));
+        assert_eq!(bench.core.stats().submitted, 0, "a watch is no check");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn checks_that_cannot_be_asked_about_are_counted() {
+    with_shard(&[], Peer::answering(|_, _| Some(ALLOW.to_owned())), |bench| async move {
+        let receiver: Arc<dyn Receiver> = Arc::new(Ignored);
+        let long = "x".repeat(20_000);
+        for (number, check) in [check("", ""), check("s", "a\r\nb"), check("s", &long)].iter().enumerate() {
+            assert!(matches!(bench.try_submit(check, number), Err(SubmitError::Invalid(_))));
+            let watch = Batch::new(&bench.core, 0).watch(check, &receiver, Tag::default(), |_| ());
+            assert!(matches!(watch, Err(SubmitError::Invalid(_))));
+        }
+        let stats = bench.core.stats();
+        assert_eq!((stats.invalid, stats.refused, stats.submitted), (6, 0, 0));
+        assert!(stats.prometheus().contains("\nalta_auth_checks_invalid_total 6\n"));
     })
     .await;
 }
