@@ -72,7 +72,12 @@ impl Stats {
             "Replies with a user id or location not fit to pass on.",
             self.texts_dropped,
         );
-        page.one("checks_limited_total", "counter", "Checks that limit.per_ip denied.", self.limited);
+        page.one(
+            "checks_limited_total",
+            "counter",
+            "Checks, and first decisions of watches, that limit.per_ip denied.",
+            self.limited,
+        );
         page.one(
             "io_thread_restarts_total",
             "counter",
