@@ -80,6 +80,8 @@ pub(crate) struct Answer {
     pub(crate) unique: bool,
     /// A `user_id` or `location` was there and not fit to pass on (counted).
     pub(crate) dropped_text: bool,
+    /// … it was the `user_id`: it names nobody.
+    pub(crate) dropped_user: bool,
     /// The reply came out of a cache (Age, X-Cache; counted).
     pub(crate) from_cache: bool,
     /// A refusal whose rest breaks a rule: it stands, but its connection is not to be used again.
@@ -172,6 +174,7 @@ pub(crate) fn judge(
         must_revalidate: lifetime.must_revalidate,
         storable,
         dropped_text: user_id.dropped || location.dropped,
+        dropped_user: user_id.dropped,
         user_id: user_id.text,
         location: location.text,
         max_sessions: fields

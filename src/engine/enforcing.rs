@@ -1,5 +1,6 @@
 //! An allow of the backend, held against the number of sessions that its user may have: see `limits.rs`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -8,9 +9,49 @@ use super::core::Core;
 use super::inbox::{News, Whose};
 use super::limits::{Admission, Asks, MOST_PLACES, most_sessions};
 use super::policy::Policy;
+use crate::backend::Answer;
 use crate::decision::{Decision, Verdict};
+use crate::observe::{LogLevel, Logger, Seldom};
 
 const OVER: &str = "the user has more sessions than X-Max-Sessions allows";
+const NOBODY: &str = "sessions.enforce: an X-UserId that is longer than 256 bytes or not visible ASCII names nobody, and the limit of sessions beside it is not enforced";
+
+/// The log of limits that cannot be enforced, as their user has no name that counts.
+pub(super) struct UnenforcedLog {
+    log: Arc<Logger>,
+    said: Seldom<()>,
+}
+
+impl UnenforcedLog {
+    pub(super) fn new(log: Arc<Logger>, poke: impl Fn() + Send + 'static) -> Self {
+        Self { log, said: Seldom::new(poke) }
+    }
+
+    pub(super) fn note(&self, answer: &Answer, policy: &Policy) {
+        let limit = most_sessions(answer.max_sessions, answer.unique) as usize;
+        if !answer.dropped_user
+            || answer.verdict == Verdict::Deny
+            || policy.settings.sessions.enforce.is_none()
+            || !(1..=MOST_PLACES).contains(&limit)
+        {
+            return;
+        }
+        if let Some(line) = self.said.happened((), || NOBODY.to_owned()) {
+            self.log.log(LogLevel::Warn, || line);
+        }
+    }
+
+    pub(super) fn next_at(&self) -> Option<Instant> {
+        self.said.next_at()
+    }
+
+    /// What of it is to be said by now.
+    pub(super) fn say_unsaid(&self, now: Instant) {
+        for unsaid in self.said.unsaid(now) {
+            self.log.log(LogLevel::Warn, || unsaid.line);
+        }
+    }
+}
 
 impl Core {
     /// The decision for a session that begins or goes on. Others of its user may have to go, which are told at once.

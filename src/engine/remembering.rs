@@ -82,6 +82,7 @@ impl Shard {
         let flight = flights.flight(id);
         let (core, policy, mark) = (&self.core, &flight.policy, flight.mark);
         core.note(&answer);
+        self.unenforced.note(&answer, policy);
         core.revocations.heard(mark);
         let user = answer.user_id.as_deref().map(|id| core.revocations.entry(core.user(id.as_bytes())));
         let holds = core.revocations.holds(mark, user);

@@ -22,6 +22,7 @@ use super::asking::{GRACE, Phrases, breaker_open, client, outage_decision};
 use super::completion::Completion;
 use super::core::Core;
 use super::crew::Crew;
+use super::enforcing::UnenforcedLog;
 use super::flights::{Boarding, FlightId, Flights};
 use super::inbox::{Asked, Message, News, Outlet};
 use super::outages::OutageLog;
@@ -71,6 +72,7 @@ pub(crate) struct Shard {
     pub(super) retries: RetryBudget,
     pub(super) alarms: Alarms,
     pub(super) outages: OutageLog,
+    pub(super) unenforced: UnenforcedLog,
     refusals: RefusalLog,
     pub(super) phrases: RefCell<Phrases>,
     pub(super) shadow: Rc<Shadow>,
@@ -94,6 +96,7 @@ impl Shard {
         let seed = core.seed ^ index as u64;
         Rc::new(Self {
             outages: OutageLog::new(Arc::clone(&core.log), "the backend", outlet.poker()),
+            unenforced: UnenforcedLog::new(Arc::clone(&core.log), outlet.poker()),
             refusals: RefusalLog::new(&core, outlet.poker()),
             shadow: Shadow::new(Arc::clone(&core), transports.another(), index, outlet.poker()),
             alarms: Alarms::new(outlet.poker()),
@@ -191,6 +194,7 @@ impl Shard {
             self.refusals.note(&self.core, &policy, now);
         }
         self.outages.say_unsaid(now);
+        self.unenforced.say_unsaid(now);
         self.shadow.say_unsaid(now);
         if let Some(limit) = &policy.per_client {
             limit.say_unsaid(now);
@@ -201,7 +205,7 @@ impl Shard {
     fn next_line(&self) -> Option<Instant> {
         let denied = self.policy.borrow().per_client.as_ref().and_then(|limit| limit.next_line());
         let of_backend = self.outages.next_at().into_iter().chain(self.refusals.next_at());
-        of_backend.chain(self.shadow.next_line()).chain(denied).min()
+        of_backend.chain(self.unenforced.next_at()).chain(self.shadow.next_line()).chain(denied).min()
     }
 
     pub(super) fn take_in(self: &Rc<Self>) {

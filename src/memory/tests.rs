@@ -20,6 +20,7 @@ fn answer(user_id: &str) -> Answer {
         max_sessions: 0,
         unique: false,
         dropped_text: false,
+        dropped_user: false,
         from_cache: false,
         broken: false,
         basis: Basis::default(),

@@ -263,7 +263,9 @@ impl Rules<'_> {
         }
         let effect = match (self.settings.sessions.enforce, answer.user_id.is_some()) {
             (None, _) => "sessions.enforce = off: the host is told, nobody is refused for it",
-            (Some(_), false) => "without an X-UserId there is nobody to count sessions of",
+            (Some(_), false) => {
+                "without an X-UserId that is fit to be passed on there is nobody to count sessions of"
+            }
             (Some(_), true) if most as usize > MOST_PLACES => "more than 4096 are taken for no limit",
             (Some(Enforce::Newest), true) => "sessions.enforce = newest: one more than that is refused",
             (Some(Enforce::Oldest), true) => "sessions.enforce = oldest: one more than that ends the oldest",

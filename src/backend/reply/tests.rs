@@ -242,6 +242,7 @@ fn ministras_answer() {
         max_sessions: 10,
         unique: true,
         dropped_text: false,
+        dropped_user: false,
         from_cache: false,
         broken: false,
         basis: Basis { said: Some((TtlHeader::XAuthDuration, secs(36000))), unkept: None },
@@ -288,7 +289,7 @@ fn each_byte_of_foreign_text() {
         let visible = (0x21..=0x7E).contains(&byte);
         assert_eq!(answer.user_id.is_some(), visible, "{byte:#x}");
         assert_eq!(answer.location.is_some(), visible, "{byte:#x}");
-        assert_eq!(answer.dropped_text, !visible, "{byte:#x}");
+        assert_eq!((answer.dropped_text, answer.dropped_user), (!visible, !visible), "{byte:#x}");
     }
 }
 
@@ -300,6 +301,7 @@ fn lengths_of_foreign_text() {
             let answer = decided(&rules(), 403, &[(name, &value)]);
             assert_eq!(answer.user_id.or(answer.location).as_deref() == Some(&value), fits, "{name} {len}");
             assert_eq!(answer.dropped_text, !fits, "{name} {len}");
+            assert_eq!(answer.dropped_user, !fits && name == "X-UserId", "{name} {len}");
         }
     }
 }

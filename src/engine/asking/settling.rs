@@ -71,6 +71,7 @@ pub(super) fn refusal(status: u16, reason: &'static str) -> Answer {
         max_sessions: 0,
         unique: false,
         dropped_text: false,
+        dropped_user: false,
         from_cache: false,
         broken: true,
         basis: Basis { said: None, unkept: Some("nothing but its refusal counts") },

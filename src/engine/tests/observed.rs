@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::time::{advance, sleep};
 
 use super::support::{ALLOW, Bench, DENY, Peer, Surroundings, check, with_shard, with_shard_in};
+use super::viewers::reply;
 use crate::check::Check;
 use crate::decision::{Cause, Origin};
 use crate::engine::SubmitError;
@@ -350,4 +351,36 @@ async fn checks_that_cannot_be_asked_about_are_counted() {
         assert!(stats.prometheus().contains("\nalta_auth_checks_invalid_total 6\n"));
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_of_sessions_that_is_not_enforced_for_want_of_a_usable_user_id_is_warned_about() {
+    for (enforce, headers, warned) in [
+        ("newest", "X-UserId: canary of Petrov|X-Max-Sessions: 2", true),
+        ("oldest", "X-UserId: \u{43f}\u{435}\u{442}\u{440}\u{43e}\u{432}|X-Unique: true", true),
+        ("off", "X-UserId: canary of Petrov|X-Max-Sessions: 2", false),
+        ("newest", "X-UserId: canary of Petrov", false),
+        ("newest", "X-UserId: canary of Petrov|X-Max-Sessions: 4097", false),
+        ("newest", "X-UserId: petrov|X-Location: no place|X-Max-Sessions: 9", false),
+        ("newest", "X-Max-Sessions: 2", false),
+    ] {
+        let lines = Arc::new(Lines::default());
+        let surroundings = Surroundings { log: Some(Arc::clone(&lines) as _), ..Surroundings::default() };
+        let peer = Peer::answering(move |_, _| Some(reply(200, headers)));
+        with_shard_in(surroundings, &[("sessions.enforce", enforce)], peer, async |bench| {
+            for number in 0..3 {
+                bench.submit(&check(&format!("s{number}"), "token=canary"), number);
+                assert!(bench.decided(number).await.0.allows(), "{headers}");
+            }
+            let said = lines.take();
+            let line = "sessions.enforce: an X-UserId that is longer than 256 bytes or not visible ASCII names nobody, \
+                        and the limit of sessions beside it is not enforced";
+            let expected = if warned { vec![(LogLevel::Warn, line.to_owned())] } else { Vec::new() };
+            assert_eq!(said, expected, "{enforce}: {headers}");
+            sleep(SECOND * 11).await;
+            let more = (LogLevel::Warn, format!("{line}; 2 more like it since the last such line"));
+            assert_eq!(lines.take(), if warned { vec![more] } else { Vec::new() });
+        })
+        .await;
+    }
 }
