@@ -387,8 +387,19 @@ fn explain_says_why_an_answer_is_not_reused() {
             &["memory.max_decisions=0"],
             "none, each check asks: memory.max_decisions = 0",
         ),
-        ("200 OK\r\nX-AuthDuration: soon", &[], "X-AuthDuration decides and says 0 s"),
-        ("200 OK\r\nX-AuthDuration: soon", &[], "no time: each check asks"),
+        ("200 OK\r\nX-AuthDuration: 60s", &[], "X-AuthDuration decides, and is 0 or no number of seconds"),
+        ("200 OK\r\nX-AuthDuration: 60s", &[], "no time: each check asks"),
+        (
+            "200 OK\r\nCache-Control: public",
+            &[],
+            "Cache-Control decides, and gives no time: no max-age above 0, or no-cache",
+        ),
+        (
+            "200 OK\r\nCache-Control: no-cache, max-age=60",
+            &[],
+            "Cache-Control decides, and gives no time: no max-age above 0, or no-cache",
+        ),
+        ("200 OK\r\nCache-Control: max-age=60", &[], "Cache-Control decides and says 60 s"),
         (
             "200 OK",
             &["ttl.allow=5s"],

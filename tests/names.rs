@@ -153,6 +153,35 @@ fn a_resolver_that_fails_or_hangs_changes_nothing_and_a_name_that_has_moved_is_f
 }
 
 #[test]
+fn what_was_asked_at_another_address_is_not_explained_as_asked_again_at_the_same() {
+    if let Some(child) =
+        Rerun::of("what_was_asked_at_another_address_is_not_explained_as_asked_again_at_the_same")
+    {
+        return child.with_names().map_or((), Rerun::run);
+    }
+    // Whichever of the two it is.
+    let first = Arc::new(AtomicBool::new(true));
+    let mut port = 0;
+    let backends = [2, 3].map(|last| {
+        let first = Arc::clone(&first);
+        let backend = Scripted::at((at(last), port), move |_| {
+            if first.swap(false, Ordering::SeqCst) { Reply::reset() } else { refusal(last) }
+        });
+        port = backend.address().port();
+        backend
+    });
+    let _dns = Dns::new(Says::Addresses(vec![at(2), at(3)]));
+    let config = config(&url(port), &[("timeout", "9s"), ("connect_timeout", "5s")]);
+    let report = alta_auth::probe(&config, &bad()).unwrap().unwrap();
+    assert_backend(&report.decision, Verdict::Deny, 403);
+    assert_eq!(backends.each_ref().map(Scripted::request_count), [1, 1]);
+    let endpoints = report.explanation.rules.iter().filter(|(about, _)| *about == "endpoint");
+    let said = endpoints.map(|(_, said)| &said[..]).find(|said| said.contains(": asked ")).unwrap();
+    let asked = format!("http://backend.test:{port}: asked 2 times, at 2 addresses of its name, answered");
+    assert!(said.starts_with(&asked), "{said}");
+}
+
+#[test]
 fn a_reload_while_the_resolver_fails_or_hangs_goes_on_with_what_was_found() {
     if let Some(child) = Rerun::of("a_reload_while_the_resolver_fails_or_hangs_goes_on_with_what_was_found") {
         return child.with_names().map_or((), Rerun::run);

@@ -86,9 +86,17 @@ impl Rules<'_> {
                 self.tell("endpoint", format!("{label}: not asked, {why}"));
                 continue;
             };
-            let times = match requests().count() {
-                1 => "asked once".to_owned(),
-                count => format!("asked {count} times, again on a fresh connection"),
+            let count = requests().count();
+            let again = requests().filter(|attempt| attempt.again).count();
+            let times = match (count, count - again) {
+                (1, _) => "asked once".to_owned(),
+                (_, 1) => format!("asked {count} times, again on a fresh connection"),
+                (_, places) if again == 0 => {
+                    format!("asked {count} times, at {places} addresses of its name")
+                }
+                (_, places) => format!(
+                    "asked {count} times, at {places} addresses of its name and again on a fresh connection"
+                ),
             };
             let heard = match &last.failure[..] {
                 _ if last.given_up => NOT_WAITED_FOR.to_owned(),
@@ -208,7 +216,12 @@ impl Rules<'_> {
         };
         let said = match answer.basis.said {
             Some((header, said)) => {
-                self.tell("reuse", format!("{} decides and says {}", header_name(header), seconds(said)));
+                let says = match header {
+                    _ if !said.is_zero() => &format!(" and says {}", seconds(said)),
+                    TtlHeader::XAuthDuration => ", and is 0 or no number of seconds",
+                    TtlHeader::CacheControl => ", and gives no time: no max-age above 0, or no-cache",
+                };
+                self.tell("reuse", format!("{} decides{says}", header_name(header)));
                 said
             }
             None => {

@@ -42,6 +42,8 @@ pub(crate) struct Attempt {
     pub(crate) progress: Rc<Progress>,
     pub(crate) began: Instant,
     pub(crate) ended: Option<Instant>,
+    /// The same question where it was asked before, on a fresh connection.
+    pub(crate) again: bool,
     /// Ended before there was an answer or a failure, as nobody wanted to know any more.
     pub(crate) given_up: bool,
     pub(crate) failure: String,
@@ -86,7 +88,7 @@ impl Asking {
         self.attempts.borrow().iter().for_each(|attempt| attempt.progress.given_up.set(true));
     }
 
-    pub(super) fn begin(&self, endpoint: usize, among: Among) -> UnderWay<'_> {
+    pub(super) fn begin(&self, endpoint: usize, among: Among, again: bool) -> UnderWay<'_> {
         let trace = self.past.is_some().then(RefCell::default);
         // The second of two is there because the first waits: never behind it on its connection.
         let apart = self.hedged.get();
@@ -104,6 +106,7 @@ impl Asking {
             progress: Rc::clone(&progress),
             began: clock::now(),
             ended: None,
+            again,
             given_up: false,
             failure: String::new(),
         };

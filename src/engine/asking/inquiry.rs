@@ -54,7 +54,7 @@ impl Inquiry<'_> {
         let head = Outgoing { plan: &policy.plans[self.endpoint], question };
         let mut fresh = false;
         loop {
-            let attempt = asking.begin(self.endpoint, self.among.clone());
+            let attempt = asking.begin(self.endpoint, self.among.clone(), fresh);
             let progress = &attempt.progress;
             self.current.replace(Some(Rc::clone(progress)));
             let began = clock::now();
