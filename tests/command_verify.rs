@@ -208,6 +208,32 @@ fn undetermined_lines_are_status_2() {
 }
 
 #[test]
+fn a_deny_says_why_also_where_its_status_allows() {
+    let backend = Backend::start(&["--rule", "smarty-200"]);
+    backend.get("/_alta/create?token=good");
+    backend.get("/_alta/create?token=old&lifetime=0");
+    let url = format!("{}/tvmiddleware/api/streamservice/token/check/", backend.url);
+    let keys = ["--set", "backend.preset=smarty", "--set", "param.ip="];
+    let input = b"/ch/a?token=good\n/ch/a?token=old\n";
+    let output = run_with_input(&[&["verify", "-", "--backend", &url], &keys[..]].concat(), input);
+    let decided = by_line(&output.stdout);
+    let said = |line: &Value| (line["http_status"].as_u64(), line["detail"].as_str().map(str::to_owned));
+    assert_eq!(said(&decided[0]), (Some(200), None), "{decided:?}");
+    assert_eq!(said(&decided[1]), (Some(200), Some("verdict.body does not hold".to_owned())), "{decided:?}");
+
+    // Each line is a session of its own.
+    let unique =
+        b"HTTP/1.1 200 OK\r\nX-UserId: u\r\nX-Unique: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    let url = format!("http://{}/", scripted(|_| unique.to_vec()));
+    let args = ["verify", "-", "--backend", &url, "--set", "sessions.enforce=newest", "--window", "1"];
+    let decided = by_line(&run_with_input(&args, b"/a\n/a\n").stdout);
+    assert_eq!(said(&decided[0]), (Some(200), None), "{decided:?}");
+    assert_eq!((&decided[1]["verdict"], &decided[1]["origin"]), (&"deny".into(), &"backend".into()));
+    let why = decided[1]["detail"].as_str().unwrap_or_default();
+    assert!(why.contains("session"), "{decided:?}");
+}
+
+#[test]
 fn lines_that_got_what_the_backend_said_before_are_status_2_and_counted_apart() {
     let answered = AtomicBool::new(false);
     let backend = scripted(move |_| match answered.swap(true, Ordering::Relaxed) {

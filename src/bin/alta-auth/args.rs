@@ -51,7 +51,7 @@ A bare URL gets the session id `line-N` (equal lines are then different sessions
 --session, --ip, --user-agent, --origin and --scope stand in for what a line does not say.
 
 Output, one JSON object a line: line, verdict, origin, cause, http_status, coalesced, latency_us, and where
-present ttl_ms, user_id, max_sessions, unique, location, detail; or line and error.
+present ttl_ms, user_id, max_sessions, unique, location, and detail unless the backend allowed; or line and error.
 
 SIGINT and SIGTERM finish what is in flight and name the line to go on from (--from-line); a second one ends
 at once.

@@ -107,7 +107,8 @@ fn json(line: u64, decision: &Decision, show_secrets: bool) -> String {
         let location = if show_secrets { location.to_vec() } else { redact::target(location) };
         let _ = write!(text, ",\"location\":{}", quoted(&redact::printable(&location)));
     }
-    if decision.origin == Origin::Default || decision.cause != Cause::None {
+    // Of a deny the status need not be the reason: `verdict.body`, `sessions.enforce`.
+    if !decision.allows() || decision.origin == Origin::Default || decision.cause != Cause::None {
         let _ = write!(text, ",\"detail\":{}", quoted(decision.detail()));
     }
     text.push_str("}\n");
