@@ -37,9 +37,12 @@ const CHECK_EXIT: &str = "\
 The request and the reply are shown as they were on the wire. Every query value, every header that is not
 one of the protocol's own, and what of them comes back in the reply, is shown as `…` unless --show-secrets.
 
+Others see the command line (ps, the shell's history). No secret has to stand on it: `-` in the place of the URL, a
+file's content as the value of a header or parameter (--set header.X-Api-Key=@/path), and --config for all the rest.
+
 Exit status: 0 allow; 1 deny; 2 undetermined, the default action decided (deny where none is configured),
 or --probe proved nothing; 3 --probe found a backend that allows without a valid token; 64 usage or configuration;
-71 system.";
+71 system; 74 standard input cannot be read.";
 
 const VERIFY_HELP: &str = r#"Input, one check a line, at most 64 KiB each; blank lines are skipped:
   {"session_id":"s1","ip":"192.0.2.7","url":"https://live.example.com/ch/index.m3u8?token=123"}
@@ -116,7 +119,7 @@ pub(crate) struct ClientArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
-    /// The URL the client asked the media server for
+    /// The URL the client asked the media server for; `-`: it is the first line of standard input
     #[arg(value_name = "URL")]
     pub(crate) url: OsString,
     #[command(flatten)]

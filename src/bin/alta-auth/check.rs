@@ -8,7 +8,7 @@ mod lax;
 mod show;
 mod words;
 
-use std::io::{self, Write as _};
+use std::io::{self, BufRead, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 
 use alta_auth::{Origin, ProbeReport};
@@ -16,12 +16,20 @@ use alta_auth::{Origin, ProbeReport};
 use crate::args::CheckArgs;
 use crate::client::Client;
 use crate::client_url::ClientUrl;
+use crate::verify::MAX_LINE;
 use crate::{config, exit, redact};
 
 /// `alta-auth check`.
 pub(crate) fn run(args: &CheckArgs) -> u8 {
     let mut client = Client::of_args(&args.client);
-    match ClientUrl::parse(args.url.as_bytes()) {
+    let url = match args.url.as_bytes() {
+        b"-" => match first_line(io::stdin().lock()) {
+            Ok(url) => url,
+            Err(status) => return status,
+        },
+        url => url.to_vec(),
+    };
+    match ClientUrl::parse(&url) {
         Ok(url) => client.set_url(&url),
         Err(why) => {
             config::complain(&format_args!("the client's URL: {why}"));
@@ -60,6 +68,22 @@ pub(crate) fn run(args: &CheckArgs) -> u8 {
         Ok(lax::Finding::Lax) => exit::TOO_LAX,
         Err(error) => config::report_start(&error),
     }
+}
+
+/// Without its end. What is wrong has been said when this fails.
+fn first_line(input: impl BufRead) -> Result<Vec<u8>, u8> {
+    let mut line = Vec::new();
+    if let Err(error) = input.take(MAX_LINE as u64 + 3).read_until(b'\n', &mut line) {
+        config::complain(&format_args!("the client's URL cannot be read: {error}"));
+        return Err(exit::IO);
+    }
+    let end = line.strip_suffix(b"\n").map_or(&line[..], |line| line.strip_suffix(b"\r").unwrap_or(line));
+    line.truncate(end.len());
+    if line.len() > MAX_LINE {
+        config::complain(&format_args!("the client's URL: longer than {MAX_LINE} bytes"));
+        return Err(exit::USAGE);
+    }
+    Ok(line)
 }
 
 fn status_of(report: &ProbeReport) -> u8 {

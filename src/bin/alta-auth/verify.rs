@@ -23,6 +23,7 @@ use crate::args::VerifyArgs;
 use crate::client::Client;
 use crate::config::{self, complain};
 use crate::{exit, human};
+pub(crate) use lines::MAX_LINE;
 use lines::{Chunk, Item};
 use output::Output;
 use tally::Tally;
