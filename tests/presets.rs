@@ -13,7 +13,7 @@ mod support;
 
 use std::time::Duration;
 
-use alta_auth::{Check, Config, Decision, Engine, Verdict};
+use alta_auth::{Check, Config, Decision, Engine, Origin, Verdict};
 use command::Backend;
 use support::{Authority, Nginx, NginxOptions, ask, assert_backend, bad, good, started};
 
@@ -136,6 +136,33 @@ fn ministra_is_asked_once_for_all_that_a_session_opens_at_once() {
         assert_eq!(decision.user_id(), "42");
     }
     assert_counted(&backend, 1, 0);
+}
+
+/// The answer is for all that was asked but the path: it is not for the session's id alone.
+#[test]
+fn ministra_is_asked_again_where_anything_but_the_path_is_not_as_it_opened_the_session() {
+    let backend = stand_in("ministra", "length");
+    let engine = engine("ministra", &format!("{}{MINISTRA}", backend.url), &[]);
+    create(&backend, "token=t");
+    let opened = Check { query: b"token=t", ..good() };
+    assert_backend(&ask(&engine, &opened), Verdict::Allow, 200);
+    // Its five seconds are over.
+    create(&backend, "token=t&lifetime=0");
+    let later = ask(&engine, &Check { path: b"/ch/1.ts", ..opened });
+    assert_eq!((later.verdict, later.origin), (Verdict::Allow, Origin::Memory), "{later:?}");
+    assert_counted(&backend, 1, 0);
+    let others = [
+        Check { ip: b"192.0.2.8", ..opened },
+        Check { user_agent: b"VLC/3.1", ..opened },
+        Check { origin: b"https://other.example.com", ..opened },
+        Check { query: b"token=t&n=2", ..opened },
+    ];
+    for (asked, check) in (1..).zip(&others) {
+        assert_backend(&ask(&engine, check), Verdict::Deny, 403);
+        assert_counted(&backend, 1, asked);
+    }
+    let kept = ask(&engine, &opened);
+    assert_eq!((kept.verdict, kept.origin), (Verdict::Allow, Origin::Memory), "{kept:?}");
 }
 
 #[test]

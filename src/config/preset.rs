@@ -23,7 +23,7 @@ pub(super) const PRESETS: &[PresetDoc] = &[
         // the whole session.
         defaults: &[("scope", "session"), ("refresh", "never"), ("timeout", "2s")],
         text: "Ministra (Stalker) portal, `http://HOST/stalker_portal/server/api/chk_flussonic_tmp_link.php`. \
-               Pass, with every check of a session, the query that opened it.",
+               Pass, with every check of a session, the query, ip, user_agent and origin that opened it.",
     },
     PresetDoc {
         name: "iptvportal",
