@@ -18,6 +18,9 @@ use crate::transport::{Among, h2};
 impl Pool {
     /// While another connection is being made, also on one that is to be replaced.
     pub(super) fn seat(&self, among: &Among) -> Option<h2::Seat> {
+        if self.state.borrow().shared.is_empty() {
+            return None;
+        }
         let conns = self.shared();
         let on = |outdated| {
             let fit = |conn: &&Rc<h2::Conn>| conn.is_outdated() == outdated && among.takes(conn.address);
