@@ -70,35 +70,16 @@ impl Means<'_> {
             BackendMode::Failover | BackendMode::Balance => MAX_REQUESTS.saturating_sub(self.asking.spent()),
         }
     }
-}
 
-/// What an endpoint has of the time that is left.
-#[derive(Clone, Copy)]
-struct Share {
-    /// Its answer is waited for until then.
-    until: Instant,
-    /// Who has no connection after so long moves on: that is no request, and all the others may still be asked.
-    connecting: Duration,
-}
-
-impl Share {
-    fn whole(means: &Means<'_>) -> Self {
-        Self { until: means.deadline, connecting: Duration::MAX }
-    }
-
-    /// Of one before so many others, when so many requests may still follow its own.
-    fn before(means: &Means<'_>, others: usize, requests: usize) -> Self {
-        if others == 0 {
-            return Self::whole(means);
+    /// Until when the answer of one is waited for before so many others, when so many requests may still follow its own.
+    fn share_before(&self, others: usize, requests: usize) -> Instant {
+        match others.min(requests) {
+            0 => self.deadline,
+            others => {
+                let now = clock::now();
+                now + self.deadline.saturating_duration_since(now) / (others as u32 + 1)
+            }
         }
-        let now = clock::now();
-        let left = means.deadline.saturating_duration_since(now);
-        let part = |of: usize| left / (of as u32 + 1);
-        let until = match others.min(requests) {
-            0 => means.deadline,
-            others => now + part(others),
-        };
-        Self { until, connecting: part(others) }
     }
 }
 

@@ -5,7 +5,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::endpoint::ask_one;
-use super::{Means, Outage, Share};
+use super::{Means, Outage};
 use crate::backend::{Answer, Basis};
 use crate::clock;
 use crate::decision::{Cause, Verdict};
@@ -16,7 +16,7 @@ use crate::outage::Tried;
 pub(super) async fn ask(means: &Means<'_>) -> Result<Answer, Outage> {
     let endpoints = 0..means.policy.plans.len();
     let mut asked: Vec<_> = endpoints
-        .map(|endpoint| Some(Box::pin(ask_one(means, endpoint, Share::whole(means), Tried::default()))))
+        .map(|endpoint| Some(Box::pin(ask_one(means, endpoint, means.deadline, Tried::default()))))
         .collect();
     let (mut outage, mut all_answered) = (None, true);
     // When the refusal came that is kept.

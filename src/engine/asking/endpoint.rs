@@ -3,9 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use tokio::time::Instant;
+
 use super::inquiry::Inquiry;
 use super::settling::breaker_open;
-use super::{Means, Outage, Share, client};
+use super::{Means, Outage, client};
 use crate::backend::Answer;
 use crate::clock;
 use crate::config::BackendMode;
@@ -17,11 +19,10 @@ use crate::transport::{Among, Progress};
 pub(super) async fn ask_one(
     means: &Means<'_>,
     endpoint: usize,
-    share: Share,
+    deadline: Instant,
     mut tried: Tried,
 ) -> Result<Answer, Outage> {
     let Means { policy, question, .. } = *means;
-    let Share { until: deadline, connecting } = share;
     let client = client(question);
     let Some(permit) = policy.health[endpoint].admit(client) else {
         return Err(breaker_open(policy, endpoint));
@@ -48,16 +49,8 @@ pub(super) async fn ask_one(
             means.transport.part_from(endpoint, &among);
         }
         leave.choice = Some(choice);
-        let inquiry = Inquiry {
-            means,
-            endpoint,
-            among,
-            share,
-            connecting,
-            deadline,
-            current: &current,
-            requests: &requests,
-        };
+        let inquiry =
+            Inquiry { means, endpoint, among, share, deadline, current: &current, requests: &requests };
         let (result, at) = inquiry.run().await;
         let Some(choice) = leave.choice.take() else { unreachable!("it is taken here only") };
         let failure = match result {

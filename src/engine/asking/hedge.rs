@@ -14,10 +14,10 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
 use super::endpoint::ask_one;
-use super::{MAX_REQUESTS, Means, Outage, Share};
+use super::{MAX_REQUESTS, Means, Outage};
 use crate::backend::Answer;
 use crate::clock;
 use crate::config::HedgeAfter;
@@ -26,11 +26,11 @@ use crate::outage::Tried;
 
 type Outcome = Result<Answer, Outage>;
 
-/// Asks `endpoint` for its `share`, and perhaps one of `others`, in this order, as well: which one is returned, too.
+/// Asks `endpoint` until `share`, and perhaps one of `others`, in this order, as well: which one is returned, too.
 pub(super) async fn ask(
     means: &Means<'_>,
     endpoint: usize,
-    share: Share,
+    share: Instant,
     others: &[usize],
 ) -> (Outcome, Option<usize>) {
     let first = pin!(ask_one(means, endpoint, share, Tried::default()));
@@ -44,7 +44,7 @@ async fn with_company(
     mut first: Pin<&mut impl Future<Output = Outcome>>,
     endpoint: usize,
     after: Duration,
-    share: Share,
+    share: Instant,
     others: &[usize],
 ) -> (Outcome, Option<usize>) {
     let mut due = clock::now() + after;
@@ -102,7 +102,7 @@ async fn race(
     mut first: Pin<&mut impl Future<Output = Outcome>>,
     endpoint: usize,
     other: usize,
-    share: Share,
+    share: Instant,
     others: &[usize],
 ) -> Outcome {
     let asking = means.asking;
@@ -113,7 +113,7 @@ async fn race(
     } else {
         let open = |&&later: &&usize| later != other && !means.policy.health[later].is_open();
         let after = others.iter().filter(open).count();
-        Share::before(means, after, MAX_REQUESTS.saturating_sub(asking.requests.get() + 2))
+        means.share_before(after, MAX_REQUESTS.saturating_sub(asking.requests.get() + 2))
     };
     // Of a name with several addresses, another one.
     let beside = asking.current_address().filter(|_| twins);

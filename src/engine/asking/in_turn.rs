@@ -1,6 +1,6 @@
 //! `backend.mode = failover` and `balance`: one endpoint after the other.
 
-use super::{MAX_REQUESTS, Means, Outage, Share, hedge};
+use super::{MAX_REQUESTS, Means, Outage, hedge};
 use crate::backend::Answer;
 use crate::clock;
 use crate::decision::Cause;
@@ -16,7 +16,7 @@ pub(super) async fn ask(means: &Means<'_>, order: &[usize]) -> Result<Answer, Ou
         let later = &order[tried + 1..];
         let healthy = |&&later: &&usize| hedged != Some(later) && !means.policy.health[later].is_open();
         let others = later.iter().filter(healthy).count();
-        let share = Share::before(means, others, MAX_REQUESTS - 1 - means.asking.requests.get());
+        let share = means.share_before(others, MAX_REQUESTS - 1 - means.asking.requests.get());
         let (outcome, beside) = hedge::ask(means, endpoint, share, later).await;
         hedged = hedged.or(beside);
         match outcome {

@@ -24,8 +24,6 @@ pub(super) struct Inquiry<'a> {
     pub(super) among: Among,
     /// The longest that an address may keep the check.
     pub(super) share: Duration,
-    /// The same while there is no connection.
-    pub(super) connecting: Duration,
     pub(super) deadline: Instant,
     /// The exchange under way, for whoever drops this.
     pub(super) current: &'a RefCell<Option<Rc<Progress>>>,
@@ -59,8 +57,7 @@ impl Inquiry<'_> {
             self.current.replace(Some(Rc::clone(progress)));
             let began = clock::now();
             retries.exchange(began);
-            let connecting = self.share.min(self.connecting);
-            let mut until = (began + connecting).min(self.deadline);
+            let mut until = (began + self.share).min(self.deadline);
             let subject = Subject { session_id: question.session_id(), path_in_key: question.path_in_key() };
             // Where it stays, without a move from one future to the next: it is large.
             let judged = Cell::new(None);
@@ -74,15 +71,12 @@ impl Inquiry<'_> {
                         Some((alarms, bell)) => alarms.timeout_at(bell, until, exchange.as_mut()).await,
                         None => Box::pin(timeout_at(until, exchange.as_mut())).await.map_err(|_| Elapsed),
                     };
-                    let begins = progress.lent.get().unwrap_or(began);
-                    let earned = match progress.stage() {
-                        // No address is to blame for the time in line.
+                    // No address is to blame for the time in line.
+                    let begins = match progress.stage() {
                         Stage::Queued => self.deadline,
-                        Stage::Resolving | Stage::Connecting | Stage::Handshaking => {
-                            (begins + connecting).min(self.deadline)
-                        }
-                        _ => (begins + self.share).min(self.deadline),
+                        _ => progress.lent.get().unwrap_or(began),
                     };
+                    let earned = (begins + self.share).min(self.deadline);
                     if outcome.is_ok() || earned <= until {
                         break outcome;
                     }

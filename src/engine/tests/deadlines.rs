@@ -325,14 +325,14 @@ async fn the_time_is_divided_among_those_who_can_still_be_asked() {
         })
         .await;
     }
-    // What no connection comes to is not asked: the others have the time of all.
+    // To which no connection comes is not asked: all of the others may be.
     let peer = Peer::answering(|_, _| Some(ALLOW.into()));
     peer.silent.set(Some(0));
     peer.silent_endpoints.set(7);
     with_shard(&[("backend.url", &urls), ("timeout", "2s")], peer, |bench| async move {
         bench.submit(&check("s", ""), 1);
         let (decision, after) = bench.decided(1).await;
-        assert!(decision.allows() && between(after, 1750, 1760), "{after:?}: {}", decision.detail());
+        assert!(decision.allows() && between(after, 1910, 1920), "{after:?}: {}", decision.detail());
     })
     .await;
     // Who is asked as well when the first is slow has no smaller part.
