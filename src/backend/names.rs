@@ -82,9 +82,7 @@ impl Protected {
 
     /// Whether what a proxy makes of the pair holds one with a protected name.
     fn hidden_in(&self, pair: &[u8]) -> bool {
-        let mut level = pair.to_vec();
-        (0..DECODINGS).any(|_| {
-            level = passed_on(&level);
+        readings(pair).skip(1).any(|level| {
             level
                 .split(|byte| b"&;".contains(byte))
                 .any(|part| self.is_named(up_to(part, |byte| byte == b'=')))
@@ -185,6 +183,15 @@ fn decoded(name: &[u8]) -> Option<Vec<u8>> {
 fn may_be_cut(value: &[u8]) -> bool {
     let mut escapes = value.split(|&byte| byte == b'%').skip(1);
     escapes.any(|escape| hex(escape, 2).is_none_or(|byte| matches!(byte as u8, b'&' | b';' | b'%')))
+}
+
+/// The query as it is, and as proxies that decode it pass it on.
+pub(super) fn readings(query: &[u8]) -> impl Iterator<Item = Cow<'_, [u8]>> {
+    let decode = |level: &Cow<'_, [u8]>| {
+        let may_change = level.iter().any(|byte| b"%+".contains(byte));
+        may_change.then(|| Cow::Owned(passed_on(level)))
+    };
+    std::iter::successors(Some(Cow::Borrowed(query)), decode).take(1 + DECODINGS)
 }
 
 /// As whoever decodes a whole query and asks for nothing: what introduces nothing stays.

@@ -10,7 +10,7 @@
 use std::fmt;
 
 use super::encode::{TARGET, UNRESERVED, push_encoded};
-use super::names::Protected;
+use super::names::{Protected, readings};
 use super::template::{FIVE, HeaderField, Hole, ParamField, Part};
 use crate::check::{Field, Invalid, Question, Why, limits};
 use crate::config::{BackendUrl, Settings};
@@ -134,9 +134,15 @@ impl RequestPlan {
         if self.own_parameters + most_parameters(query.len()) > limits::PARAMETERS
             && self.own_parameters + parameters(query) > limits::PARAMETERS
         {
-            let count = self.own_parameters + self.kept(query).map(parameters).sum::<usize>();
-            if count > limits::PARAMETERS {
-                return invalid(Why::TooManyParameters { count });
+            let too_many = |count| invalid(Why::TooManyParameters { count: self.own_parameters + count });
+            // Hidden ones are looked at one by one, dropped or not.
+            let all = parameters(query);
+            if all - raw_parameters(query) > limits::PARAMETERS {
+                return too_many(all);
+            }
+            let kept = self.kept(query).map(parameters).sum::<usize>();
+            if self.own_parameters + kept > limits::PARAMETERS {
+                return too_many(kept);
             }
         }
         for header in &self.headers {
@@ -386,8 +392,12 @@ fn most_parameters(len: usize) -> usize {
     len / 2 + 1
 }
 
-/// As many as the most generous parser finds.
+/// As many as the most generous parser finds, also behind a proxy that decodes the query.
 fn parameters(query: &[u8]) -> usize {
+    readings(query).map(|query| raw_parameters(&query)).max().unwrap_or_default()
+}
+
+fn raw_parameters(query: &[u8]) -> usize {
     query.split(|byte| matches!(byte, b'&' | b';')).filter(|pair| !pair.is_empty()).count()
 }
 

@@ -124,6 +124,19 @@ fn at_most_256_parameters_however_they_are_counted() {
         too_many(257),
         "cut at ';' too"
     );
+
+    // And where a proxy that decodes them would cut.
+    for separator in ["%26", "%3B", "%3b", "%2526", "%253b", "%u0026", "%%32%36"] {
+        let admit = |plan: &RequestPlan, count| {
+            let query = format!("token={}", ["a"; 257][..count].join(separator));
+            plan.admit(&question(&Check { query: query.as_bytes(), ..check() }))
+        };
+        assert_eq!((admit(&open, 256), admit(&open, 257)), (Ok(()), too_many(257)), "{separator}");
+        assert_eq!((admit(&plan, 254), admit(&plan, 255)), (Ok(()), too_many(257)), "{separator}");
+    }
+    // Also of those that would be dropped, so that no more of them are looked at.
+    let hidden = |count| format!("a{}", "%26sid".repeat(count));
+    assert_eq!((admit(&hidden(250)), admit(&hidden(300))), (Ok(()), too_many(303)));
 }
 
 #[test]
