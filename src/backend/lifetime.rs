@@ -147,12 +147,12 @@ fn varies(fields: &Fields<'_>, asks_by: impl Fn(&[u8]) -> bool) -> bool {
 }
 
 /// Whether a cache answered in the backend's place. An `Age` that is no number is not 0.
-pub(super) fn from_cache(fields: &Fields<'_>) -> bool {
+pub(super) fn from_cache(status: u16, fields: &Fields<'_>) -> bool {
     let in_words = |line: &[u8]| line.split(|&byte| byte == b',').any(says_answered);
     fields.any("Age", |age| digits(age) != Some(0))
         || fields.any("X-Cache", in_words)
         || fields.any("X-Cache-Status", in_words)
-        || fields.any("Cache-Status", |line| parts(line, b',').any(cache_answered))
+        || fields.any("Cache-Status", |line| parts(line, b',').any(|cache| cache_answered(status, cache)))
 }
 
 /// One cache in whatever words: `HIT`, `TCP_MEM_HIT:NONE`, `RefreshHit from cloudfront`. Its name, behind `from`, says nothing.
@@ -172,18 +172,25 @@ fn says_answered(state: &[u8]) -> bool {
         .any(|text| text.split(|byte| !byte.is_ascii_alphanumeric()).any(answered))
 }
 
-/// One cache of `Cache-Status`, RFC 9211: its name, and what it did as parameters. A word alone is how others write it.
-fn cache_answered(cache: &[u8]) -> bool {
-    let mut parameters = parts(cache, b';').skip(1).peekable();
-    if parameters.peek().is_none() {
-        return says_answered(cache);
-    }
-    parameters.any(|parameter| {
+/// One cache of `Cache-Status`, RFC 9211: its name, and what it did as parameters. Words alone are how others write it.
+fn cache_answered(status: u16, cache: &[u8]) -> bool {
+    let mut parameters = parts(cache, b';');
+    let name = parameters.next().unwrap_or_default();
+    let (mut is_forwarded, mut answered) = (false, false);
+    for parameter in parameters {
         let mut halves = parameter.splitn(2, |&byte| byte == b'=').map(<[u8]>::trim_ascii);
         let (name, value) = (halves.next().unwrap_or_default(), halves.next());
-        (name.eq_ignore_ascii_case(b"hit") && value != Some(b"?0"))
-            || (name.eq_ignore_ascii_case(b"fwd-status") && value == Some(b"304"))
-    })
+        let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
+        is_forwarded |= is(b"fwd");
+        answered |= match value {
+            None => says_answered(name),
+            Some(value) if is(b"hit") => value != b"?0",
+            // What the backend said is not what came here: it has not changed, or it failed.
+            Some(value) if is(b"fwd-status") => digits(value) != Some(status.into()),
+            Some(_) => false,
+        };
+    }
+    answered || (!is_forwarded && says_answered(name))
 }
 
 /// Seconds; what is no number is 0.
@@ -391,10 +398,21 @@ mod tests {
             ("Cache-Status", "cdn; fwd=stale; fwd-status=304", true),
             ("Cache-Status", "HIT", true),
             ("Cache-Status", "MISS", false),
+            // Stored, as the backend failed: it said 503.
+            ("Cache-Status", "cdn; fwd=stale; fwd-status=503", true),
+            ("Cache-Status", "cdn; fwd=miss; fwd-status=200", false),
+            ("Cache-Status", "cdn; fwd=miss; fwd-status=503, edge; fwd=miss; fwd-status=200", true),
+            // As others write it.
+            ("Cache-Status", "nginx; STALE", true),
+            ("Cache-Status", "nginx; UPDATING", true),
+            ("Cache-Status", "nginx; REVALIDATED", true),
+            ("Cache-Status", "nginx; MISS", false),
+            ("Cache-Status", "HIT; age=3", true),
+            ("Cache-Status", "MISS; age=3", false),
         ] {
             let headers = [(name.as_bytes(), value.as_bytes())];
             let fields = Fields::of(&ReplyHead { status: 200, headers: &headers });
-            assert_eq!(from_cache(&fields), cached, "{name}: {value}");
+            assert_eq!(from_cache(200, &fields), cached, "{name}: {value}");
         }
     }
 

@@ -143,7 +143,7 @@ pub(crate) fn judge(
         return Judgement::Malformed(why);
     }
 
-    let from_cache = from_cache(&fields);
+    let from_cache = from_cache(head.status, &fields);
     let lifetime = Lifetime::of(&fields, &rules.ttl, |name| rules.asks_by(name, subject));
     // An error is no decision to hold on to: a 404 or 429 with max-age would cut off a viewer.
     let unkept = if !allows && !matches!(head.status, 401 | 403) {
