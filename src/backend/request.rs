@@ -132,18 +132,9 @@ impl RequestPlan {
         let invalid = |why| Err(Invalid::new(Field::Request, why));
         let query = question.query();
         if self.own_parameters + most_parameters(query.len()) > limits::PARAMETERS
-            && self.own_parameters + parameters(query) > limits::PARAMETERS
+            && let Some(count) = self.too_many_parameters(query)
         {
-            let too_many = |count| invalid(Why::TooManyParameters { count: self.own_parameters + count });
-            // Hidden ones are looked at one by one, dropped or not.
-            let all = parameters(query);
-            if all - raw_parameters(query) > limits::PARAMETERS {
-                return too_many(all);
-            }
-            let kept = self.kept(query).map(parameters).sum::<usize>();
-            if self.own_parameters + kept > limits::PARAMETERS {
-                return too_many(kept);
-            }
+            return invalid(Why::TooManyParameters { count });
         }
         for header in &self.headers {
             if let Header::Filled(field) = header
@@ -160,6 +151,26 @@ impl RequestPlan {
             }
         }
         Ok(())
+    }
+
+    /// How many there are with the client's, if those are too many that are not dropped.
+    fn too_many_parameters(&self, query: &[u8]) -> Option<usize> {
+        let is_too_many = |count: usize| self.own_parameters + count > limits::PARAMETERS;
+        // Each that is hidden has a `%` before it.
+        if !is_too_many(1 + query.iter().filter(|byte| b"&;%".contains(byte)).count()) {
+            return None;
+        }
+        let all = parameters(query);
+        if !is_too_many(all) {
+            return None;
+        }
+        // Hidden ones are looked at one by one, dropped or not.
+        let count = if all - raw_parameters(query) > limits::PARAMETERS {
+            all
+        } else {
+            self.kept(query).map(parameters).sum()
+        };
+        is_too_many(count).then_some(self.own_parameters + count)
     }
 
     /// Ordinary checks are so short that it needs no closer look, unless a template makes something else of them.
