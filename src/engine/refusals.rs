@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use tokio::time::Instant;
 
@@ -50,7 +50,15 @@ impl Core {
                 refusals.watches.fetch_add(1, Ordering::Relaxed);
             }
         }
-        if !refusals.called.load(Ordering::Relaxed) && !refusals.called.swap(true, Ordering::AcqRel) {
+        self.call_for_a_line();
+    }
+
+    /// The thread that says so is to look at the counts, unless it was called already.
+    pub(super) fn call_for_a_line(&self) {
+        let called = &self.refusals.called;
+        // Counted first: whoever clears `called` after it was read here reads the counts after that. See `RefusalLog::hear_again`.
+        fence(Ordering::SeqCst);
+        if !called.load(Ordering::Relaxed) && !called.swap(true, Ordering::AcqRel) {
             self.inboxes[0].turn();
         }
     }
@@ -105,12 +113,23 @@ impl RefusalLog {
         for unsaid in self.said.unsaid(now) {
             self.say(unsaid.kind, unsaid.times, core, policy);
         }
+        // Who was counted before it called may have been said before it called: nothing more is to be said that would clear this.
+        if self.said.next_at().is_none() && core.refusals.called.load(Ordering::Relaxed) {
+            self.hear_again(core);
+        }
+    }
+
+    /// From here on the next one calls again. Whoever read `called` before this does not, but has counted itself before it read,
+    /// with a fence between, as here: the turn after this sees its count. So no refusal stays unseen, and a turn that sees
+    /// nothing new and nobody who called is the last.
+    fn hear_again(&self, core: &Core) {
+        core.refusals.called.swap(false, Ordering::AcqRel);
+        fence(Ordering::SeqCst);
+        (self.poke)();
     }
 
     fn say(&self, comer: Comer, refused: u64, core: &Core, policy: &Policy) {
-        // From here on the next one calls again; whoever did not is seen in the turn after this.
-        core.refusals.called.swap(false, Ordering::AcqRel);
-        (self.poke)();
+        self.hear_again(core);
         let settings = &policy.settings;
         self.log.log(LogLevel::Warn, || match comer {
             Comer::Check => {

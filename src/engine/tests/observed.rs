@@ -337,6 +337,32 @@ async fn watches_that_find_no_room_are_counted_and_said_though_the_engine_has_no
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_to_say_what_was_said_meanwhile_does_not_silence_the_next() {
+    let lines = Arc::new(Lines::default());
+    let surroundings = Surroundings { log: Some(Arc::clone(&lines) as _), ..Surroundings::default() };
+    let keys = [("watch.max", "1"), ("watch.interval", "1h")];
+    let peer = Peer::answering(|_, _| Some(ALLOW.to_owned()));
+    with_shard_in(surroundings, &keys, peer, async |bench| {
+        let receiver: Arc<dyn Receiver> = Arc::new(Ignored);
+        let watch =
+            |check: &Check<'_>| Batch::new(&bench.core, 0).watch(check, &receiver, Tag::default(), |_| ());
+        let said = || lines.take().into_iter().map(|(_, line)| line).collect::<Vec<_>>();
+        assert!(watch(&check("s0", "")).is_ok());
+        assert_eq!(watch(&check("s1", "")), Err(SubmitError::Full));
+        bench.settle().await;
+        assert_eq!(said(), ["no room for 1 watch, as 1 was open (watch.max)"]);
+        // Of one that had been counted, and said, before its thread came to call.
+        bench.core.call_for_a_line();
+        bench.settle().await;
+        sleep(SECOND * 20).await;
+        assert_eq!(watch(&check("s2", "")), Err(SubmitError::Full));
+        bench.settle().await;
+        assert_eq!(said(), ["no room for 1 watch, as 1 was open (watch.max)"]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn checks_that_cannot_be_asked_about_are_counted() {
     with_shard(&[], Peer::answering(|_, _| Some(ALLOW.to_owned())), |bench| async move {
         let receiver: Arc<dyn Receiver> = Arc::new(Ignored);
