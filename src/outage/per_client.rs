@@ -9,6 +9,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use governor::clock::Clock;
@@ -31,6 +32,10 @@ pub(crate) struct PerClient {
     addresses: RandomState,
     log: Arc<Logger>,
     said: Mutex<Seldom<()>>,
+    began: Instant,
+    /// When `said` has something to say next, in nanoseconds since the limit began; 0: nothing. Written under its lock. Every
+    /// thread looks in every turn, and hardly ever finds something.
+    next: AtomicU64,
 }
 
 impl PerClient {
@@ -52,6 +57,8 @@ impl PerClient {
             log: Arc::clone(log),
             // Whoever asks does so in a turn of its own, and looks at the time after it.
             said: Mutex::new(Seldom::new(|| ())),
+            began,
+            next: AtomicU64::new(0),
         })
     }
 
@@ -68,7 +75,7 @@ impl PerClient {
     fn note(&self) {
         let line =
             || format!("limit.per_ip = {}: a check of an address that asks more often is denied", self.rate);
-        let line = self.said.lock().happened((), line);
+        let line = self.to_say(|said| said.happened((), line));
         if let Some(line) = line {
             self.log.log(LogLevel::Warn, || line);
         }
@@ -76,13 +83,25 @@ impl PerClient {
 
     /// When it is to be said how many were denied, though nobody else is.
     pub(crate) fn next_line(&self) -> Option<Instant> {
-        self.said.lock().next_at()
+        let next = self.next.load(Ordering::Relaxed);
+        (next != 0).then(|| self.began + Duration::from_nanos(next))
+    }
+
+    fn to_say<T>(&self, change: impl FnOnce(&Seldom<()>) -> T) -> T {
+        let said = self.said.lock();
+        let changed = change(&said);
+        // Never 0: a period after something was said.
+        let next = said.next_at().map_or(0, |at| (at - self.began).as_nanos() as u64);
+        self.next.store(next, Ordering::Relaxed);
+        changed
     }
 
     /// What of it is to be said by now.
     pub(crate) fn say_unsaid(&self, now: Instant) {
-        let unsaid = self.said.lock().unsaid(now);
-        for unsaid in unsaid {
+        if self.next_line().is_none_or(|next| next > now) {
+            return;
+        }
+        for unsaid in self.to_say(|said| said.unsaid(now)) {
             self.log.log(LogLevel::Warn, || unsaid.line);
         }
     }
@@ -213,6 +232,27 @@ mod tests {
         assert_eq!(granted(&limit, "198.51.100.1", 3), 2);
         let tracked = tracked(limit);
         assert!((500..=1000).contains(&tracked), "{tracked}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_only_looks_waits_for_nobody_while_there_is_nothing_to_say() {
+        let limit = Arc::new(limit(1, SECOND, 1000));
+        assert_eq!(granted(&limit, "192.0.2.1", 2), 1);
+        let busy = limit.said.lock();
+        let (looked, look) = std::sync::mpsc::channel();
+        let (theirs, now) = (Arc::clone(&limit), Instant::now());
+        std::thread::spawn(move || {
+            theirs.say_unsaid(now);
+            looked.send(theirs.next_line())
+        });
+        assert_eq!(look.recv_timeout(SECOND * 30), Ok(None));
+        drop(busy);
+        // The first denial was said; this one is not, until ten seconds have passed since.
+        assert_eq!(granted(&limit, "192.0.2.1", 1), 0);
+        assert_eq!(limit.next_line(), Some(now + SECOND * 10));
+        tokio::time::advance(SECOND * 10).await;
+        limit.say_unsaid(Instant::now());
+        assert_eq!(limit.next_line(), None);
     }
 
     #[tokio::test(start_paused = true)]
