@@ -445,7 +445,7 @@ typedef struct alta_auth_stats {
      */
     uint64_t pending;
     /**
-     * ALTA_AUTH_ERR_FULL given.
+     * ALTA_AUTH_ERR_FULL given, to checks and watches.
      */
     uint64_t refused;
     /**
@@ -738,8 +738,8 @@ int32_t alta_auth_submit(struct alta_auth_engine *handle,
  * The backend is asked again when the time of a decision ends, or after watch.interval where it has none, at most
  * watch.max_rate times a second for all watches. A change is another verdict, user_id, location, max_sessions or
  * ALTA_AUTH_UNIQUE; changes that come while the host has not taken the one before are one. A watch is no check: it is not
- * pending, drain does not wait for it, and it counts in none of alta_auth_stats' counters of checks. timeout_ms does not
- * apply. ALTA_AUTH_ERR_FULL: watch.max are open.
+ * pending, drain does not wait for it, and of alta_auth_stats' counters of checks it counts in none but refused. timeout_ms
+ * does not apply. ALTA_AUTH_ERR_FULL: watch.max are open.
  */
 int32_t alta_auth_watch(struct alta_auth_engine *handle,
                         const struct alta_auth_request *check,

@@ -47,8 +47,8 @@ pub unsafe extern "C" fn alta_auth_submit(
 /// The backend is asked again when the time of a decision ends, or after watch.interval where it has none, at most
 /// watch.max_rate times a second for all watches. A change is another verdict, user_id, location, max_sessions or
 /// ALTA_AUTH_UNIQUE; changes that come while the host has not taken the one before are one. A watch is no check: it is not
-/// pending, drain does not wait for it, and it counts in none of alta_auth_stats' counters of checks. timeout_ms does not
-/// apply. ALTA_AUTH_ERR_FULL: watch.max are open.
+/// pending, drain does not wait for it, and of alta_auth_stats' counters of checks it counts in none but refused. timeout_ms
+/// does not apply. ALTA_AUTH_ERR_FULL: watch.max are open.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn alta_auth_watch(
     handle: *mut alta_auth_engine,

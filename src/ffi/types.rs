@@ -176,7 +176,7 @@ pub struct alta_auth_stats {
     pub cancelled: u64,
     /// Accepted, neither delivered nor cancelled, now; unreaped ones included.
     pub pending: u64,
-    /// ALTA_AUTH_ERR_FULL given.
+    /// ALTA_AUTH_ERR_FULL given, to checks and watches.
     pub refused: u64,
     /// Delivered decisions.
     pub allowed: u64,

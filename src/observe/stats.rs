@@ -42,7 +42,8 @@ pub struct Stats {
     pub hedges_won: u64,
     /// Decisions remembered, now; expired ones that were not taken out yet included.
     pub remembered: u64,
-    /// Watches that are open, now. They count in none of the counters of checks.
+    /// Watches that are open, now. They count in none of the counters of checks but `refused` and `invalid`, where
+    /// they are not accepted.
     pub watching: u64,
     /// Decisions delivered to watches: first ones and changes.
     pub watch_decisions: u64,
