@@ -131,6 +131,12 @@ impl<'a> Batch<'a> {
         self.way.checks = self.way.checks.saturating_sub(1);
     }
 
+    /// The same, as a field is over its limit; or a watch is not, for that. Counted as what [`Batch::submit`] finds invalid.
+    pub(crate) fn too_long(&mut self) {
+        self.passed_over();
+        self.way.core.refusals.unfit();
+    }
+
     /// A watch, for as long as the host wants: its first decision, and each change of it. `announce` gets the ticket
     /// before anything can be told.
     pub(crate) fn watch(

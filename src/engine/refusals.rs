@@ -33,6 +33,11 @@ impl Refusals {
     pub(super) fn invalid(&self) -> u64 {
         self.invalid.load(Ordering::Relaxed)
     }
+
+    /// One more of them.
+    pub(super) fn unfit(&self) {
+        self.invalid.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Core {
@@ -42,7 +47,7 @@ impl Core {
         match (error, comer) {
             (SubmitError::Closed, _) => return,
             (SubmitError::Invalid(_), _) => {
-                refusals.invalid.fetch_add(1, Ordering::Relaxed);
+                refusals.unfit();
                 return;
             }
             (SubmitError::Full, Comer::Check) => self.ledger.refused(),

@@ -85,10 +85,36 @@ pub(super) unsafe fn c_text<'a>(text: *const c_char) -> Result<&'a CStr, i32> {
     Ok(unsafe { CStr::from_ptr(text) })
 }
 
+/// Why what a host passes is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unfit {
+    /// A text is over its limit: that is for a client to choose, not for the host.
+    TooLong,
+    Status(i32),
+}
+
+impl From<i32> for Unfit {
+    fn from(status: i32) -> Self {
+        Self::Status(status)
+    }
+}
+
+impl From<Unfit> for i32 {
+    fn from(why: Unfit) -> Self {
+        match why {
+            Unfit::TooLong => ALTA_AUTH_ERR_INVALID,
+            Unfit::Status(status) => status,
+        }
+    }
+}
+
 /// A text of at most `limit` bytes; the length is judged before anything is read.
-pub(super) unsafe fn text<'a>(text: alta_auth_str, limit: usize) -> Result<&'a [u8], i32> {
-    if text.len > limit || (text.ptr.is_null() && text.len != 0) {
-        return Err(ALTA_AUTH_ERR_INVALID);
+pub(super) unsafe fn text<'a>(text: alta_auth_str, limit: usize) -> Result<&'a [u8], Unfit> {
+    if text.ptr.is_null() && text.len != 0 {
+        return Err(ALTA_AUTH_ERR_INVALID.into());
+    }
+    if text.len > limit {
+        return Err(Unfit::TooLong);
     }
     if text.len == 0 {
         return Ok(&[]);
@@ -190,28 +216,28 @@ pub(super) unsafe fn set_item<T>(array: *mut T, index: usize, value: T) {
 pub(super) unsafe fn request<'a>(
     request: *const alta_auth_request,
     stride: Option<usize>,
-) -> Result<Check<'a>, i32> {
+) -> Result<Check<'a>, Unfit> {
     // SAFETY: the caller's struct, by the contract.
     let size = unsafe { struct_size(request.cast()) }?;
     if size < alta_auth_request::FIRST || stride.is_some_and(|stride| stride != size) {
-        return Err(ALTA_AUTH_ERR_INVALID);
+        return Err(ALTA_AUTH_ERR_INVALID.into());
     }
     // SAFETY: the struct has `size` bytes, by the contract.
     let unknown = unsafe { nonzero_tail(request.cast(), REQUEST, size) };
     if size > MAX_STRUCT || unknown {
-        return Err(ALTA_AUTH_ERR_UNSUPPORTED);
+        return Err(ALTA_AUTH_ERR_UNSUPPORTED.into());
     }
     // SAFETY: aligned, and it has `size` bytes.
     let request = unsafe { read_struct(request, size) };
     if request.flags & !ALTA_AUTH_FRESH != 0 {
-        return Err(ALTA_AUTH_ERR_UNSUPPORTED);
+        return Err(ALTA_AUTH_ERR_UNSUPPORTED.into());
     }
     if request.reserved != 0 {
-        return Err(ALTA_AUTH_ERR_INVALID);
+        return Err(ALTA_AUTH_ERR_INVALID.into());
     }
     let mut user_agent = request.user_agent;
     if user_agent.len > isize::MAX as usize {
-        return Err(ALTA_AUTH_ERR_INVALID);
+        return Err(ALTA_AUTH_ERR_INVALID.into());
     }
     user_agent.len = user_agent.len.min(MAX_USER_AGENT);
     // SAFETY: each text is the caller's, by the contract, and is copied before the call returns.
@@ -321,6 +347,7 @@ mod tests {
     use crate::decision::{Cause, Origin, Verdict};
 
     const INVALID: i32 = ALTA_AUTH_ERR_INVALID;
+    const UNFIT: Unfit = Unfit::Status(INVALID);
     const UNSUPPORTED: i32 = ALTA_AUTH_ERR_UNSUPPORTED;
 
     fn str_of(text: &[u8]) -> alta_auth_str {
@@ -365,7 +392,7 @@ mod tests {
         unsafe {
             at.write(a_request(size));
             at.cast::<u8>().add(REQUEST).copy_from(tail.as_ptr(), tail.len());
-            request(at, None).map(drop)
+            request(at, None).map(drop).map_err(i32::from)
         }
     }
 
@@ -375,13 +402,13 @@ mod tests {
         let five = b"12345";
         let table = [
             (null(), 0, Ok(b"".as_slice())),
-            (null(), 1, Err(INVALID)),
-            (null(), usize::MAX, Err(INVALID)),
+            (null(), 1, Err(UNFIT)),
+            (null(), usize::MAX, Err(UNFIT)),
             (nowhere, 0, Ok(b"")),
-            (nowhere, 6, Err(INVALID)),
-            (nowhere, isize::MAX as usize, Err(INVALID)),
-            (nowhere, isize::MAX as usize + 1, Err(INVALID)),
-            (nowhere, usize::MAX, Err(INVALID)),
+            (nowhere, 6, Err(Unfit::TooLong)),
+            (nowhere, isize::MAX as usize, Err(Unfit::TooLong)),
+            (nowhere, isize::MAX as usize + 1, Err(Unfit::TooLong)),
+            (nowhere, usize::MAX, Err(Unfit::TooLong)),
             (five.as_ptr().cast(), 4, Ok(b"1234")),
             (five.as_ptr().cast(), 5, Ok(b"12345")),
         ];
@@ -394,6 +421,7 @@ mod tests {
 
     #[test]
     fn every_length_of_a_request_is_judged() {
+        const USER_AGENT: usize = 5;
         let nowhere = std::ptr::without_provenance::<c_char>(1);
         let fields: [fn(&mut alta_auth_request) -> &mut alta_auth_str; 7] = [
             |request| &mut request.session_id,
@@ -414,7 +442,9 @@ mod tests {
                 *field(&mut asked) = text;
                 // SAFETY: a request of ours; the texts that are not there must not be looked at.
                 let found = unsafe { request(&raw const asked, None) }.map(drop);
-                assert_eq!(found, Err(INVALID), "field {index}, length {}", text.len);
+                // A user agent is cut: one that is longer than memory is no client's.
+                let why = if index == USER_AGENT || text.ptr.is_null() { UNFIT } else { Unfit::TooLong };
+                assert_eq!(found, Err(why), "field {index}, length {}", text.len);
             }
         }
     }
@@ -459,7 +489,7 @@ mod tests {
             [(REQUEST, Ok(())), (REQUEST + 8, Err(INVALID)), (REQUEST - 8, Err(INVALID))]
         {
             // SAFETY: a request of ours.
-            let found = unsafe { request(&raw const asked, Some(stride)) }.map(drop);
+            let found = unsafe { request(&raw const asked, Some(stride)) }.map(drop).map_err(i32::from);
             assert_eq!(found, expected, "{stride}");
         }
     }
@@ -511,7 +541,7 @@ mod tests {
             let at = place.as_mut_ptr().wrapping_byte_add(offset);
             // SAFETY: none of these reads what is misaligned.
             unsafe {
-                assert_eq!(request(at.cast(), None).map(drop), Err(INVALID), "{offset}");
+                assert_eq!(request(at.cast(), None).map(drop), Err(UNFIT), "{offset}");
                 assert_eq!(stride(at.cast::<alta_auth_completion>(), 1), Err(INVALID), "{offset}");
                 assert_eq!(room(at.cast::<alta_auth_stats>()), Err(INVALID), "{offset}");
                 assert_eq!(object(at).map(drop), Err(INVALID), "{offset}");
@@ -522,7 +552,7 @@ mod tests {
         }
         // SAFETY: NULL is what these look for.
         unsafe {
-            assert_eq!(request(null(), None).map(drop), Err(INVALID));
+            assert_eq!(request(null(), None).map(drop), Err(UNFIT));
             assert_eq!(stride(null::<alta_auth_completion>(), 0), Err(INVALID));
             assert_eq!(room(null::<alta_auth_stats>()), Err(INVALID));
             assert_eq!(object(null::<u64>()), Err(INVALID));

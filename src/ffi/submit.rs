@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::engine::{alta_auth_engine, engine};
 use super::pointers::{
-    aligned, element, item, read_if_wanted, request, room, set_item, stride, view, write, write_struct,
+    Unfit, aligned, element, item, read_if_wanted, request, room, set_item, stride, view, write, write_struct,
 };
 use super::types::*;
 use super::{guarded, status, submit_status};
@@ -83,7 +83,9 @@ pub(super) unsafe fn submit(
     ticket: *mut u64,
 ) -> Result<(), i32> {
     // SAFETY: the contract of the header.
-    let (check, before) = unsafe { (request(check, None)?, read_if_wanted(ticket.cast_const())?) };
+    let check = unsafe { request(check, None) }.map_err(|why| pass_over(&mut batch, why))?;
+    // SAFETY: the contract of the header.
+    let before = unsafe { read_if_wanted(ticket.cast_const())? };
     // SAFETY: the contract of the header.
     let announce = |number| unsafe { write(ticket, number) };
     let submitted = match what {
@@ -98,6 +100,15 @@ pub(super) unsafe fn submit(
         }
         submit_status(error)
     })
+}
+
+/// What is not taken is counted where a client can have caused it.
+fn pass_over(batch: &mut Batch<'_>, why: Unfit) -> i32 {
+    match why {
+        Unfit::TooLong => batch.too_long(),
+        Unfit::Status(_) => batch.passed_over(),
+    }
+    why.into()
 }
 
 /// Accepts many checks, with one wake-up. Returns how many were accepted; statuses (may be NULL) says which were not, and
@@ -160,10 +171,7 @@ pub(super) unsafe fn submit_all(
                     let tag = Tag { user_data: user_data.expose_provenance(), owner };
                     batch.submit(&check, &receiver, tag, |_| ()).map_err(submit_status)
                 }
-                Err(status) => {
-                    batch.passed_over();
-                    Err(status)
-                }
+                Err(why) => Err(pass_over(&mut batch, why)),
             }
         };
         accepted += usize::from(submitted.is_ok());
@@ -185,7 +193,8 @@ pub unsafe extern "C" fn alta_auth_check(
     status(|| {
         // SAFETY: the contract of the header.
         let (handle, size, check) =
-            unsafe { (engine(handle)?, room(out.cast_const())?, request(check, None)?) };
+            unsafe { (engine(handle)?, room(out.cast_const())?, request(check, None)) };
+        let check = check.map_err(|why| pass_over(&mut handle.engine.batch(1), why))?;
         if handle.engine.is_calling() {
             return Err(ALTA_AUTH_ERR_THREAD);
         }

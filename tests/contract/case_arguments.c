@@ -339,6 +339,7 @@ CASE(fields_over_their_limits_are_refused) {
     CHECK(text != NULL);
     memset(text, 'a', LONGEST);
     text[0] = '/';
+    size_t refused = 0;
     for (size_t f = 0; f < FIELDS; f++) {
         size_t limit = fields[f].limit;
         alta_auth_request request = ask("s", "token=123");
@@ -357,8 +358,14 @@ CASE(fields_over_their_limits_are_refused) {
             if (status_of(engine, queue, &request) != ALTA_AUTH_ERR_INVALID) {
                 fail(__FILE__, __LINE__, "%s of %zu bytes", fields[f].name, over[i]);
             }
+            CHECK_EQ(alta_auth_watch(engine, &request, never, NULL, NULL), ALTA_AUTH_ERR_INVALID);
+            refused += 6; /* all that status_of tries but lookup, and the watch */
         }
     }
+    char line[80];
+    snprintf(line, sizeof line, "\nalta_auth_checks_invalid_total %zu\n", refused);
+    CHECK(alta_auth_metrics_text(engine, text, LONGEST) < LONGEST);
+    CHECK(refused > 0 && strstr(text, line) != NULL);
     free(text);
     alta_auth_queue_free(queue);
     alta_auth_engine_free(engine);
