@@ -76,7 +76,10 @@ impl Pool {
             let state = self.state.borrow();
             conn.is_open() && state.line.placeless().is_some_and(|first| !first.takes(false, conn.address))
         };
-        if let Some(other) = conns.iter().find(others)
+        // One at a time: its place is free when its last stream has ended.
+        let makes_way = conns.iter().any(|conn| !conn.is_open()) || self.state.borrow().attempts > 0;
+        if !makes_way
+            && let Some(other) = conns.iter().find(others)
             && self.owes_place(false, other.address)
         {
             other.retire();

@@ -194,6 +194,44 @@ async fn those_who_are_hard_to_please_close_few_connections() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_connection_over_http2_makes_way_and_the_others_go_on() {
+    local(async {
+        let keys = [("http.version", "h2c"), ("pool.max_connections", "3"), ("pool.max_age", "1h")];
+        let mut world = World::new(&keys);
+        let (_, empty) = mpsc::unbounded_channel();
+        let mut peers = std::mem::replace(&mut world.peers, empty);
+        let served = Rc::<Cell<u64>>::default();
+        let count = Rc::clone(&served);
+        // Of two streams at a time the first is not answered.
+        spawn_local(async move {
+            while let Some(peer) = peers.recv().await {
+                let count = Rc::clone(&count);
+                spawn_local(async move {
+                    let handshake = ::h2::server::Builder::new().max_concurrent_streams(2).handshake(peer.0);
+                    let mut server: lanes::Server = handshake.await.unwrap();
+                    let _hung = server.accept().await;
+                    while let Some(Ok(asked)) = server.accept().await {
+                        sleep(Duration::from_millis(1)).await;
+                        count.set(count.get() + 1);
+                        lanes::answer(asked, 200);
+                    }
+                });
+            }
+        });
+        crowd(&world, 8, false);
+        sleep(Duration::from_millis(100)).await;
+        assert_eq!(world.gauges().0, 3);
+        let elsewhere = world.asking_at([TWO]);
+        sleep(Duration::from_millis(200)).await;
+        let before = served.get();
+        sleep(Duration::from_millis(100)).await;
+        assert!(served.get() - before > 100, "{}", served.get() - before);
+        assert!(!elsewhere.is_finished(), "no place is free yet");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_idle_connection_over_http2_that_leads_elsewhere_gives_up_its_place() {
     local(async {
         let mut world = World::new(&[("http.version", "h2c"), ("pool.max_connections", "1")]);
