@@ -193,6 +193,9 @@ impl Shard {
         if self.index == 0 {
             self.refusals.note(&self.core, &policy, now);
         }
+        if self.next_line().is_none_or(|next| next > now) {
+            return;
+        }
         self.outages.say_unsaid(now);
         self.unenforced.say_unsaid(now);
         self.shadow.say_unsaid(now);
