@@ -25,6 +25,7 @@ pub(super) struct Parser {
 }
 
 impl Parser {
+    #[cfg(test)]
     /// Decodes once, and does nothing else.
     pub(super) fn plain() -> Self {
         Self {
