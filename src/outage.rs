@@ -9,7 +9,7 @@ mod health;
 mod latency;
 mod per_client;
 
-pub(crate) use addresses::{Addresses, Choice, Known, Tried, two_of};
+pub(crate) use addresses::{Addresses, Choice, Known, Openings, Tried, two_of};
 pub(crate) use breaker::Rules;
 pub(crate) use client::Client;
 pub(crate) use health::{Health, Permit};

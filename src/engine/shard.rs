@@ -37,7 +37,7 @@ use super::transports::Transports;
 use super::watches::{Bound, Watches};
 use crate::clock;
 use crate::decision::{Cause, Decision};
-use crate::outage::Health;
+use crate::outage::{Health, Openings};
 use crate::transport::Among;
 
 /// When no waiter has a deadline.
@@ -80,8 +80,8 @@ pub(crate) struct Shard {
     pub(super) watches: RefCell<Watches>,
     /// What is asked and judged by now.
     pub(super) policy: RefCell<Arc<Policy>>,
-    /// How often the breaker of each endpoint had opened when this thread looked last.
-    opened: RefCell<Vec<u64>>,
+    /// How often the breaker of each endpoint, and of each of its addresses, had opened when this thread looked last.
+    opened: RefCell<Vec<(u64, Openings)>>,
     /// Of the revocations up to here this thread has heard, by their clock.
     pub(super) heard: Cell<u64>,
     /// Which I/O thread this is.
@@ -261,20 +261,25 @@ impl Shard {
         self.transports.turn_to(policy);
     }
 
-    /// Where a breaker has opened, those who wait for a connection wait in vain, and the connections there are may lead to
-    /// nobody any more.
+    /// Where a breaker has opened, whichever thread found out, those who wait for a connection wait in vain, and the connections
+    /// there are, of an address those to it, may lead to nobody any more.
     fn turn_away(&self) {
         let policy = Arc::clone(&self.policy.borrow());
         let mut seen = self.opened.borrow_mut();
-        seen.resize(policy.health.len(), 0);
-        for (endpoint, (seen, health)) in seen.iter_mut().zip(policy.health.iter()).enumerate() {
+        seen.resize_with(policy.health.len(), Default::default);
+        let transport = || Rc::clone(&self.transports.of(&policy).transport);
+        for (endpoint, (seen, of_addresses)) in seen.iter_mut().enumerate() {
+            let health = &policy.health[endpoint];
             let opened = health.opened();
             if std::mem::replace(seen, opened) != opened {
-                let transport = &self.transports.of(&policy).transport;
-                transport.part_from(endpoint, &Among::default());
+                transport().part_from(endpoint, &Among::default());
                 if health.is_open() {
-                    transport.turn_away(endpoint);
+                    transport().turn_away(endpoint);
                 }
+            }
+            let opened = policy.addresses[endpoint].opened_since(of_addresses);
+            if !opened.is_empty() {
+                transport().part_from(endpoint, &Among::these(Some(opened)));
             }
         }
     }

@@ -46,6 +46,7 @@ pub(super) async fn ask_one(
         };
         let among = Among::these(choice.addresses());
         if choice.is_probe() || leave.permit.as_ref().is_some_and(Permit::is_probe) {
+            // This thread may have had no turn since it opened, in which it would have parted from them.
             means.transport.part_from(endpoint, &among);
         }
         leave.choice = Some(choice);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::Response;
 use tokio::io::{AsyncWriteExt, DuplexStream};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::support::{ALLOW, Bench, Peer, check, with_shard};
 use crate::check::Check;
@@ -75,14 +75,22 @@ async fn serve_http2(stream: DuplexStream, fate: &Fate, number: usize, place: us
     }
 }
 
+fn named(client: usize) -> (String, String) {
+    (format!("s{client}"), format!("192.0.2.{client}"))
+}
+
 /// Of so many clients at once; what came of each.
 async fn ask(bench: &Bench, clients: std::ops::Range<usize>) -> Vec<(Origin, Cause)> {
-    for client in clients.clone() {
-        let (session, ip) = (format!("s{client}"), format!("192.0.2.{client}"));
+    ask_each(bench, &clients.collect::<Vec<_>>()).await
+}
+
+async fn ask_each(bench: &Bench, clients: &[usize]) -> Vec<(Origin, Cause)> {
+    for &client in clients {
+        let (session, ip) = named(client);
         bench.submit(&Check { ip: ip.as_bytes(), ..check(&session, "") }, client);
     }
     let mut outcomes = Vec::new();
-    for client in clients {
+    for &client in clients {
         let decision = bench.decided(client).await.0;
         outcomes.push((decision.origin, decision.cause));
     }
@@ -139,5 +147,49 @@ async fn nor_is_the_one_that_finds_an_address_back() {
             assert!(!is_open() && fate.made.get() == made + 1);
         })
         .await;
+    }
+}
+
+/// Of so many clients, those whose checks this I/O thread asks for.
+fn of_thread(bench: &Bench, thread: usize, clients: std::ops::Range<usize>) -> Vec<usize> {
+    let (core, policy) = (&bench.core, bench.core.policy());
+    let its = |client: &usize| {
+        let (session, ip) = named(*client);
+        let key = core
+            .hash_of_key(policy.accept(&Check { ip: ip.as_bytes(), ..check(&session, "") }).unwrap().key());
+        core.thread_of(key) == thread
+    };
+    clients.filter(its).collect()
+}
+
+/// Each thread has its own connections, and one of them finds out for all.
+#[tokio::test(start_paused = true)]
+async fn what_one_thread_finds_back_no_other_asks_on_a_connection_that_is_dead() {
+    for http2 in [false, true] {
+        for places in [&[0][..], &[1]] {
+            let fate = Rc::<Fate>::default();
+            let version = ("http.version", if http2 { "h2c" } else { "1.1" });
+            let keys = [&KEYS[..], &[version, ("threads.io", "2")]].concat();
+            with_shard(&keys, peer(&fate, http2), |bench| async move {
+                if places == [1] {
+                    bench.peer.stand_for(&bench.core, &[ONE, TWO]);
+                }
+                let [one, other] = [0, 1].map(|thread| of_thread(&bench, thread, 0..200));
+                for thread in [&one, &other] {
+                    assert_eq!(ask_each(&bench, &thread[..20]).await, [ANSWER; 20]);
+                }
+                fate.strike(places);
+                ask_each(&bench, &one[20..25]).await;
+                bench.settle().await;
+                sleep(SECOND + SECOND / 5).await;
+                let made = fate.made.get();
+                assert_eq!(ask_each(&bench, &one[25..26]).await, [ANSWER]);
+                assert_eq!(fate.made.get(), made + 1, "found back");
+                let asked = Instant::now();
+                assert_eq!(ask_each(&bench, &other[20..25]).await, [ANSWER; 5], "{http2} {places:?}");
+                assert!(asked.elapsed() < SECOND / 10, "nobody met a dead one: {http2} {places:?}");
+            })
+            .await;
+        }
     }
 }
