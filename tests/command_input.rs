@@ -22,7 +22,12 @@ fn the_url_and_a_header_may_come_from_elsewhere_than_the_command_line() {
         let args = ["check", "-", "--backend", &backend.url, "--set", &header, "--show-secrets"];
         run_with_input(&args, input.as_bytes())
     };
-    for input in [&format!("{URL}\n")[..], &format!("{URL}\r\nhttps://h/other?token=9\n"), URL] {
+    for input in [
+        &format!("{URL}\n")[..],
+        &format!("{URL}\r\nhttps://h/other?token=9\n"),
+        URL,
+        &format!("  {URL} \t\r"),
+    ] {
         let output = ask(input);
         let shown = text(&output.stdout);
         assert_eq!(output.status.code(), Some(0), "{shown}{}", text(&output.stderr));
@@ -42,5 +47,5 @@ fn the_url_and_a_header_may_come_from_elsewhere_than_the_command_line() {
         assert_eq!(output.status.code(), Some(64), "{errors}");
         assert!(errors.contains(why) && !errors.contains("canary") && output.stdout.is_empty(), "{errors}");
     }
-    assert_eq!(backend.stats()["requests"], 3);
+    assert_eq!(backend.stats()["requests"], 4);
 }

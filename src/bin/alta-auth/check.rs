@@ -83,7 +83,7 @@ fn first_line(input: impl BufRead) -> Result<Vec<u8>, u8> {
         config::complain(&format_args!("the client's URL: longer than {MAX_LINE} bytes"));
         return Err(exit::USAGE);
     }
-    Ok(line)
+    Ok(line.trim_ascii().to_vec())
 }
 
 fn status_of(report: &ProbeReport) -> u8 {

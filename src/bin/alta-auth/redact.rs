@@ -63,6 +63,9 @@ const OPEN: [&str; 8] = [
     "x-real-ua",
 ];
 
+/// What credentials begin with (RFC 9110 section 11.4; IANA's registry, and two that many use), whatever their header's name.
+const SCHEMES: [&str; 8] = ["basic", "bearer", "digest", "dpop", "negotiate", "oauth", "token", "apikey"];
+
 /// Whether a request header may be shown with its value.
 pub(crate) fn is_open(header: &[u8]) -> bool {
     OPEN.iter().any(|open| header.eq_ignore_ascii_case(open.as_bytes()))
@@ -94,6 +97,12 @@ impl Secrets {
         self.add(value);
         if name.eq_ignore_ascii_case(b"cookie") {
             value.split(|&byte| byte == b';').for_each(|pair| self.add(after(pair, b'=').trim_ascii()));
+            return;
+        }
+        let scheme = value.split(|&byte| byte == b' ').next().unwrap_or_default();
+        let has_scheme = SCHEMES.iter().any(|known| scheme.eq_ignore_ascii_case(known.as_bytes()));
+        // The last word of any other value is most often an ordinary one.
+        if !has_scheme && !name.to_ascii_lowercase().ends_with(b"authorization") {
             return;
         }
         let credentials = after(value, b' ').trim_ascii();
@@ -247,6 +256,9 @@ mod tests {
             ("Authorization", "Basic a2V5LTEyMzQ6", "key-1234", "…"),
             ("Cookie", "a=first; b=second", "second of a=first", "… of a=…"),
             ("X-Api-Key", "k-1234", "k-1234!", "…!"),
+            ("X-Client", "Alta 1", "error 1 of Alta 1", "error 1 of …"),
+            ("X-Key", "Token t-1234", "t-1234 is unknown", "… is unknown"),
+            ("X-Old-Authorization", "Alta t-1234", "t-1234 is unknown", "… is unknown"),
         ] {
             let mut secrets = Secrets::default();
             secrets.add_header(name.as_bytes(), value.as_bytes());
