@@ -25,8 +25,8 @@ pub(super) struct Parser {
 }
 
 impl Parser {
-    #[cfg(test)]
     /// Decodes once, and does nothing else.
+    #[cfg(test)]
     pub(super) fn plain() -> Self {
         Self {
             passes: 0,

@@ -403,7 +403,7 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::Duration { min: SECOND, max: DAY, put: |s, d| s.pool.max_age = d },
         default: Value("5m"),
         text: "How long a connection is used at all, so that a backend that moved is followed, and a certificate that has expired since. \
-               One of HTTP/2 serves until its successor is there, for two `connect_timeout` more at most.",
+               One of HTTP/2 serves until its successor is there, for two `connect_timeout` more at most since the first check that finds it too old.",
     },
     Key {
         name: "http.version", section: "Connections", reload: Keeps,

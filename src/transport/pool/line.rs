@@ -20,7 +20,7 @@ const ASKED: usize = 64;
 const PASSED: u32 = 16;
 
 /// Who waits, in the order of arrival. When a backend hangs there are tens of thousands, and all leave at once:
-/// no step here looks at more of the line than the way to one waiter.
+/// no step here looks at more of the line than the way to one waiter, but for the failure of an attempt and the end.
 #[derive(Default)]
 pub(super) struct Line {
     arrivals: u64,
