@@ -10,7 +10,7 @@ mod stats;
 pub(crate) use histogram::{BOUNDS, Durations, Histogram, Tally};
 pub(crate) use log::Logger;
 pub use log::{Log, LogLevel};
-pub(crate) use seldom::Seldom;
+pub(crate) use seldom::{SAID_AGAIN, Seldom};
 pub use shadow::ShadowStats;
 pub(crate) use shadow::{Outcome, Outcomes};
 pub use stats::{AddressStats, EndpointStats, Stats};

@@ -37,6 +37,7 @@ use super::transports::Transports;
 use super::watches::{Bound, Watches};
 use crate::clock;
 use crate::decision::{Cause, Decision};
+use crate::observe::SAID_AGAIN;
 use crate::outage::{Health, Openings};
 use crate::transport::Among;
 
@@ -247,6 +248,11 @@ impl Shard {
         if !Arc::ptr_eq(&before.memory, &policy.memory) {
             // What they were told was asked, or judged, by other rules.
             self.watches.borrow_mut().all_are_due(Instant::now());
+        }
+        if let Some(limit) = &before.per_client
+            && policy.per_client.as_ref().is_none_or(|now| !Arc::ptr_eq(now, limit))
+        {
+            limit.say_unsaid(Instant::now() + SAID_AGAIN);
         }
         if !Arc::ptr_eq(&before, &policy) {
             self.watches.borrow_mut().all_turn_to(&policy);
@@ -483,6 +489,7 @@ impl Shard {
         }
         self.shadow.close();
         self.transports.close();
+        self.say_unsaid(Instant::now() + SAID_AGAIN);
     }
 }
 

@@ -26,6 +26,7 @@ mod rebirth;
 mod reference;
 mod refresh;
 mod revocations;
+mod said;
 mod shadow;
 mod silence;
 mod support;

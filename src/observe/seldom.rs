@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-const PERIOD: Duration = Duration::from_secs(10);
+/// The period. Who asks for what is unsaid so much later gets all of it.
+pub(crate) const SAID_AGAIN: Duration = Duration::from_secs(10);
 
 /// By kind: when it was last said, and how many were not said since. Of one thread at a time; there must be few kinds.
 pub(crate) struct Seldom<K> {
@@ -54,9 +55,9 @@ impl<K: Copy + Eq + Hash> Seldom<K> {
         let now = Instant::now();
         let mut kinds = self.kinds.borrow_mut();
         match kinds.get_mut(&kind) {
-            Some(kind) if now - kind.said < PERIOD => {
+            Some(kind) if now - kind.said < SAID_AGAIN => {
                 kind.unsaid += times;
-                let due = kind.said + PERIOD;
+                let due = kind.said + SAID_AGAIN;
                 if self.next.get().is_none_or(|next| due < next) {
                     self.next.set(Some(due));
                     (self.poke)();
@@ -87,7 +88,7 @@ impl<K: Copy + Eq + Hash> Seldom<K> {
         }
         let mut next: Option<Instant> = None;
         for (&name, kind) in self.kinds.borrow_mut().iter_mut().filter(|(_, kind)| kind.unsaid > 0) {
-            let due = kind.said + PERIOD;
+            let due = kind.said + SAID_AGAIN;
             if due > now {
                 next = Some(next.map_or(due, |next| next.min(due)));
                 continue;
@@ -148,19 +149,19 @@ mod tests {
         for _ in 0..8 {
             seldom.happened('a', say("x"));
         }
-        tokio::time::advance(PERIOD / 2).await;
+        tokio::time::advance(SAID_AGAIN / 2).await;
         for _ in 0..2 {
             seldom.happened('b', say("y"));
         }
         seldom.happened('c', say("once"));
-        assert_eq!((seldom.next_at(), pokes.load(Ordering::Relaxed)), (Some(began + PERIOD), 1));
+        assert_eq!((seldom.next_at(), pokes.load(Ordering::Relaxed)), (Some(began + SAID_AGAIN), 1));
         assert_eq!(seldom.unsaid(Instant::now()), []);
-        tokio::time::advance(PERIOD / 2).await;
+        tokio::time::advance(SAID_AGAIN / 2).await;
         let line = "x; 7 more like it since the last such line".to_owned();
         assert_eq!(seldom.unsaid(Instant::now()), [Unsaid { kind: 'a', times: 7, line }]);
-        assert_eq!(seldom.next_at(), Some(began + PERIOD * 3 / 2));
+        assert_eq!(seldom.next_at(), Some(began + SAID_AGAIN * 3 / 2));
         assert_eq!(seldom.happened('a', || panic!("nobody reads this")), None);
-        tokio::time::advance(PERIOD).await;
+        tokio::time::advance(SAID_AGAIN).await;
         let mut said: Vec<_> =
             seldom.unsaid(Instant::now()).into_iter().map(|one| (one.kind, one.times)).collect();
         said.sort_unstable();

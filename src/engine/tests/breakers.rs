@@ -8,25 +8,16 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::sleep;
 
-use super::support::{ALLOW, Bench, DENY, Peer, Surroundings, check, with_shard, with_shard_in};
+use super::said::listened_to;
+use super::support::{ALLOW, Bench, DENY, Peer, check, with_shard, with_shard_in};
 use crate::check::Check;
 use crate::decision::{Cause, Decision, Origin, Verdict};
-use crate::observe::{Log, LogLevel};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// No answer, and no reason to ask again on another connection.
 const GARBAGE: &str = "what?\r\n\r\n";
 const UNAVAILABLE: &str = "HTTP/1.1 503 X\r\nRetry-After: 40\r\nContent-Length: 0\r\n\r\n";
 const ALLOW_DEFAULT: (&str, &str) = ("default_action", "allow");
-
-#[derive(Default)]
-struct Lines(parking_lot::Mutex<Vec<String>>);
-
-impl Log for Lines {
-    fn log(&self, _: LogLevel, line: &str) {
-        self.0.lock().push(line.to_owned());
-    }
-}
 
 /// Says what the cell says.
 fn minded(says: &Rc<Cell<&'static str>>) -> Rc<Peer> {
@@ -451,10 +442,9 @@ async fn a_waiter_whose_time_is_up_before_all_have_spoken_gets_the_refusal_there
 
 #[tokio::test(start_paused = true)]
 async fn what_the_log_says_is_one_line_a_change() {
-    let lines = Arc::new(Lines::default());
+    let (lines, surroundings) = listened_to();
     let says = Rc::new(Cell::new(GARBAGE));
     let told = Rc::new(RefCell::new(0));
-    let surroundings = Surroundings { log: Some(Arc::clone(&lines) as _), ..Surroundings::default() };
     with_shard_in(surroundings, &[], minded(&says), |bench| {
         let (lines, told) = (Arc::clone(&lines), Rc::clone(&told));
         async move {
@@ -467,7 +457,7 @@ async fn what_the_log_says_is_one_line_a_change() {
             says.set(ALLOW);
             sleep(SECOND * 2).await;
             ask(&bench, 200).await;
-            let lines = lines.0.lock().clone();
+            let lines = lines.said();
             let about = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
             assert_eq!((about("the breaker is open"), about("the breaker is closed")), (1, 1), "{lines:#?}");
             assert!(lines.len() <= 4, "{lines:#?}");
@@ -478,12 +468,18 @@ async fn what_the_log_says_is_one_line_a_change() {
     assert!(*told.borrow() > 0);
 }
 
+/// What happened so often within ten seconds: at once, and what was not said then when the engine ends.
+fn assert_said_once(lines: &[String], of: &str, times: usize) {
+    let said: Vec<_> = lines.iter().filter(|line| line.contains(of)).collect();
+    let more = format!("; {} more like it since the last such line", times - 1);
+    assert!(matches!(said[..], [first, rest] if *rest == format!("{first}{more}")), "{lines:#?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_host_to_which_no_connection_comes_about_in_time_is_an_outage_that_counts_and_is_logged() {
     // The twin has less time than the operator gives.
     for (own, counts) in [(None, true), (Some(Duration::from_millis(300)), false)] {
-        let lines = Arc::new(Lines::default());
-        let surroundings = Surroundings { log: Some(Arc::clone(&lines) as _), ..Surroundings::default() };
+        let (lines, surroundings) = listened_to();
         let peer = Peer::answering(|_, _| None);
         peer.silent.set(Some(0));
         with_shard_in(surroundings, &[("timeout", "400ms")], peer, |bench| async move {
@@ -498,16 +494,13 @@ async fn a_host_to_which_no_connection_comes_about_in_time_is_an_outage_that_cou
             assert_eq!(bench.peer.requests(), 0);
         })
         .await;
-        let lines = lines.0.lock();
-        let said = lines.iter().filter(|line| line.contains("no answer from the backend (timeout)")).count();
-        assert_eq!(said, 1, "{lines:#?}");
+        assert_said_once(&lines.said(), "no answer from the backend (timeout)", 5);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn checks_that_a_full_pool_denies_are_logged_once_a_period() {
-    let lines = Arc::new(Lines::default());
-    let surroundings = Surroundings { log: Some(Arc::clone(&lines) as _), ..Surroundings::default() };
+    let (lines, surroundings) = listened_to();
     let keys = [("pool.max_connections", "1"), ("timeout", "2s"), ("breaker.failures", "0")];
     with_shard_in(surroundings, &keys, Peer::answering(|_, _| None), |bench| async move {
         bench.submit(&check("asked", ""), 0);
@@ -521,6 +514,5 @@ async fn checks_that_a_full_pool_denies_are_logged_once_a_period() {
         }
     })
     .await;
-    let lines = lines.0.lock();
-    assert_eq!(lines.iter().filter(|line| line.contains("(overload)")).count(), 1, "{lines:#?}");
+    assert_said_once(&lines.said(), "(overload)", 99);
 }

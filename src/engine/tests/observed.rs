@@ -1,22 +1,22 @@
 //! What an operator sees: every decision counted once by verdict, origin, cause and time; changes of state logged at once,
 //! what repeats itself once a period.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::time::{advance, sleep};
 
-use super::support::{ALLOW, Bench, DENY, Peer, Surroundings, check, with_shard, with_shard_in};
+use super::said::{Lines, listened_to};
+use super::support::{ALLOW, Bench, DENY, Peer, check, with_shard, with_shard_in};
 use super::viewers::reply;
 use crate::check::Check;
 use crate::decision::{Cause, Origin};
 use crate::engine::SubmitError;
 use crate::engine::batch::Batch;
 use crate::engine::completion::{Completed, Receiver, Tag};
-use crate::observe::{Log, LogLevel};
+use crate::observe::LogLevel;
 
 /// No answer, and no reason to ask again on another connection.
 const GARBAGE: &str = "what?\r\n\r\n";
@@ -112,25 +112,9 @@ async fn every_origin_and_cause_is_counted_once_and_the_sums_agree_after_each_st
     .await;
 }
 
-#[derive(Default)]
-struct Lines(Mutex<Vec<(LogLevel, String)>>);
-
-impl Log for Lines {
-    fn log(&self, level: LogLevel, message: &str) {
-        self.0.lock().push((level, message.to_owned()));
-    }
-}
-
-impl Lines {
-    fn take(&self) -> Vec<(LogLevel, String)> {
-        std::mem::take(&mut self.0.lock())
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn checks_that_are_not_accepted_are_said_once_in_ten_seconds_with_how_many_they_were() {
-    let lines = Arc::new(Lines::default());
-    let surroundings = Surroundings { log: Some(Arc::clone(&lines) as _), ..Surroundings::default() };
+    let (lines, surroundings) = listened_to();
     let hangs = Peer::answering(|_, _| None);
     with_shard_in(surroundings, &[("inbox.capacity", "2"), ("timeout", "1s")], hangs, async |bench| {
         let refused = |from: usize| {
@@ -171,8 +155,7 @@ async fn a_change_of_the_breaker_is_logged_at_once_and_repeated_failures_once_a_
     let says = Rc::new(Cell::new(GARBAGE));
     let word = Rc::clone(&says);
     let peer = Peer::answering(move |_, _| Some(word.get().to_owned()));
-    let lines = Arc::new(Lines::default());
-    let surroundings = Surroundings { log: Some(Arc::clone(&lines) as _), ..Surroundings::default() };
+    let (lines, surroundings) = listened_to();
     with_shard_in(surroundings, &[], Rc::clone(&peer), |bench| async move {
         for client in 0..5 {
             ask(&bench, client).await;
@@ -202,8 +185,7 @@ async fn a_change_of_the_breaker_is_logged_at_once_and_repeated_failures_once_a_
     .await;
 
     // Without a breaker the failures go on, and their lines do not.
-    let lines = Arc::new(Lines::default());
-    let surroundings = Surroundings { log: Some(Arc::clone(&lines) as _), ..Surroundings::default() };
+    let (lines, surroundings) = listened_to();
     let peer = Peer::answering(|_, _| Some(GARBAGE.to_owned()));
     with_shard_in(surroundings, &[("breaker.failures", "0")], peer, |bench| async move {
         for client in 0..50 {
@@ -222,32 +204,40 @@ async fn a_change_of_the_breaker_is_logged_at_once_and_repeated_failures_once_a_
     .await;
 }
 
-/// Eight of a kind at once and nothing after them: the first is said at once, the others ten seconds after it.
-async fn assert_said_in_time(lines: &Lines, of: &str) {
-    let said = || lines.take().into_iter().filter(|(_, line)| line.contains(of)).collect::<Vec<_>>();
-    let first = said();
+fn said_of(lines: &Lines, of: &str) -> Vec<(LogLevel, String)> {
+    lines.take().into_iter().filter(|(_, line)| line.contains(of)).collect()
+}
+
+/// Eight of a kind at once and nothing after them: the first is said at once, and this in its time of the others.
+fn assert_first_said(lines: &Lines, of: &str) -> Vec<(LogLevel, String)> {
+    let first = said_of(lines, of);
     assert!(first.len() == 1 && !first[0].1.contains("more like it"), "{first:?}");
-    sleep(SECOND * 9).await;
-    assert_eq!(said(), [], "{of}");
-    sleep(SECOND * 2).await;
     let (level, line) = &first[0];
-    let rest = format!("{line}; 7 more like it since the last such line");
-    assert_eq!(said(), [(*level, rest)]);
-    sleep(SECOND * 60).await;
-    assert_eq!(said(), [], "{of}");
+    vec![(*level, format!("{line}; 7 more like it since the last such line"))]
+}
+
+/// What comes after a burst.
+#[derive(Clone, Copy, Debug)]
+enum Then {
+    Waits,
+    Ends,
+    /// The limit is replaced.
+    Reloads,
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_not_said_of_a_burst_is_said_ten_seconds_after_its_first_line_though_nothing_happens() {
+async fn what_was_not_said_of_a_burst_is_said_ten_seconds_after_its_first_line_or_at_the_end() {
     let shadow = ("shadow.url", "http://127.0.0.1:9/shadow");
-    for (keys, of) in [
+    let bursts = [
         (&[("breaker.failures", "0")][..], "no answer from the backend (protocol)"),
         (&[("breaker.failures", "0"), ("limit.per_ip", "1/h")], "limit.per_ip"),
         (&[shadow, ("breaker.failures", "0")], "no answer from the shadow (protocol)"),
         (&[shadow], "the shadow refuses what the backend allows"),
-    ] {
-        let lines = Arc::new(Lines::default());
-        let surroundings = Surroundings { log: Some(Arc::clone(&lines) as _), ..Surroundings::default() };
+    ];
+    let each = bursts.into_iter().flat_map(|burst| [Then::Waits, Then::Ends].map(|then| (burst, then)));
+    for ((keys, of), then) in each.chain([(bursts[1], Then::Reloads)]) {
+        let (lines, surroundings) = listened_to();
+        let rest = RefCell::new(Vec::new());
         let peer = Peer::answering(move |_, target| {
             let shadows = target.starts_with("/shadow");
             let says = match (shadows, of.contains("backend (protocol)"), of.contains("shadow (protocol)")) {
@@ -264,16 +254,29 @@ async fn what_was_not_said_of_a_burst_is_said_ten_seconds_after_its_first_line_t
                 bench.decided(number).await;
             }
             bench.settle().await;
-            assert_said_in_time(&lines, of).await;
+            rest.replace(assert_first_said(&lines, of));
+            match then {
+                Then::Ends => return,
+                Then::Reloads => bench.reload(&[keys, &[("limit.per_ip", "2/h")]].concat()),
+                Then::Waits => {
+                    sleep(SECOND * 9).await;
+                    assert_eq!(said_of(&lines, of), [], "{of}");
+                    sleep(SECOND * 2).await;
+                }
+            }
+            bench.settle().await;
+            assert_eq!(said_of(&lines, of), rest.take(), "{then:?}");
+            sleep(SECOND * 60).await;
+            assert_eq!(said_of(&lines, of), [], "{of}");
         })
         .await;
+        assert_eq!(said_of(&lines, of), rest.take(), "{of}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn checks_that_found_no_room_are_said_in_time_though_none_comes_after_them() {
-    let lines = Arc::new(Lines::default());
-    let surroundings = Surroundings { log: Some(Arc::clone(&lines) as _), ..Surroundings::default() };
+    let (lines, surroundings) = listened_to();
     let hangs = Peer::answering(|_, _| None);
     with_shard_in(surroundings, &[("inbox.capacity", "1"), ("timeout", "1s")], hangs, async |bench| {
         let refused = |of: usize| bench.try_submit(&check(&of.to_string(), "token=canary"), of).is_err();
@@ -304,8 +307,7 @@ impl Receiver for Ignored {
 
 #[tokio::test(start_paused = true)]
 async fn watches_that_find_no_room_are_counted_and_said_though_the_engine_has_nothing_to_do() {
-    let lines = Arc::new(Lines::default());
-    let surroundings = Surroundings { log: Some(Arc::clone(&lines) as _), ..Surroundings::default() };
+    let (lines, surroundings) = listened_to();
     let keys = [("watch.max", "1"), ("watch.interval", "1h")];
     let peer = Peer::answering(|_, _| Some(ALLOW.to_owned()));
     with_shard_in(surroundings, &keys, peer, async |bench| {
@@ -338,8 +340,7 @@ async fn watches_that_find_no_room_are_counted_and_said_though_the_engine_has_no
 
 #[tokio::test(start_paused = true)]
 async fn a_call_to_say_what_was_said_meanwhile_does_not_silence_the_next() {
-    let lines = Arc::new(Lines::default());
-    let surroundings = Surroundings { log: Some(Arc::clone(&lines) as _), ..Surroundings::default() };
+    let (lines, surroundings) = listened_to();
     let keys = [("watch.max", "1"), ("watch.interval", "1h")];
     let peer = Peer::answering(|_, _| Some(ALLOW.to_owned()));
     with_shard_in(surroundings, &keys, peer, async |bench| {
@@ -390,8 +391,7 @@ async fn a_limit_of_sessions_that_is_not_enforced_for_want_of_a_usable_user_id_i
         ("newest", "X-UserId: petrov|X-Location: no place|X-Max-Sessions: 9", false),
         ("newest", "X-Max-Sessions: 2", false),
     ] {
-        let lines = Arc::new(Lines::default());
-        let surroundings = Surroundings { log: Some(Arc::clone(&lines) as _), ..Surroundings::default() };
+        let (lines, surroundings) = listened_to();
         let peer = Peer::answering(move |_, _| Some(reply(200, headers)));
         with_shard_in(surroundings, &[("sessions.enforce", enforce)], peer, async |bench| {
             for number in 0..3 {

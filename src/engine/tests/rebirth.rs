@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::said::Lines;
 use super::support::ALLOW;
 use crate::check::Check;
 use crate::config::Config;
@@ -70,15 +71,6 @@ impl Told {
     }
 }
 
-#[derive(Default)]
-struct Lines(Mutex<Vec<String>>);
-
-impl Log for Lines {
-    fn log(&self, _: LogLevel, line: &str) {
-        self.0.lock().push(line.to_owned());
-    }
-}
-
 #[test]
 fn a_defect_answers_everything_that_was_taken_in_and_the_thread_begins_anew() {
     let lines = Arc::new(Lines::default());
@@ -123,7 +115,7 @@ fn a_defect_answers_everything_that_was_taken_in_and_the_thread_begins_anew() {
         assert_eq!((stats.restarts, stats.pending, stats.watching), (round, 0, 0));
     }
     drop(engine);
-    let said = lines.0.lock().iter().filter(|line| line.contains("begins anew")).count();
+    let said = lines.said().iter().filter(|line| line.contains("begins anew")).count();
     assert_eq!(said, 3);
 }
 
@@ -150,7 +142,7 @@ fn of_a_defect_the_log_says_where_it_was_and_nothing_is_printed() {
     told.wait(1);
     let _ = thread::spawn(|| panic!("the host's")).join();
     drop(engine);
-    let lines = lines.0.lock();
+    let lines = lines.said();
     let places: Vec<_> = lines.iter().filter(|line| line.contains("please report it")).collect();
     assert!(matches!(places[..], [line] if line.contains("a defect at src/engine/shard.rs:")), "{lines:?}");
     assert!(!lines.iter().any(|line| line.contains("token")), "{lines:?}");
@@ -235,7 +227,7 @@ fn a_defect_of_ours_beside_a_callback_is_not_the_host_s() {
         assert!(engine.drain(Duration::MAX));
         drop(engine);
         assert_eq!(*called.lock(), 1);
-        let lines = lines.0.lock();
+        let lines = lines.said();
         let said = |words: &str| lines.iter().filter(|line| line.contains(words)).count();
         assert_eq!(said("a defect at src/engine/completion.rs:"), 1, "{lines:?}");
         assert_eq!(said("a callback panicked"), 0, "{lines:?}");

@@ -2,19 +2,18 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, advance, sleep};
 
+use super::said::listened_to;
 use super::support::{
     ALLOW, Bench, DENY, Defect, Peer, SHADOW, Surroundings, check, with_shard, with_shard_in,
 };
 use crate::check::Check;
 use crate::decision::{Decision, Origin};
-use crate::observe::{Log, LogLevel, ShadowStats};
+use crate::observe::{LogLevel, ShadowStats};
 
 const URL: (&str, &str) = ("shadow.url", "http://127.0.0.1:2/shadow");
 const MS: Duration = Duration::from_millis(1);
@@ -280,19 +279,9 @@ async fn a_defect_while_it_is_asked_costs_that_question_and_nothing_else() {
     .await;
 }
 
-#[derive(Default)]
-struct Lines(Mutex<Vec<(LogLevel, String)>>);
-
-impl Log for Lines {
-    fn log(&self, level: LogLevel, message: &str) {
-        self.0.lock().push((level, message.to_owned()));
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn disagreements_are_logged_once_a_kind_and_period_and_say_nothing_of_the_client() {
-    let lines = Arc::new(Lines::default());
-    let surroundings = Surroundings { log: Some(Arc::clone(&lines) as _), ..Surroundings::default() };
+    let (lines, surroundings) = listened_to();
     let flips = Rc::new(Cell::new(DENY));
     let says = Rc::clone(&flips);
     let peer = Peer::answering(move |endpoint, _| {
@@ -306,19 +295,19 @@ async fn disagreements_are_logged_once_a_kind_and_period_and_say_nothing_of_the_
         bench.settle().await;
         let denied = "the shadow refuses what the backend allows: status 403 (the status is not in allow_statuses) \
                       against status 200 (allowed by the backend)";
-        assert_eq!(*lines.0.lock(), [(LogLevel::Warn, denied.to_owned())]);
+        assert_eq!(lines.take(), [(LogLevel::Warn, denied.to_owned())]);
         flips.set(ALLOW);
         ask(&bench, 50).await;
         bench.settle().await;
-        assert!(lines.0.lock()[1].1.starts_with("the shadow allows what the backend refuses: status 200"));
+        assert!(lines.said()[0].starts_with("the shadow allows what the backend refuses: status 200"));
         flips.set(DENY);
         advance(MS * 10_000).await;
         ask(&bench, 51).await;
         bench.settle().await;
-        assert_eq!(lines.0.lock()[2].1, format!("{denied}; 49 more like it since the last such line"));
-        assert_eq!(lines.0.lock().len(), 3);
+        assert_eq!(lines.said()[1], format!("{denied}; 49 more like it since the last such line"));
+        assert_eq!(lines.said().len(), 2);
         assert_eq!(outcomes(&bench), [0, 0, 51, 1, 0, 0]);
-        for (_, line) in lines.0.lock().iter() {
+        for line in lines.said() {
             for told in ["canary", "/ch/", "s50", "192.0.2", "/shadow"] {
                 assert!(!line.contains(told), "{line}");
             }
