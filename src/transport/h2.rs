@@ -5,12 +5,13 @@
 //!
 //! A written request is never reset because its exchange was dropped: a task of its own waits for the reply and
 //! drains it, so that an attacker who makes checks and cancels them does not turn us into a source of `RST_STREAM`.
-//! It does not wait for ever: twice the budget of an exchange.
+//! It does not wait for ever: twice the budget of an exchange; nor on a connection that is retired once nobody waits for any
+//! reply there: that hangs up, whole, and its place is free.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::IpAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
 use std::task::Poll;
 use std::time::Duration;
@@ -66,6 +67,8 @@ pub(super) struct Conn {
     peer: String,
     tls: Option<String>,
     streams: Cell<usize>,
+    /// Those of them whose reply nobody waits for.
+    abandoned: Cell<usize>,
     used: Cell<bool>,
     /// No streams since then; counted as idle.
     idle: Cell<Option<Instant>>,
@@ -75,7 +78,10 @@ pub(super) struct Conn {
 }
 
 /// One stream's worth of a connection.
-pub(super) struct Seat(Rc<Conn>);
+pub(super) struct Seat {
+    conn: Rc<Conn>,
+    abandoned: bool,
+}
 
 #[derive(Clone, Copy)]
 struct LocalExecutor;
@@ -110,7 +116,7 @@ impl Conn {
                 self.gauges.pipes.add(1);
             }
             self.gauges.piped.add(1);
-            Seat(Rc::clone(self))
+            Seat { conn: Rc::clone(self), abandoned: false }
         })
     }
 
@@ -119,10 +125,14 @@ impl Conn {
         connection.as_ref().map_or(0, |it| it.current_max_send_streams().min(MAX_STREAMS))
     }
 
-    /// Takes no new streams; closed when the last has ended.
+    /// Takes no new streams; closed when the last that somebody waits for has ended.
     pub(super) fn retire(&self) {
         self.retired.set(true);
-        if self.streams.get() == 0 {
+        self.leave_if_unwanted();
+    }
+
+    fn leave_if_unwanted(&self) {
+        if self.retired.get() && self.streams.get() == self.abandoned.get() {
             self.count_idle(None);
             self.wire.hang_up();
         }
@@ -147,15 +157,24 @@ impl Conn {
 
 impl Seat {
     pub(super) fn address(&self) -> Option<IpAddr> {
-        self.0.address
+        self.conn.address
+    }
+
+    /// Nobody waits for its reply any more.
+    fn abandon(&mut self) {
+        if !std::mem::replace(&mut self.abandoned, true) {
+            self.conn.abandoned.set(self.conn.abandoned.get() + 1);
+            self.conn.leave_if_unwanted();
+        }
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let conn = &self.0;
+        let conn = &self.conn;
         conn.gauges.piped.sub(1);
         conn.streams.set(conn.streams.get() - 1);
+        conn.abandoned.set(conn.abandoned.get() - usize::from(self.abandoned));
         if conn.streams.get() == 0 {
             conn.gauges.pipes.sub(1);
         }
@@ -164,7 +183,7 @@ impl Drop for Seat {
             pool.offer_seats();
         }
         if conn.streams.get() > 0 {
-            return;
+            return conn.leave_if_unwanted();
         }
         match pool {
             Some(pool) if conn.is_open() && !pool.is_closed() => {
@@ -207,6 +226,7 @@ pub(super) async fn establish(
         peer: link.peer,
         tls: link.tls,
         streams: Cell::new(0),
+        abandoned: Cell::new(0),
         used: Cell::new(false),
         idle: Cell::new(None),
         retired: Cell::new(false),
@@ -296,7 +316,7 @@ async fn tend(conn: Rc<Conn>, limit: Duration) {
 }
 
 pub(super) async fn exchange(
-    seat: Seat,
+    mut seat: Seat,
     origin: &(Scheme, Authority),
     head: &dyn RequestHead,
     budget: Duration,
@@ -304,7 +324,7 @@ pub(super) async fn exchange(
     read: impl Fn(&ReplyHead<'_>),
 ) -> Result<Body, Broken> {
     let request = request(origin, head)?;
-    let conn = Rc::clone(&seat.0);
+    let conn = Rc::clone(&seat.conn);
     let Some(pool) = conn.pool.upgrade() else { return Err(Broken::Unsent) };
     let reused = conn.used.replace(true);
     if let Some(trace) = &progress.trace {
@@ -314,9 +334,17 @@ pub(super) async fn exchange(
     // From here on it may be on the wire at any time; hyper does not say.
     progress.enter(Stage::Written);
     let answer = conn.sender.borrow_mut().try_send_request(request);
-    let (tell, told) = oneshot::channel();
+    let (mut tell, told) = oneshot::channel();
     spawn_local(async move {
-        let outcome = timeout(budget * 2, answer).await;
+        let mut answer = pin!(timeout(budget * 2, answer));
+        let outcome = poll_fn(|cx| {
+            let outcome = answer.as_mut().poll(cx);
+            if outcome.is_pending() && !seat.abandoned && tell.poll_closed(cx).is_ready() {
+                seat.abandon();
+            }
+            outcome
+        })
+        .await;
         if let Err((Ok(Ok(late)), seat)) = tell.send((outcome, seat)) {
             Body::http2(late.into_body(), seat).discard();
         }

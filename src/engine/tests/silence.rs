@@ -99,15 +99,16 @@ async fn ask_each(bench: &Bench, clients: &[usize]) -> Vec<(Origin, Cause)> {
 
 const ANSWER: (Origin, Cause) = (Origin::Backend, Cause::None);
 
+const LANES: [&[(&str, &str)]; 4] = [
+    &[("http.lane", "hyper")],
+    &[("http.lane", "wire")],
+    &[("http.lane", "wire"), ("http.pipeline", "8")],
+    &[("http.version", "h2c")],
+];
+
 #[tokio::test(start_paused = true)]
 async fn the_first_check_that_finds_out_is_not_asked_on_a_connection_that_is_dead() {
-    let lanes = [
-        &[("http.lane", "hyper")][..],
-        &[("http.lane", "wire")],
-        &[("http.lane", "wire"), ("http.pipeline", "8")],
-        &[("http.version", "h2c")],
-    ];
-    for lane in lanes {
+    for lane in LANES {
         let fate = Rc::<Fate>::default();
         let http2 = lane[0].0 == "http.version";
         with_shard(&[&KEYS, lane].concat(), peer(&fate, http2), |bench| async move {
@@ -121,6 +122,32 @@ async fn the_first_check_that_finds_out_is_not_asked_on_a_connection_that_is_dea
             sleep(SECOND + SECOND / 5).await;
             assert_eq!(ask(&bench, 25..26).await, [ANSWER], "{lane:?}");
             assert_eq!(ask(&bench, 30..50).await, [ANSWER; 20], "none that is dead is left: {lane:?}");
+        })
+        .await;
+    }
+}
+
+/// What was asked on the dead one was answered long ago, by default: it holds no place.
+#[tokio::test(start_paused = true)]
+async fn nor_does_it_wait_for_the_place_of_one_that_is_dead() {
+    let keys = [
+        ("timeout", "2s"),
+        ("breaker.failures", "1"),
+        ("breaker.cooldown", "10ms"),
+        ("pool.max_connections", "1"),
+    ];
+    for lane in LANES {
+        let fate = Rc::<Fate>::default();
+        let http2 = lane[0].0 == "http.version";
+        with_shard(&[&keys, lane].concat(), peer(&fate, http2), |bench| async move {
+            assert_eq!(ask(&bench, 0..1).await, [ANSWER]);
+            fate.strike(&[0]);
+            assert_eq!(ask(&bench, 1..2).await, [(Origin::Default, Cause::Timeout)]);
+            sleep(2 * PAUSE).await;
+            let began = Instant::now();
+            assert_eq!(ask(&bench, 2..3).await, [ANSWER], "{lane:?}");
+            assert!(began.elapsed() < 3 * PAUSE, "it waited for {:?}: {lane:?}", began.elapsed());
+            assert_eq!(fate.made.get(), 2);
         })
         .await;
     }

@@ -1,6 +1,8 @@
 //! HTTP/2: connections that exchanges share, from the first who has one to the last: each serves the check that it was made
 //! for, and none stays that nobody can use.
 
+use tokio::time::timeout;
+
 use super::lanes::{answer, drive, h2c, next, serve};
 use super::*;
 
@@ -242,6 +244,108 @@ async fn where_there_is_no_place_for_a_successor_nobody_is_sent_on_what_is_to_be
     .await;
 }
 
+/// A probe goes out on a connection of its own: what there was takes no new streams.
+fn part(world: &World) {
+    world.transport.part_from(0, &Among::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_is_not_kept_by_streams_that_nobody_waits_for() {
+    local(async {
+        for parts_first in [false, true] {
+            let mut world = h2c(&[("pool.max_connections", "1")]);
+            let asking = [world.asking(false), world.asking(false)];
+            let mut server = serve(&mut world, 10).await;
+            let _asked = [next(&mut server).await, next(&mut server).await];
+            drive(server);
+            if parts_first {
+                part(&world);
+            }
+            let waiting = parts_first.then(|| world.asking(false));
+            settle().await;
+            for asking in &asking {
+                asking.abort();
+            }
+            settle().await;
+            if !parts_first {
+                assert_eq!(world.gauges(), (1, 1, 0, 0), "it is as good as any");
+                part(&world);
+            }
+            let began = Instant::now();
+            let waiting = waiting.unwrap_or_else(|| world.asking(false));
+            drive(serve(&mut world, 10).await);
+            assert_eq!(waiting.await.unwrap().0.unwrap().status, 200);
+            assert!(began.elapsed() < Duration::from_millis(1), "it waited for {:?}", began.elapsed());
+            assert_eq!((world.gauges().0, world.gauges().1), (2, 1));
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_parted_from_delivers_the_reply_that_somebody_waits_for() {
+    local(async {
+        for parts_first in [false, true] {
+            let mut world = h2c(&[("pool.max_connections", "1")]);
+            let awaited = world.asking(false);
+            let mut server = serve(&mut world, 10).await;
+            let asked = next(&mut server).await;
+            let given_up = world.asking(false);
+            let _unanswered = next(&mut server).await;
+            drive(server);
+            if parts_first {
+                part(&world);
+            }
+            given_up.abort();
+            settle().await;
+            if !parts_first {
+                part(&world);
+            }
+            let waiting = world.asking(false);
+            sleep(Duration::from_secs(1)).await;
+            assert_eq!(world.gauges(), (1, 1, 0, 1));
+            answer(asked, 403);
+            assert_eq!(awaited.await.unwrap().0.unwrap().status, 403);
+            // And now there is nobody left.
+            let began = Instant::now();
+            drive(serve(&mut world, 10).await);
+            assert_eq!(waiting.await.unwrap().0.unwrap().status, 200);
+            assert!(began.elapsed() < Duration::from_millis(1), "it waited for {:?}", began.elapsed());
+            assert_eq!((world.gauges().0, world.gauges().1), (2, 1));
+        }
+    })
+    .await;
+}
+
+/// It is as good as any, and so are they: a late reply, too, is heard.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_nobody_parts_from_outlives_streams_that_nobody_waits_for() {
+    local(async {
+        let mut world = h2c(&[("pool.max_connections", "1")]);
+        let asking: Vec<_> = (0..5).map(|_| world.asking(false)).collect();
+        let mut server = serve(&mut world, 10).await;
+        let mut asked = Vec::new();
+        for _ in 0..5 {
+            asked.push(next(&mut server).await);
+        }
+        drive(server);
+        for asking in &asking {
+            asking.abort();
+        }
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!((world.gauges(), world.gauges[0].in_use()), ((1, 1, 0, 0), 5));
+        for asked in &mut asked {
+            let reset = timeout(Duration::ZERO, std::future::poll_fn(|cx| asked.1.poll_reset(cx)));
+            assert!(reset.await.is_err());
+        }
+        world.ask().await.unwrap().body.discard();
+        asked.drain(..).for_each(|asked| answer(asked, 200));
+        settle().await;
+        assert_eq!((world.gauges(), world.gauges[0].in_use()), ((1, 1, 1, 0), 0));
+    })
+    .await;
+}
+
 /// What is under way then ends by itself, wherever it is: waiting for its reply, or reading a body that nobody needs.
 #[tokio::test(start_paused = true)]
 async fn what_a_reload_leaves_behind_is_closed_when_its_last_stream_has_ended() {
@@ -249,18 +353,15 @@ async fn what_a_reload_leaves_behind_is_closed_when_its_last_stream_has_ended() 
         for (replied, answers) in [(false, true), (false, false), (true, false)] {
             let mut world = h2c(&[]);
             let gauges = Arc::clone(&world.gauges);
-            let asking = world.asking(false);
+            let mut asking = Some(world.asking(false));
             let mut server = serve(&mut world, 10).await;
             let (request, mut respond) = next(&mut server).await;
             drive(server);
             let mut body = None;
+            world.transport.close();
             if replied {
                 body = Some(respond.send_response(http::Response::new(()), false).unwrap());
-                world.transport.close();
-                asking.await.unwrap().0.unwrap().body.discard();
-            } else {
-                world.transport.close();
-                asking.abort();
+                asking.take().unwrap().await.unwrap().0.unwrap().body.discard();
             }
             drop(world);
             settle().await;
@@ -272,8 +373,41 @@ async fn what_a_reload_leaves_behind_is_closed_when_its_last_stream_has_ended() 
                 // Twice the time of an exchange.
                 sleep(Duration::from_secs(5)).await;
             }
+            if let Some(asking) = asking {
+                let outcome = asking.await.unwrap().0;
+                assert_eq!(outcome.is_ok(), answers);
+                if let Ok(reply) = outcome {
+                    reply.body.discard();
+                }
+                settle().await;
+            }
             assert_eq!((gauges[0].open.get(), gauges[0].idle.get()), (0, 0), "{replied} {answers}");
             drop(body);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_reload_leaves_behind_is_closed_at_once_if_nobody_waits_for_it() {
+    local(async {
+        for gone_first in [false, true] {
+            let mut world = h2c(&[]);
+            let gauges = Arc::clone(&world.gauges);
+            let asking = world.asking(false);
+            let mut server = serve(&mut world, 10).await;
+            let _unanswered = next(&mut server).await;
+            drive(server);
+            if gone_first {
+                asking.abort();
+                settle().await;
+                assert_eq!(gauges[0].open.get(), 1);
+            }
+            world.transport.close();
+            drop(world);
+            asking.abort();
+            settle().await;
+            assert_eq!((gauges[0].open.get(), gauges[0].idle.get()), (0, 0), "{gone_first}");
         }
     })
     .await;
