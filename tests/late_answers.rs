@@ -119,6 +119,45 @@ fn interleave(keys: &[(&str, &str)]) {
     );
 }
 
+/// Also if it comes together with the answer to the check before it on its connection.
+#[test]
+fn a_refusal_that_is_broken_or_cut_refuses_on_a_connection_that_others_are_on_too() {
+    for rest in ["X-Echo: a\x01b\r\nContent-Length: 0\r\n\r\n", "X-Echo: a"] {
+        for window in ["1", "16"] {
+            let backend = Scripted::new(move |request| {
+                let refusal = format!("HTTP/1.1 403 Forbidden\r\n{rest}");
+                let refuses = request.session() == "s1";
+                match (window, refuses) {
+                    ("1", true) => Reply::raw(refusal).then(Reply::close()),
+                    ("1", false) => Reply::raw(ALLOW),
+                    (_, true) => Reply::raw(format!("{ALLOW}{refusal}")).then(Reply::close()),
+                    (_, false) => Reply::default(),
+                }
+            });
+            let keys = [
+                ("default_action", "allow"),
+                ("http.pipeline", window),
+                ("pool.max_connections", "1"),
+                ("threads.io", "1"),
+            ];
+            let engine = engine(&backend.url(), &keys);
+            let collect = Collect::new();
+            for (number, id) in support::sessions(2).iter().enumerate() {
+                let check = Check { session_id: id.as_bytes(), ..good() };
+                engine.submit(&check, &collect.receiver(), number).unwrap();
+                backend.wait_requests(number + 1);
+            }
+            for (number, decision) in collect.wait(2) {
+                match number {
+                    0 => assert_backend(&decision, Verdict::Allow, 200),
+                    _ => assert_backend(&decision, Verdict::Deny, 403),
+                }
+            }
+            assert_eq!((backend.request_count(), backend.connections()), (2, 1), "window {window}: {rest:?}");
+        }
+    }
+}
+
 /// Those behind it on its connection, if any were, are asked again in good time.
 #[test]
 fn behind_a_check_whose_answer_hangs_the_others_have_theirs_within_their_own_time() {

@@ -91,7 +91,7 @@ struct Slot {
     early: Cell<bool>,
     /// Its final status line. Its exchange is shown that when those before it have been judged.
     status: Cell<Option<u16>>,
-    /// The header section, or why there is none; until the exchange takes it.
+    /// The header section, or why it is not complete; until the exchange takes it.
     outcome: RefCell<Option<Result<Held, Broken>>>,
     taken: Cell<bool>,
     body: Cell<End>,
@@ -188,17 +188,22 @@ impl Pipe {
         }
         state.closing = true;
         let mut fault = fault;
-        // Of this one only the body is missing: it has its place among those that are judged in turn.
-        let read = state.sent.get(state.answered).filter(|slot| slot.has_head()).cloned();
-        if let Some(read) = &read {
-            state.answered += 1;
-            fault = None;
-            read.cut();
-        }
+        // Its header section, or its status line alone, may refuse: it has its place among those that are judged in turn.
+        let begun = |slot: &&Rc<Slot>| slot.has_head() || slot.status.get().is_some();
+        let read = state.sent.get(state.answered).filter(begun).cloned();
+        state.answered += usize::from(read.is_some());
         let (answered, written) = (state.answered, state.written);
         let lost = state.sent.split_off(answered);
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
+        if let Some(read) = &read {
+            let fault = fault.take();
+            if read.has_head() {
+                read.cut();
+            } else {
+                read.lose(label, fault, write_error, written);
+            }
+        }
         for (index, slot) in lost.iter().chain(&waiting).enumerate() {
             // Of those that nothing was sent for, it concerns the one that the connection was made for.
             let first = self.new && written == 0 && index == 0;
@@ -261,6 +266,7 @@ impl Pipe {
         state.answered = 0;
         drop(state);
         for slot in all.iter().flatten() {
+            slot.status.set(None);
             slot.cut();
             slot.fail(Failure::new(Cause::Internal, "a defect while exchanging, caught").into());
         }
@@ -468,8 +474,9 @@ impl Drop for Seat {
 impl Tail {
     fn poll_head(&mut self, cx: &Context<'_>) -> Poll<Result<Held, Broken>> {
         let ready = match &*self.slot.outcome.borrow() {
-            Some(Ok(_)) => self.pipe.is_next(&self.slot),
-            Some(Err(_)) => true,
+            // Its status line may refuse by itself.
+            Some(Err(_)) if self.slot.status.get().is_none() => true,
+            Some(_) => self.pipe.is_next(&self.slot),
             None => false,
         };
         match ready.then(|| self.slot.outcome.take()).flatten() {

@@ -243,6 +243,63 @@ async fn a_refusal_that_is_in_doubt_refuses_nobody() {
     .await;
 }
 
+/// What comes behind its status line makes no outage of it.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_is_broken_or_cut_refuses_after_those_before_it_have_been_judged() {
+    local(async {
+        let (no, long) = ("HTTP/1.1 403 No\r\n", "x".repeat(17 * 1024));
+        let (lengths, early) = ("Content-Length: 0\r\nContent-Length: 1", "Content-Length: 0\r\n\r\n");
+        // Whether the peer closes behind it, or answers before it has read the whole request.
+        let rows = [
+            (format!("{no}A : b\r\n\r\n"), false, false),
+            (format!("{no}A: \x01\r\n\r\n"), false, false),
+            (format!("{no}{lengths}\r\n\r\n"), false, false),
+            (format!("{no}A: {long}\r\n\r\n"), false, false),
+            (format!("{no}{}\r\n", "A: b\r\n".repeat(65)), false, false),
+            (no.to_owned(), true, false),
+            (format!("{no}A: b\r\n"), true, false),
+            (format!("{no}{early}"), false, true),
+        ];
+        let mut request = 0;
+        for ((second, closes, early), rejects) in rows.iter().flat_map(|row| [(row, false), (row, true)]) {
+            let mut world = untried("4", &[]);
+            let progress: [Rc<Progress>; 2] = Default::default();
+            if *early {
+                world.dialer.room.set(request + request / 2);
+            }
+            let transport = Rc::clone(&world.transport);
+            let mut first = Box::pin(ask_for("/0", &transport, false, &progress[0]));
+            has_joined(&mut first).await;
+            let waits = asking_with(&world, 1, false, Rc::clone(&progress[1]));
+            let mut peer = world.peer().await;
+            if *early {
+                settle().await;
+            } else {
+                request = peer.request().await.len();
+                assert_eq!(peer.target().await, "/1");
+            }
+            peer.reply(&[&reply("/0"), second.as_bytes()].concat()).await;
+            if *closes {
+                drop(peer);
+            }
+            settle().await;
+            assert!(!waits.is_finished(), "it has to wait");
+            assert_eq!(progress[1].status_line.get(), None);
+            let reply = first.await.unwrap();
+            if rejects {
+                reply.body.close();
+            } else {
+                reply.body.discard();
+            }
+            settle().await;
+            assert!(waits.is_finished(), "it is told");
+            assert_eq!(failure(waits).await, BROKEN);
+            assert_eq!(progress[1].status_line.get(), (!rejects).then_some(403), "{second:?}");
+        }
+    })
+    .await;
+}
+
 /// Has something that only whoever reads it can tell, as a record of TLS, and knows of it when it was looked at.
 struct Veiled {
     stream: DuplexStream,
