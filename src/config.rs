@@ -34,7 +34,7 @@ pub(crate) use settings::{
 };
 pub(crate) use shadow::ShadowSettings;
 pub(crate) use url::{Address, BackendUrl, Scheme};
-pub(crate) use value::show_duration;
+pub(crate) use value::{show_duration, shown_key};
 
 use crate::backend::ParamField;
 use crate::observe::Log;
@@ -79,14 +79,16 @@ pub struct ConfigError {
 impl ConfigError {
     pub(crate) fn of(key: &str, why: &str) -> Self {
         // The name in `param.NAME` may hold anything, and the text is a line of somebody's log.
-        Self { key: Some(key.to_owned()), message: format!("{}: {why}", key.escape_debug()) }
+        let key = shown_key(key).into_owned();
+        Self { message: format!("{key}: {why}"), key: Some(key) }
     }
 
     pub(crate) fn without_key(message: String) -> Self {
         Self { key: None, message }
     }
 
-    /// The key at fault, if it is a known one.
+    /// The key at fault, if it is a known one; cut as in the text where its `NAME` is more than letters, digits, `.`, `_`
+    /// and `-`.
     pub fn key(&self) -> Option<&str> {
         self.key.as_deref()
     }

@@ -15,6 +15,7 @@ use std::fmt;
 
 use super::encode::{UNRESERVED, form_decoded, push_encoded};
 use crate::check::Question;
+use crate::config::shown_key;
 
 const KNOWN: &str = "{ip}, {path}, {path.N}, {session_id}, {origin}, {user_agent}, {scope}, {query.X}";
 
@@ -206,7 +207,7 @@ impl ParamField {
         if name.trim().is_empty() || name.len() > NAME_LIMIT || name.chars().any(char::is_control) {
             return Err(format!(
                 "'{}' cannot be the name of a parameter; 1 to {NAME_LIMIT} bytes without control characters",
-                name.escape_debug()
+                shown_key(name)
             ));
         }
         Ok(Self { name: name.into(), template: Template::parse(template)? })
@@ -271,7 +272,7 @@ impl HeaderField {
         if name.is_empty() || name.len() > NAME_LIMIT || !name.bytes().all(is_token) {
             return Err(format!(
                 "'{}' cannot be the name of a header; 1 to {NAME_LIMIT} letters, digits, '-' or '_'",
-                name.escape_debug()
+                shown_key(name)
             ));
         }
         // CGI and PHP read X_Real_Ip as X-Real-Ip.
@@ -284,7 +285,10 @@ impl HeaderField {
             if let Part::Text(text) = part
                 && text.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t')
             {
-                return Err(format!("the value of {name} has a control character and cannot be sent"));
+                return Err(format!(
+                    "the value of {} has a control character and cannot be sent",
+                    shown_key(name)
+                ));
             }
         }
         Ok(Self { name: name.into(), template })

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::value::show_duration;
+use super::value::{show_duration, shown_key};
 use super::{
     BackendMode, BackendUrl, ConfigError, HedgeAfter, HttpLane, HttpVersion, Scheme, ScopeRule, Settings,
 };
@@ -258,9 +258,10 @@ pub(super) fn warnings(settings: &Settings) -> Vec<String> {
 
 /// A warning if every user of the system can read a file that holds a secret. A file that cannot be looked at
 /// is left to whoever opens it.
-pub(super) fn world_readable(path: &Path, what: &str) -> Option<String> {
+pub(super) fn world_readable(path: &Path, key: &str) -> Option<String> {
     let mode = fs::metadata(path).ok()?.permissions().mode();
     (mode & 0o004 != 0).then(|| {
-        format!("{} holds a secret ({what}) and every user can read it; run chmod o-r on it", path.display())
+        let (path, key) = (path.display(), shown_key(key));
+        format!("{path} holds a secret ({key}) and every user can read it; run chmod o-r on it")
     })
 }

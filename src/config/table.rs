@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::nearest::nearest;
-use super::value::Kind;
+use super::value::{Kind, quoted, shown_key};
 use super::{BackendMode, Enforce, HedgeAfter, HttpLane, HttpVersion, ScopeRule};
 use crate::decision::Verdict;
 use crate::observe::LogLevel;
@@ -585,8 +585,9 @@ pub(super) fn find(written: &str) -> Result<(&'static Key, &str), String> {
             None => {}
         }
     }
-    let unknown = format!("unknown key {}", super::value::quoted(written));
-    match nearest(written) {
+    let shown = shown_key(written);
+    let unknown = format!("unknown key {}", quoted(&shown));
+    match nearest(shown.trim_end_matches('…')) {
         Some(key) => Err(format!("{unknown}; did you mean {key:?}?")),
         None => Err(format!("{unknown}; the command `alta-auth config` lists every key")),
     }

@@ -3,6 +3,7 @@
 //! Parse, don't validate: `Kind::put` is the one way from text to `Settings`; checking a value is putting it
 //! into settings that are thrown away. Error texts are the second half of a sentence that begins with the key.
 
+use std::borrow::Cow;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -217,6 +218,16 @@ pub(super) fn quoted(value: &str) -> String {
     }
 }
 
+/// A key as it may stand in an error or a warning: up to the first byte that no name needs. Who writes another sign for
+/// the `=`, or none, has written the value into the key, and that may be a secret.
+pub(crate) fn shown_key(written: &str) -> Cow<'_, str> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    match written.bytes().position(|byte| !is_plain(byte)) {
+        Some(end) => Cow::Owned(format!("{}…", &written[..end])),
+        None => Cow::Borrowed(written),
+    }
+}
+
 pub(super) fn show_size(bytes: usize) -> String {
     match bytes {
         0 => "0".to_owned(),
@@ -386,6 +397,19 @@ mod tests {
         }
         assert!(parse_rate("0/s").unwrap_err().contains("too low"));
         assert!(parse_rate("1000001/s").unwrap_err().contains("too high"));
+    }
+
+    #[test]
+    fn a_key_is_shown_as_far_as_it_can_be_one() {
+        for (written, shown) in [
+            ("header.X-Api_Key", "header.X-Api_Key"),
+            ("header.X-Key: secret", "header.X-Key…"),
+            ("param.é", "param.…"),
+            (" ", "…"),
+            ("", ""),
+        ] {
+            assert_eq!(shown_key(written), shown);
+        }
     }
 
     #[test]

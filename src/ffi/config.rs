@@ -9,7 +9,7 @@ use super::call::{HostHook, HostLog};
 use super::pointers::{c_text, hand_out, object_mut, take_back};
 use super::types::*;
 use super::{explained, guarded, status};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, shown_key};
 
 /// A configuration. One thread uses it at a time.
 pub struct alta_auth_config {
@@ -37,7 +37,7 @@ pub unsafe extern "C" fn alta_auth_config_set(
         // SAFETY: the contract of the header.
         let (config, key, value) = unsafe { (object_mut(config)?, c_text(key)?, c_text(value)?) };
         let key = utf8(key, "a key")?;
-        Ok(config.config.set(key, utf8(value, key)?)?)
+        Ok(config.config.set(key, utf8(value, &shown_key(key))?)?)
     };
     // SAFETY: the contract of the header.
     unsafe { explained(error, error_len, set) }

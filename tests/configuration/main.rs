@@ -62,7 +62,7 @@ fn every_bad_value_is_told_with_its_key_and_a_way_out() {
         ("url", "x", r#"unknown key "url"; did you mean "backend.url"?"#),
         ("headers.X-Key", "x", r#"unknown key "headers.X-Key"; did you mean "header.X-Key"?"#),
         ("", "x", r#"unknown key ""; the command `alta-auth config` lists every key"#),
-        ("a\nb", "x", r#"unknown key "a\nb"; the command `alta-auth config` lists every key"#),
+        ("a\nb", "x", r#"unknown key "a…"; the command `alta-auth config` lists every key"#),
         ("param.", "x", r#""param." lacks a name; write param.NAME"#),
         ("header.", "x", r#""header." lacks a name; write header.NAME"#),
         ("timeout", "2", r#"timeout: "2" has no unit; write 2s or 2000ms"#),

@@ -121,7 +121,36 @@ fn secrets_are_never_repeated() {
         let error = error(&[(key, value)]);
         assert!(!error.contains(SECRET), "{key} = {value:?}: {error}");
     }
+    // Who writes another sign for the `=`, or none, has written the secret into the key.
+    for (key, value, shown) in [
+        (
+            "header.X-Api-Key: c4n4ryc4n4ryPQ",
+            "=",
+            "header.X-Api-Key…: 'X-Api-Key…' cannot be the name of a header",
+        ),
+        (
+            "headers.X-Api-Key: c4n4ry",
+            "",
+            r#"unknown key "headers.X-Api-Key…"; did you mean "header.X-Api-Key"?"#,
+        ),
+        (
+            "backend.url http://u:c4n4ry@h/auth?x",
+            "1",
+            r#"unknown key "backend.url…"; did you mean "backend.url"?"#,
+        ),
+        ("Authorization: Bearer c4n4ry", "=", r#"unknown key "Authorization…"; the command"#),
+        ("param.key c4n4ry", "{", "param.key…: "),
+        ("param.key\0c4n4ry", "x", "param.key…: 'key…' cannot be the name of a parameter"),
+        ("shadow.header.X-Key c4n4ry", "x", "shadow.header.X-Key…: 'X-Key…' cannot be the name of a header"),
+    ] {
+        let error = Config::new().set(key, value).expect_err(key);
+        assert!(error.to_string().starts_with(shown), "{key}: {error}");
+        assert!(!format!("{error:?}").contains(SECRET), "{key}: {error:?}");
+    }
     for text in [
+        "\"X-Api-Key c4n4ry\" = \"a\"",
+        "\"header.X-Key c4n4ry\" = 1",
+        "\"param.key c4n4ry\" = \"a\"\n[param]\n\"key c4n4ry\" = \"a\"",
         "header.X-Key = \"c4n4ry\" x",
         "header.X-Key = c4n4ry",
         "header.X-Key = \"c4n4ry",

@@ -33,7 +33,7 @@ fn fill(config: &mut Config, args: &EngineArgs) -> Result<(), String> {
         config.set("backend.url", url).map_err(text)?;
     }
     for pair in &args.set {
-        // Not repeated: who forgets the `=` may have written a secret.
+        // Not repeated, nor more of a key than may be one: who forgets the `=` may have written a secret.
         let (key, value) = pair.split_once('=').ok_or("--set: write KEY=VALUE")?;
         config.set(key.trim(), value.trim()).map_err(text)?;
     }
