@@ -227,7 +227,7 @@ fn echo() -> String {
         format!(
             "HTTP/1.1 403 Bad: {user}\r\nLocation: http://login/{target}\r\nSet-Cookie: all={target}\r\n\
              X-Echo: {escaped}\r\nX-{user}: \r\nX-UserId: {user}\r\n\r\n\
-             <p>{head}</p> {basic}, canary-password, {bearer}"
+             <p>{head}</p> {basic}, canary-password, {bearer}, canary-semicolon, canary-ampersand"
         )
         .into_bytes()
     });
@@ -245,14 +245,17 @@ const CANARIES: [&str; 6] = [
 
 #[test]
 fn no_secret_is_shown_wherever_it_turns_up() {
-    let output =
-        check("https://me:canary-user@h/a?token=canary-token&canary-bare&x=canary%2Denc", &echo(), &CANARIES);
+    let output = check(
+        "https://me:canary-user@h/a?token=canary-token&canary-bare&x=canary%2Denc&s=a;t=canary-semicolon&e=a%26t=canary-ampersand",
+        &echo(),
+        &CANARIES,
+    );
     let all = shown(&output) + &text(&output.stderr);
     assert!(all.contains("> X-Api-Key: …"), "{all}");
     assert!(all.contains("> Authorization: …"), "{all}");
     assert!(all.contains("< HTTP/1.1 403 Bad: …\n") && all.contains("* User: …\n"), "{all}");
-    assert!(all.contains("</p> …, …, …\n"), "{all}");
-    assert!(all.contains("*   query: token=…&…&x=…\n"), "{all}");
+    assert!(all.contains("</p> …, …, …, …, …\n"), "{all}");
+    assert!(all.contains("*   query: token=…&…&x=…&s=…&e=…\n"), "{all}");
     assert!(!all.to_ascii_lowercase().contains("canary"), "{all}");
     // "operator:canary-password", as it goes out.
     assert!(!all.contains("b3BlcmF0b3I6Y2FuYXJ5LXBhc3N3b3Jk"), "{all}");

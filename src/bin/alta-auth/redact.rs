@@ -79,15 +79,28 @@ pub(crate) struct Secrets(Vec<Vec<u8>>);
 const LONG: usize = 5;
 
 impl Secrets {
-    /// Every value of a query, as sent and decoded.
+    /// Every value of a query, as sent and decoded, and what a backend finds in it that separates at `;` too, or decodes
+    /// before it separates.
     pub(crate) fn add_query(&mut self, query: &[u8]) {
         for segment in query.split(|&byte| byte == b'&') {
             let value = match segment.iter().position(|&byte| byte == b'=') {
                 Some(equals) => &segment[equals + 1..],
                 None => segment,
             };
-            self.add(value);
-            self.add(&decoded(value));
+            self.add_parts(value);
+            self.add_parts(&decoded(value));
+        }
+    }
+
+    fn add_parts(&mut self, value: &[u8]) {
+        self.add(value);
+        for part in value.split(|byte| matches!(byte, b'&' | b';')) {
+            self.add(part);
+            let inner = after(part, b'=');
+            // Of base64 only its end stands behind the first.
+            if inner.iter().any(|&byte| byte != b'=') {
+                self.add(inner);
+            }
         }
     }
 
@@ -240,6 +253,11 @@ mod tests {
         secrets.add_query(b"token=s%2Bcret%21&n=12");
         assert_eq!(text(secrets.masked(b"you sent s+cret! or s%2Bcret%21")), "you sent … or …");
         assert_eq!(text(secrets.masked(b"12 of 1234, HTTP/12")), "… of 1234, HTTP/…");
+        let mut secrets = Secrets::default();
+        secrets.add_query(b"a=1;t=semicolon&b=1%26t=ampersand&c=cGFk==");
+        assert_eq!(text(secrets.masked(b"semicolon, ampersand, cGFk== = x")), "…, …, … = x");
+        let mut secrets = Secrets::default();
+        secrets.add_query(b"n=12");
         let address = &b"10.0.0.1:12"[..];
         assert_eq!(
             text(secrets.masked_but(b"refused by 10.0.0.1:12: 12", &[address])),
