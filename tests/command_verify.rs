@@ -234,6 +234,33 @@ fn a_deny_says_why_also_where_its_status_allows() {
 }
 
 #[test]
+fn what_a_backend_repeats_of_a_query_is_shown_only_when_secrets_are() {
+    let backend = scripted(|head| {
+        let token = head.split("token=").nth(1).unwrap().split([' ', '&']).next().unwrap();
+        let said = match head.contains("X-Real-Path: /a\r\n") {
+            true => format!("200 OK\r\nX-UserId: user-{token}"),
+            false => format!("302 Found\r\nLocation: http://login.example.com/{token}?back={token}"),
+        };
+        format!("HTTP/1.1 {said}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").into_bytes()
+    });
+    let url = format!("http://{backend}/");
+    let input =
+        b"/a?token=canary-1\n{\"session_id\":\"s\",\"path\":\"/b\",\"query\":\"n=1&token=canary-2\"}\n";
+    let said = |more: &[&str]| {
+        let output = run_with_input(&[&["verify", "-", "--backend", &url], more].concat(), input);
+        let lines = by_line(&output.stdout);
+        [&lines[0]["user_id"], &lines[1]["location"]].map(|said| said.as_str().unwrap().to_owned())
+    };
+    for more in [&[][..], &["--ordered"]] {
+        assert_eq!(said(more), ["user-…", "http://login.example.com/…?back=…"]);
+    }
+    assert_eq!(
+        said(&["--show-secrets"]),
+        ["user-canary-1", "http://login.example.com/canary-2?back=canary-2"]
+    );
+}
+
+#[test]
 fn lines_that_got_what_the_backend_said_before_are_status_2_and_counted_apart() {
     let answered = AtomicBool::new(false);
     let backend = scripted(move |_| match answered.swap(true, Ordering::Relaxed) {

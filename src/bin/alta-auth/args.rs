@@ -55,6 +55,7 @@ A bare URL gets the session id `line-N` (equal lines are then different sessions
 
 Output, one JSON object a line: line, verdict, origin, cause, http_status, coalesced, latency_us, and where
 present ttl_ms, user_id, max_sessions, unique, location, and detail unless the backend allowed; or line and error.
+What user_id and location repeat of the line's query values is shown as `…` unless --show-secrets.
 
 SIGINT and SIGTERM finish what is in flight and name the line to go on from (--from-line); a second one ends
 at once.
@@ -155,7 +156,7 @@ pub(crate) struct VerifyArgs {
     /// Skip what comes before this line
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) from_line: u64,
-    /// Show query values in reported locations
+    /// Show query values where locations and user ids repeat them
     #[arg(long)]
     pub(crate) show_secrets: bool,
 }

@@ -210,6 +210,9 @@ impl Batch<'_> {
                 Ok(_) => {
                     self.next_line = self.next_line.max(item.line + 1);
                     self.in_flight += 1;
+                    if let Ok(client) = item.client {
+                        self.output.asked(item.line, client.query);
+                    }
                 }
                 Err(SubmitError::Full) => refused.push(item),
                 Err(SubmitError::Closed) => return Err(End::Closed),

@@ -1,18 +1,20 @@
 //! Decisions as JSON lines, in the order of completion or of the input. In the order of the input each line
 //! waits for those before it; what waits counts against the window, so that it is bounded too.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, Write};
 
 use alta_auth::{Cause, Decision, Origin};
 use serde_json::Value;
 
-use crate::redact;
+use crate::redact::{self, Secrets};
 
 pub(crate) struct Output<W: Write> {
     out: BufWriter<W>,
     show_secrets: bool,
+    /// The queries of the lines under way: what of them a backend repeats is not shown.
+    queries: HashMap<u64, Vec<u8>>,
     order: Option<Order>,
 }
 
@@ -29,6 +31,7 @@ impl<W: Write> Output<W> {
         Self {
             out: BufWriter::with_capacity(64 * 1024, out),
             show_secrets,
+            queries: HashMap::new(),
             order: ordered.then(Order::default),
         }
     }
@@ -45,8 +48,16 @@ impl<W: Write> Output<W> {
         self.order.as_ref().map_or(0, |order| order.ready)
     }
 
+    /// `line` is under way, with this query.
+    pub(crate) fn asked(&mut self, line: u64, query: Vec<u8>) {
+        if !self.show_secrets {
+            self.queries.insert(line, query);
+        }
+    }
+
     pub(crate) fn decision(&mut self, line: u64, decision: &Decision) -> io::Result<()> {
-        let text = json(line, decision, self.show_secrets);
+        let query = self.queries.remove(&line).unwrap_or_default();
+        let text = json(line, decision, (!self.show_secrets).then_some(&query));
         self.write(line, text)
     }
 
@@ -78,7 +89,18 @@ impl<W: Write> Output<W> {
     }
 }
 
-fn json(line: u64, decision: &Decision, show_secrets: bool) -> String {
+/// `hidden`: the query whose values are not shown where the backend repeats them.
+fn json(line: u64, decision: &Decision, hidden: Option<&Vec<u8>>) -> String {
+    let (user, location) = (decision.user_id().as_bytes(), decision.location().as_bytes());
+    let (user, location) = match hidden {
+        _ if user.is_empty() && location.is_empty() => Default::default(),
+        Some(query) => {
+            let mut secrets = Secrets::default();
+            secrets.add_query(query);
+            (secrets.masked(user), secrets.masked(&redact::target(location)))
+        }
+        None => (user.to_vec(), location.to_vec()),
+    };
     let mut text = format!(
         "{{\"line\":{line},\"verdict\":\"{}\",\"origin\":\"{}\",\"cause\":\"{}\"",
         decision.verdict,
@@ -93,8 +115,8 @@ fn json(line: u64, decision: &Decision, show_secrets: bool) -> String {
     if !decision.ttl.is_zero() {
         let _ = write!(text, ",\"ttl_ms\":{}", decision.ttl.as_millis());
     }
-    if !decision.user_id().is_empty() {
-        let _ = write!(text, ",\"user_id\":{}", quoted(decision.user_id()));
+    if !user.is_empty() {
+        let _ = write!(text, ",\"user_id\":{}", quoted(&String::from_utf8_lossy(&user)));
     }
     if decision.max_sessions > 0 {
         let _ = write!(text, ",\"max_sessions\":{}", decision.max_sessions);
@@ -102,9 +124,7 @@ fn json(line: u64, decision: &Decision, show_secrets: bool) -> String {
     if decision.unique {
         text.push_str(",\"unique\":true");
     }
-    if !decision.location().is_empty() {
-        let location = decision.location().as_bytes();
-        let location = if show_secrets { location.to_vec() } else { redact::target(location) };
+    if !location.is_empty() {
         let _ = write!(text, ",\"location\":{}", quoted(&redact::printable(&location)));
     }
     // Of a deny the status need not be the reason: `verdict.body`, `sessions.enforce`.
