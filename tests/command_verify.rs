@@ -386,6 +386,21 @@ fn a_window_beyond_what_the_engine_takes_loses_no_line() {
 }
 
 #[test]
+fn a_server_s_rule_for_an_overload_decides_no_line() {
+    let backend = Backend::start(&["--quiet"]);
+    let input = lines_of((1..=2000).map(|number| format!("https://h/{number}?token=123")));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "overload = \"default\"\ninbox.capacity = 100\ntimeout = \"1m\"\n").unwrap();
+    let config = file.path().to_str().unwrap();
+    let args = ["verify", "-", "--backend", &backend.url, "--config", config];
+    let output = run_with_input(&args, input.as_bytes());
+    let lines = lines(&output.stdout);
+    let by_backend = lines.iter().filter(|line| line["origin"] == "backend" && line["verdict"] == "allow");
+    assert_eq!((lines.len(), by_backend.count()), (2000, 2000), "{}", text(&output.stderr));
+    assert_eq!(backend.stats()["requests"], 2000);
+}
+
+#[test]
 fn a_decision_goes_out_while_the_input_waits() {
     let backend = Backend::start(&[]);
     let mut verify = Running::start(&backend.url, &[]);

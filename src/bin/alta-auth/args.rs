@@ -53,6 +53,9 @@ JSON is UTF-8: a URL in other bytes can only be given as a bare URL, a user agen
 A bare URL gets the session id `line-N` (equal lines are then different sessions) unless --session is given.
 --session, --ip, --user-agent, --origin and --scope stand in for what a line does not say.
 
+A server's configuration holds here too, but for overload: a line that finds no room waits. With limit.per_ip all lines
+without an ip are one client, and what is beyond its rate is denied.
+
 Output, one JSON object a line: line, verdict, origin, cause, http_status, coalesced, latency_us, and where
 present ttl_ms, user_id, max_sessions, unique, location, and detail unless the backend allowed; or line and error.
 What user_id and location repeat of the line's query values is shown as `…` unless --show-secrets.
