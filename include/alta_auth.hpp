@@ -263,6 +263,10 @@ struct Stats : alta_auth_stats {
     Stats() noexcept : alta_auth_stats(ALTA_AUTH_STATS_INIT) {}
 };
 
+namespace detail {
+class Named;
+}
+
 /// Names a pending check or a watch, to cancel it. A plain value; letting go of it cancels nothing.
 class Ticket {
 public:
@@ -272,7 +276,7 @@ public:
 
 private:
     friend class Engine;
-    friend class Queue;
+    friend class detail::Named;
 
     const void *engine_ = nullptr;
     std::uint64_t number_ = 0;
@@ -280,6 +284,39 @@ private:
     void *box_ = nullptr;
     void (*drop_)(void *) noexcept = nullptr;
 };
+
+namespace detail {
+
+// A ticket that is whole before the decision is there, but for its number, which the library writes by then. As it was, if
+// nothing comes of it. After keep() it is not touched: it may be gone.
+class Named {
+public:
+    Named(Ticket *ticket, const void *engine, void *box, void (*drop)(void *) noexcept) noexcept : ticket_(ticket) {
+        if (ticket_ != nullptr) {
+            before_ = *ticket_;
+            ticket_->engine_ = engine;
+            ticket_->number_ = 0;
+            ticket_->box_ = box;
+            ticket_->drop_ = drop;
+        }
+    }
+    Named(const Named &) = delete;
+    Named &operator=(const Named &) = delete;
+    ~Named() {
+        if (ticket_ != nullptr) {
+            *ticket_ = before_;
+        }
+    }
+
+    std::uint64_t *number() const noexcept { return ticket_ != nullptr ? &ticket_->number_ : nullptr; }
+    void keep() noexcept { ticket_ = nullptr; }
+
+private:
+    Ticket *ticket_;
+    Ticket before_;
+};
+
+} // namespace detail
 
 /// Keys and values as text. Consumed by the engine that is made of it, and untouched if none could be made.
 class Config {
@@ -453,7 +490,7 @@ public:
         static_assert(std::is_invocable_v<Callable &, const Decision &>, "callback(const Decision &)");
         auto box = std::make_unique<Callable>(std::forward<Callback>(callback));
         const alta_auth_request raw = request.raw();
-        Named named(ticket, handle_.get(), box.get(), &drop<Callable>);
+        detail::Named named(ticket, handle_.get(), box.get(), &drop<Callable>);
         const Status status{alta_auth_submit(handle_.get(), &raw, &decided<Callable>, box.get(), named.number())};
         if (status == Status::ok) {
             // From here the box is the library's, and may be gone already, with the ticket if that was in it.
@@ -478,7 +515,7 @@ public:
         static_assert(std::is_invocable_v<Callable &, const Decision &>, "callback(const Decision &)");
         auto box = std::make_unique<Watched<Callable>>(std::forward<Callback>(callback));
         const alta_auth_request raw = request.raw();
-        Named named(ticket, handle_.get(), box.get(), &drop_watched<Callable>);
+        detail::Named named(ticket, handle_.get(), box.get(), &drop_watched<Callable>);
         const Status status{alta_auth_watch(handle_.get(), &raw, &told<Callable>, box.get(), named.number())};
         if (status == Status::ok) {
             static_cast<void>(box.release());
@@ -743,35 +780,6 @@ private:
         }
     }
 
-    // A ticket that is whole before the callable can run, but for its number, which the library writes by then. As it was, if
-    // nothing comes of it.
-    class Named {
-    public:
-        Named(Ticket *ticket, const void *engine, void *box, void (*drop)(void *) noexcept) noexcept : ticket_(ticket) {
-            if (ticket_ != nullptr) {
-                before_ = *ticket_;
-                ticket_->engine_ = engine;
-                ticket_->number_ = 0;
-                ticket_->box_ = box;
-                ticket_->drop_ = drop;
-            }
-        }
-        Named(const Named &) = delete;
-        Named &operator=(const Named &) = delete;
-        ~Named() {
-            if (ticket_ != nullptr) {
-                *ticket_ = before_;
-            }
-        }
-
-        std::uint64_t *number() const noexcept { return ticket_ != nullptr ? &ticket_->number_ : nullptr; }
-        void keep() noexcept { ticket_ = nullptr; }
-
-    private:
-        Ticket *ticket_;
-        Ticket before_;
-    };
-
     template <typename Callable>
     static void item_decided(void *user_data, const alta_auth_decision *decision) noexcept {
         const auto item = *static_cast<typename Batch<Callable>::Item *>(user_data);
@@ -801,6 +809,8 @@ public:
     /// Readable while completions wait. Only to be polled: the library alone reads it.
     int fd() const noexcept { return alta_auth_queue_fd(handle_.get()); }
 
+    /// `*ticket` is written before the decision can be reaped, and not after: it may be in what `user_data` points to. A ticket
+    /// that is returned is there only afterwards.
     Ticket submit(const Request &request, void *user_data) {
         Ticket ticket;
         detail::require(try_submit(request, user_data, &ticket));
@@ -808,9 +818,7 @@ public:
     }
 
     Status try_submit(const Request &request, void *user_data, Ticket *ticket = nullptr) noexcept {
-        const alta_auth_request raw = request.raw();
-        std::uint64_t number = 0;
-        return named(Status{alta_auth_queue_submit(handle_.get(), &raw, user_data, &number)}, number, ticket);
+        return hand_over(&alta_auth_queue_submit, request, user_data, ticket);
     }
 
     /// The decisions come out of `reap` like a check's: the first one and each change, until one is `last()` or the ticket
@@ -822,9 +830,7 @@ public:
     }
 
     Status try_watch(const Request &request, void *user_data, Ticket *ticket = nullptr) noexcept {
-        const alta_auth_request raw = request.raw();
-        std::uint64_t number = 0;
-        return named(Status{alta_auth_queue_watch(handle_.get(), &raw, user_data, &number)}, number, ticket);
+        return hand_over(&alta_auth_queue_watch, request, user_data, ticket);
     }
 
     /// `user_data` has one element a request, or is empty. Returns how many were accepted; `statuses` says which not.
@@ -882,11 +888,15 @@ public:
     alta_auth_queue *raw() const noexcept { return handle_.get(); }
 
 private:
-    Status named(Status status, std::uint64_t number, Ticket *ticket) const noexcept {
-        if (status == Status::ok && ticket != nullptr) {
-            *ticket = Ticket();
-            ticket->engine_ = engine_;
-            ticket->number_ = number;
+    using HandOver = std::int32_t (*)(alta_auth_queue *, const alta_auth_request *, void *, std::uint64_t *);
+
+    Status hand_over(HandOver call, const Request &request, void *user_data, Ticket *ticket) noexcept {
+        const alta_auth_request raw = request.raw();
+        detail::Named named(ticket, engine_, nullptr, nullptr);
+        const Status status{call(handle_.get(), &raw, user_data, named.number())};
+        if (status == Status::ok) {
+            // From here the ticket may be gone, with what its decision was reaped for.
+            named.keep();
         }
         return status;
     }

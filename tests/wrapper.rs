@@ -34,6 +34,11 @@ fn tickets_are_whole_before_their_callable_runs_and_a_log_may_come_back_in_a_rel
 }
 
 #[test]
+fn tickets_are_whole_before_a_queue_gives_their_decision_and_left_alone_after() {
+    runs("queued");
+}
+
+#[test]
 fn the_end_of_an_engine_in_a_forked_child_destroys_no_callable_of_the_parents() {
     runs("forks");
 }
