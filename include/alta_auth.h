@@ -50,6 +50,8 @@
  *   every library of the same SONAME, older or newer: what the library does not know must be zero, otherwise
  *   ALTA_AUTH_ERR_UNSUPPORTED. The library never changes a caller's struct_size, writes what it knows and zeroes the
  *   rest. Of an array of structs, the first element's struct_size is the stride. Zero always means absent or default.
+ *   A decision that a callback is given is the library's and has its size: a field that lies beyond decision->struct_size is
+ *   absent and must not be read, nor the struct be copied as a whole. alta_auth.hpp sees to it.
  */
 #ifndef ALTA_AUTH_H
 #define ALTA_AUTH_H

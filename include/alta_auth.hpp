@@ -35,6 +35,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <exception>
 #include <iterator>
 #include <memory>
@@ -201,7 +202,11 @@ class OwnedDecision;
 /// An answer. Borrows its texts, see TEXT above; cheap to copy.
 class Decision {
 public:
-    explicit Decision(const alta_auth_decision &raw) noexcept : raw_(raw) {}
+    // A callback's has the library's size: what this program knows beyond it is absent.
+    explicit Decision(const alta_auth_decision &raw) noexcept : raw_() {
+        std::memcpy(&raw_, &raw, std::min<std::size_t>(raw.struct_size, sizeof raw_));
+        raw_.struct_size = sizeof raw_;
+    }
     // An owned one is taken by reference, or copied as what it is: its texts would not live as long as this.
     Decision(const OwnedDecision &) = delete;
     Decision &operator=(const OwnedDecision &) = delete;
