@@ -223,7 +223,7 @@ impl World {
                     let text = memory::Text::new(tape);
                     let revoke = if letter == b'x' { alta_auth_revoke } else { alta_auth_revoke_user };
                     let status = revoke(self.engine, text.view());
-                    let good = (1..=1024).contains(&text.view().len) && !text.view().ptr.is_null();
+                    let good = text.view().len > 0 && !text.view().ptr.is_null();
                     assert_eq!(status, if good { ALTA_AUTH_OK } else { ALTA_AUTH_ERR_INVALID });
                 }
                 b'X' => assert_eq!(alta_auth_revoke_all(self.engine), ALTA_AUTH_OK),

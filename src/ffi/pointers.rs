@@ -119,7 +119,7 @@ pub(super) unsafe fn text<'a>(text: alta_auth_str, limit: usize) -> Result<&'a [
     if text.len == 0 {
         return Ok(&[]);
     }
-    // SAFETY: not NULL, and by the contract `len` bytes; `limit` is far below isize::MAX.
+    // SAFETY: not NULL, and by the contract `len` bytes; `limit` is at most isize::MAX.
     Ok(unsafe { std::slice::from_raw_parts(text.ptr.cast(), text.len) })
 }
 

@@ -195,20 +195,48 @@ CASE(revoke_all_in_an_outage) {
     in_an_outage(true, "0");
 }
 
-CASE(revoke_user_and_all_check_their_arguments) {
+typedef int32_t revocation(alta_auth_engine *, alta_auth_str);
+
+static void takes_any_id(revocation *revoke) {
     backend *b = backend_start();
     alta_auth_engine *engine = engine_with(backend_url(b), NULL);
     static char text[2048];
     memset(text, 'u', sizeof text);
-    const alta_auth_str bad[] = {{NULL, 0}, {text, 0}, {NULL, 1}, {text, 1025}, {text, SIZE_MAX}};
+    const alta_auth_str bad[] = {{NULL, 0}, {text, 0}, {NULL, 1}, {text, (size_t)PTRDIFF_MAX + 1}, {text, SIZE_MAX}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        CHECK_EQ(alta_auth_revoke_user(engine, bad[i]), ALTA_AUTH_ERR_INVALID);
+        CHECK_EQ(revoke(engine, bad[i]), ALTA_AUTH_ERR_INVALID);
     }
-    CHECK_EQ(alta_auth_revoke_user(NULL, alta_auth_str_of("u")), ALTA_AUTH_ERR_INVALID);
-    CHECK_EQ(alta_auth_revoke_all(NULL), ALTA_AUTH_ERR_INVALID);
+    CHECK_EQ(revoke(NULL, alta_auth_str_of("u")), ALTA_AUTH_ERR_INVALID);
     CHECK_EQ(stats_of(engine).revoked, 0);
-    CHECK_EQ(alta_auth_revoke_user(engine, (alta_auth_str){text, 256}), ALTA_AUTH_OK); /* the longest that is kept */
-    CHECK_EQ(stats_of(engine).revoked, 1);
+    /* Of the longer ones nothing is known, and they are as revoked as any. */
+    const size_t good[] = {1, 256, 257, 1024, 1025, sizeof text};
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        CHECK_EQ(revoke(engine, (alta_auth_str){text, good[i]}), ALTA_AUTH_OK);
+        CHECK_EQ(stats_of(engine).revoked, i + 1);
+    }
+    alta_auth_engine_free(engine);
+    backend_stop(b);
+}
+
+CASE(revoke_takes_any_id_that_is_not_empty) {
+    takes_any_id(alta_auth_revoke);
+    takes_any_id(alta_auth_revoke_user);
+    CHECK_EQ(alta_auth_revoke_all(NULL), ALTA_AUTH_ERR_INVALID);
+}
+
+/* Space around a session's id is none of it, however much. */
+CASE(revoke_of_an_id_in_much_space) {
+    backend *b = backend_start();
+    alta_auth_engine *engine = engine_with(backend_url(b), NULL);
+    backend_rule(b, "42", user_42);
+    alta_auth_request request = ask("a", "token=42");
+    check_ok(engine, &request);
+    CHECK_EQ(look(engine, &request), ALTA_AUTH_OK);
+    static char text[2048];
+    memset(text, ' ', sizeof text);
+    text[0] = 'a';
+    CHECK_EQ(alta_auth_revoke(engine, (alta_auth_str){text, sizeof text}), ALTA_AUTH_OK);
+    CHECK_EQ(look(engine, &request), ALTA_AUTH_ERR_NOT_FOUND);
     alta_auth_engine_free(engine);
     backend_stop(b);
 }
