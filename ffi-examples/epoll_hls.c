@@ -14,6 +14,9 @@
  * life is READING, ASKING, SENDING, and READING again. A client that leaves while ASKING is cancelled. If cancel says
  * that the completion is on its way, the slot stays taken until it has come, because the completion points to it.
  *
+ * A client that there is no descriptor for waits for a second, with the listener out of the epoll, and so that the library
+ * never lacks one, no more clients are taken than leave it its share.
+ *
  * What it leaves out: TLS, ranges, more than one thread (one queue and one loop for each; the engine is shared).
  * Port 0 takes any free one. SIGTERM and SIGINT end it.
  */
@@ -30,6 +33,7 @@
 #include <strings.h>
 #include <sys/epoll.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -76,6 +80,8 @@ struct server {
     alta_auth_engine *engine;
     alta_auth_queue *queue;
     int epoll, listener, root;
+    time_t accepts_from; /* 0: it accepts */
+    size_t room;
     char origin[64];
     struct client clients[CLIENTS];
     struct session sessions[SESSIONS];
@@ -163,13 +169,39 @@ static void leave(struct client *client) {
     client->state = next;
 }
 
+/*
+ * For how many clients there are descriptors. Each has a socket and a file, and as many again stay for the library, which needs
+ * one for each connection to the backend. Whoever comes on top is turned away at once.
+ */
+static size_t room_for_clients(void) {
+    const rlim_t wanted = 4 * CLIENTS;
+    struct rlimit files = {wanted, wanted};
+    getrlimit(RLIMIT_NOFILE, &files);
+    if (files.rlim_cur < wanted) {
+        struct rlimit more = {files.rlim_max < wanted ? files.rlim_max : wanted, files.rlim_max};
+        files = setrlimit(RLIMIT_NOFILE, &more) == 0 ? more : files;
+    }
+    if (files.rlim_cur >= wanted) {
+        return CLIENTS;
+    }
+    size_t room = (size_t)files.rlim_cur / 4;
+    fprintf(stderr, "room for %zu clients, of %d: too few descriptors\n", room, (int)CLIENTS);
+    return room;
+}
+
+/* Level triggered: a listener whose clients cannot be accepted now would be told of again at once, and again. */
+static void listen_for(uint32_t events) {
+    struct epoll_event event = {.events = events, .data = {.ptr = &server.listener}};
+    epoll_ctl(server.epoll, EPOLL_CTL_MOD, server.listener, &event);
+}
+
 static void accept_clients(void) {
     struct sockaddr_in peer;
     socklen_t length = sizeof peer;
     int fd;
     while ((fd = accept4(server.listener, (struct sockaddr *)&peer, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
         struct client *client = NULL;
-        for (size_t i = 0; i < CLIENTS && client == NULL; i++) {
+        for (size_t i = 0; i < server.room && client == NULL; i++) {
             client = server.clients[i].state == FREE ? &server.clients[i] : NULL;
         }
         struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP, .data = {.ptr = client}};
@@ -183,6 +215,10 @@ static void accept_clients(void) {
         client->head_length = 0;
         client->deadline = now() + CLIENT_PATIENCE;
         inet_ntop(AF_INET, &peer.sin_addr, client->ip, sizeof client->ip);
+    }
+    if (errno == EMFILE || errno == ENFILE) {
+        listen_for(0);
+        server.accepts_from = now() + 1;
     }
 }
 
@@ -507,6 +543,10 @@ static void sweep(void) {
             leave(client);
         }
     }
+    if (server.accepts_from != 0 && time >= server.accepts_from) {
+        server.accepts_from = 0;
+        listen_for(EPOLLIN);
+    }
 }
 
 static void run(void) {
@@ -618,6 +658,7 @@ int main(int argc, char **argv) {
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
 
+    server.room = room_for_clients();
     server.root = open(argv[1], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (server.root < 0) {
         perror(argv[1]);

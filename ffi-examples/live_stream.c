@@ -14,6 +14,9 @@
  * user_data is a client's slot, and slots live as long as the program. So what was reaped for a client that has left
  * needs no bookkeeping: its ticket is not the one that the slot has now, and tickets are never used twice.
  *
+ * A client that there is no descriptor for waits for a second at most, with the listener out of the epoll, and so that the
+ * library never lacks one, no more clients are taken than leave it its share.
+ *
  * What it leaves out: TLS, a real source, more than one thread (one queue and one loop for each; the engine is shared).
  * Port 0 takes any free one. SIGTERM and SIGINT end it.
  */
@@ -28,6 +31,7 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
@@ -57,6 +61,8 @@ struct server {
     alta_auth_queue *queue;
     int epoll, listener, timer;
     uint64_t tick;
+    int waits; /* until there is a descriptor for the next client */
+    size_t room;
     char origin[64];
     struct client clients[CLIENTS];
 };
@@ -76,6 +82,32 @@ static void leave(struct client *client) {
     client->state = FREE;
 }
 
+/*
+ * For how many clients there are descriptors. Each has a socket, and as many again stay for the library, which needs
+ * one for each connection to the backend. Whoever comes on top is turned away at once.
+ */
+static size_t room_for_clients(void) {
+    const rlim_t wanted = 2 * CLIENTS;
+    struct rlimit files = {wanted, wanted};
+    getrlimit(RLIMIT_NOFILE, &files);
+    if (files.rlim_cur < wanted) {
+        struct rlimit more = {files.rlim_max < wanted ? files.rlim_max : wanted, files.rlim_max};
+        files = setrlimit(RLIMIT_NOFILE, &more) == 0 ? more : files;
+    }
+    if (files.rlim_cur >= wanted) {
+        return CLIENTS;
+    }
+    size_t room = (size_t)files.rlim_cur / 2;
+    fprintf(stderr, "room for %zu clients, of %d: too few descriptors\n", room, (int)CLIENTS);
+    return room;
+}
+
+/* Level triggered: a listener whose clients cannot be accepted now would be told of again at once, and again. */
+static void listen_for(uint32_t events) {
+    struct epoll_event event = {.events = events, .data = {.ptr = &server.listener}};
+    epoll_ctl(server.epoll, EPOLL_CTL_MOD, server.listener, &event);
+}
+
 static void accept_clients(void) {
     struct sockaddr_in peer;
     socklen_t length = sizeof peer;
@@ -83,7 +115,7 @@ static void accept_clients(void) {
     while ((fd = accept4(server.listener, (struct sockaddr *)&peer, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
         struct client *client = NULL;
         unsigned char random[ID_LENGTH / 2];
-        for (size_t i = 0; i < CLIENTS && client == NULL; i++) {
+        for (size_t i = 0; i < server.room && client == NULL; i++) {
             client = server.clients[i].state == FREE ? &server.clients[i] : NULL;
         }
         struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP, .data = {.ptr = client}};
@@ -100,6 +132,10 @@ static void accept_clients(void) {
         client->head_length = 0;
         client->last_seen = server.tick;
         inet_ntop(AF_INET, &peer.sin_addr, client->ip, sizeof client->ip);
+    }
+    if (errno == EMFILE || errno == ENFILE) {
+        listen_for(0);
+        server.waits = 1;
     }
 }
 
@@ -283,6 +319,10 @@ static void tick(void) {
             leave(client);
         }
     }
+    if (server.waits && server.tick % TICKS_A_SECOND == 0) {
+        server.waits = 0;
+        listen_for(EPOLLIN);
+    }
 }
 
 static void run(void) {
@@ -385,6 +425,7 @@ int main(int argc, char **argv) {
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
     const struct itimerspec each = {{0, TICK_MS * 1000000L}, {0, TICK_MS * 1000000L}};
+    server.room = room_for_clients();
     server.epoll = epoll_create1(EPOLL_CLOEXEC);
     server.timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     server.engine = start(argc - 2, argv + 2);

@@ -8,114 +8,22 @@ compile_error!("run with --features command, as make test does");
 
 #[path = "command/support.rs"]
 mod backends;
+#[path = "toolchain/example.rs"]
+mod example;
 mod support;
 mod toolchain;
 
-use std::io::{BufRead as _, BufReader, Read};
-use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::io::Read as _;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
 use backends::{Backend, PATIENCE, scripted, signal};
+use example::{Example, Hls, OUTAGE, PLAYLIST, Player, answer, packets, url};
 use support::Php;
-use tempfile::TempDir;
-use toolchain::{ROOT, command, library_directory, read, succeed};
+use toolchain::{ROOT, command, read, succeed};
 
 const ALLOW: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-
-/// One example, built without an installation.
-struct Example {
-    directory: TempDir,
-    name: &'static str,
-}
-
-impl Example {
-    fn build(name: &'static str) -> Self {
-        let example = Self { directory: tempfile::tempdir().unwrap(), name };
-        succeed(
-            command("make", ["--silent", "-C", "ffi-examples"])
-                .current_dir(ROOT)
-                .env_remove("MAKEFLAGS")
-                .arg(format!("BUILD={}", example.directory.path().display()))
-                .arg(format!("ALTA={}", library_directory().display()))
-                .arg(example.program()),
-        );
-        example
-    }
-
-    fn program(&self) -> PathBuf {
-        self.directory.path().join(self.name)
-    }
-
-    fn run(&self, args: &[&str]) -> (Option<i32>, String) {
-        let Output { status, stdout, .. } = command(self.program().to_str().unwrap(), args).output().unwrap();
-        (status.code(), String::from_utf8(stdout).unwrap())
-    }
-
-    /// Starts one that serves, on a port of its own choice.
-    fn serve(&self, args: &[&str]) -> Serving {
-        let mut child =
-            command(self.program().to_str().unwrap(), args).stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let url = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("{line:?}")).to_owned();
-        Serving { child, url }
-    }
-}
-
-/// A running example. Killed when dropped; a test that was content with it ends it.
-struct Serving {
-    child: Child,
-    url: String,
-}
-
-impl Serving {
-    fn curl(&self, path: &str) -> Command {
-        let mut curl =
-            command("curl", ["--silent", "--show-error", "--path-as-is", "--write-out", "\n%{http_code}"]);
-        curl.args(["--max-time", &PATIENCE.as_secs().to_string()]).arg(format!("{}{path}", self.url));
-        curl
-    }
-
-    /// Status and body.
-    #[track_caller]
-    fn get(&self, path: &str) -> (u16, String) {
-        answer(&succeed(&mut self.curl(path)))
-    }
-
-    #[track_caller]
-    fn status(&self, path: &str) -> u16 {
-        self.get(path).0
-    }
-
-    #[track_caller]
-    fn end(mut self) {
-        signal(&self.child, "TERM");
-        let status = self.child.wait().unwrap();
-        assert_eq!(status.code(), Some(0), "{status}");
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn answer(printed: &str) -> (u16, String) {
-    let (body, status) = printed.rsplit_once('\n').unwrap();
-    (status.parse().unwrap(), body.to_owned())
-}
-
-/// The reference rule at the path `/auth`.
-fn url(backend: &Backend) -> String {
-    format!("backend.url={}/auth", backend.url)
-}
-
-/// Nothing listens there.
-const OUTAGE: &str = "backend.url=http://127.0.0.1:1/auth";
 
 /// A backend that says when it is asked and answers, with an allow, when it is told to.
 fn held() -> (String, mpsc::Receiver<()>, mpsc::Sender<()>) {
@@ -343,31 +251,6 @@ fn libevent_server_cancels_for_a_client_that_left() {
     cancels_for_a_client_that_left(&Example::build("libevent_server"), &["0"]);
 }
 
-/// A directory of channels.
-struct Hls {
-    example: Example,
-    root: PathBuf,
-}
-
-const PLAYLIST: &str = "#EXTM3U\n720p/1.ts\n";
-
-impl Hls {
-    fn new() -> Self {
-        let example = Example::build("epoll_hls");
-        let root = example.directory.path().join("root");
-        std::fs::create_dir_all(root.join("news/720p")).unwrap();
-        std::fs::write(root.join("news/index.m3u8"), PLAYLIST).unwrap();
-        std::fs::write(root.join("news/720p/1.ts"), vec![b's'; 2_000_000]).unwrap();
-        std::fs::write(example.directory.path().join("secret"), "secret").unwrap();
-        Self { example, root }
-    }
-
-    fn serve(&self, args: &[&str]) -> Serving {
-        let args: Vec<&str> = [self.root.to_str().unwrap(), "0"].iter().chain(args).copied().collect();
-        self.example.serve(&args)
-    }
-}
-
 #[test]
 fn epoll_hls_passes_the_opening_query_with_each_segment() {
     let hls = Hls::new();
@@ -444,43 +327,6 @@ fn epoll_hls_takes_the_default_action_when_full_or_in_an_outage() {
 fn epoll_hls_cancels_for_a_client_that_left() {
     let hls = Hls::new();
     cancels_for_a_client_that_left(&hls.example, &[hls.root.to_str().unwrap(), "0"]);
-}
-
-/// A player of a stream that does not end: curl, whose output can be read while it comes.
-struct Player(Child);
-
-impl Player {
-    /// Connects and reads the head. Gives its first line.
-    fn open(server: &Serving, path: &str) -> (Self, BufReader<ChildStdout>, String) {
-        let mut child =
-            server.curl(path).args(["--include", "--no-buffer"]).stdout(Stdio::piped()).spawn().unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let (mut first, mut line) = (String::new(), String::new());
-        while line != "\r\n" {
-            line.clear();
-            assert_ne!(stdout.read_line(&mut line).unwrap(), 0, "no head");
-            if first.is_empty() {
-                line.trim_end().clone_into(&mut first);
-            }
-        }
-        (Self(child), stdout, first)
-    }
-}
-
-impl Drop for Player {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Whole packets of the stream.
-fn packets(stream: &mut impl Read, count: usize) {
-    for _ in 0..count {
-        let mut packet = [0; 188];
-        stream.read_exact(&mut packet).unwrap();
-        assert_eq!(&packet[..4], b"\x47\x1f\xff\x10");
-    }
 }
 
 /// A backend that allows for a second until it changes its mind.

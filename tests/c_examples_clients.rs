@@ -1,0 +1,78 @@
+//! What a client does to the servers of `ffi-examples/`: holds on to what they have only so much of, and takes its time.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[cfg(not(feature = "command"))]
+compile_error!("run with --features command, as make test does");
+
+#[path = "command/support.rs"]
+mod backends;
+#[path = "toolchain/example.rs"]
+mod example;
+mod toolchain;
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use backends::{Backend, PATIENCE};
+use example::{Example, Hls, Serving, url};
+use toolchain::{command, succeed};
+
+const HALF: &[u8] = b"GET /";
+
+/// Says the rest of a request, and gives the first line of what comes: nothing, if the server does not take this client.
+fn ask(mut client: &TcpStream, rest: &str) -> String {
+    let mut line = String::new();
+    let _ = client.write_all(rest.as_bytes()).and_then(|()| BufReader::new(client).read_line(&mut line));
+    line.trim_end().to_owned()
+}
+
+fn half_asked(server: &Serving) -> TcpStream {
+    let mut client = server.connect();
+    let _ = client.write_all(HALF);
+    client
+}
+
+/// No clients leave the library without a descriptor for the backend, and where there is none for a client, the server
+/// waits for one rather than asking for it all the time.
+fn lives_with_few_descriptors(server: Serving, path: &str) {
+    let rest = format!("{path} HTTP/1.1\r\nHost: a\r\n\r\n");
+    let first = half_asked(&server);
+    let others: Vec<_> = (0..100).map(|_| half_asked(&server)).collect();
+    assert_eq!(ask(&first, &rest), "HTTP/1.1 200 OK", "the backend is asked for who was there first");
+
+    // From here it can open no other.
+    let descriptors = server.descriptors();
+    let free = (0..1024).find(|number| !descriptors.contains(number)).unwrap();
+    let pid = server.child.id().to_string();
+    succeed(&mut command("prlimit", ["--pid", &pid, &format!("--nofile={free}:")]));
+    let late = half_asked(&server);
+    let before = server.ticks();
+    std::thread::sleep(Duration::from_secs(2));
+    let used = server.ticks() - before;
+    assert!(used < 10, "it used {used} ticks of CPU in two seconds");
+
+    drop((others, late));
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while ask(&half_asked(&server), &rest) != "HTTP/1.1 200 OK" {
+        assert!(tokio::time::Instant::now() < deadline, "nobody is served after the others have left");
+    }
+    server.end();
+}
+
+#[test]
+fn epoll_hls_lives_with_few_descriptors() {
+    let hls = Hls::new();
+    let backend = Backend::start(&["--quiet"]);
+    let args = [hls.root.to_str().unwrap(), "0", &url(&backend)];
+    lives_with_few_descriptors(hls.example.serve_with_descriptors(64, &args), "news/index.m3u8?token=123");
+}
+
+#[test]
+fn live_stream_lives_with_few_descriptors() {
+    let example = Example::build("live_stream");
+    let backend = Backend::start(&["--quiet"]);
+    let server = example.serve_with_descriptors(64, &["0", &url(&backend)]);
+    lives_with_few_descriptors(server, "news.ts?token=123");
+}
