@@ -401,13 +401,19 @@ static int copy_header(char *lines, const char *name, char *out, size_t size) {
 }
 
 static struct session *session_of(struct client *client, const char *cookies) {
-    const char *found = strstr(cookies, "session=");
-    char id[ID_LENGTH + 1] = "";
-    if (found == NULL || strlen(found + 8) < ID_LENGTH) {
-        return NULL;
+    static const char name[] = "session=";
+    const size_t before_id = sizeof name - 1;
+    struct session *session = NULL;
+    for (const char *cookie = cookies; *cookie != '\0' && session == NULL; cookie += strcspn(cookie, ";")) {
+        cookie += strspn(cookie, "; ");
+        /* A whole one: others may end in this name, or have it in their value. */
+        if (strncmp(cookie, name, before_id) == 0 && strcspn(cookie, ";") == before_id + ID_LENGTH) {
+            char id[ID_LENGTH + 1] = "";
+            memcpy(id, cookie + before_id, ID_LENGTH);
+            session = find_session(id, client->ip);
+        }
     }
-    memcpy(id, found + 8, ID_LENGTH);
-    return find_session(id, client->ip);
+    return session;
 }
 
 /* Answers the request at the start of `head`, which is complete and NUL-terminated. */

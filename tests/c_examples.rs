@@ -276,6 +276,23 @@ fn epoll_hls_passes_the_opening_query_with_each_segment() {
         assert_eq!(request.headers[1].as_deref(), Some(&b"127.0.0.1"[..]));
         assert_eq!(request.headers[3].as_deref(), Some(server.url.as_bytes()));
     }
+    let session = std::fs::read_to_string(&jar).unwrap();
+    let session = session.split_whitespace().last().unwrap();
+    let other = "0".repeat(session.len());
+    for (cookies, status) in [
+        (format!("session={session}"), 200),
+        (format!("ci_session={other}; session={session}"), 200),
+        (format!("a=b;session={session}; c=d"), 200),
+        (format!("session={other}; session={session}"), 200),
+        (format!("ci_session={session}"), 403),
+        (format!("a=session={session}"), 403),
+        (format!("session={session}0"), 403),
+        (format!("session={}", &session[1..]), 403),
+    ] {
+        let mut curl = server.curl("/news/720p/1.ts");
+        curl.args(["--output", "/dev/null", "--header", &format!("Cookie: {cookies}")]);
+        assert_eq!(answer(&succeed(&mut curl)).0, status, "{cookies}");
+    }
     assert_eq!(server.status("/news/720p/1.ts"), 403, "no cookie, no session, no token");
     assert_eq!(server.status("/news/index.m3u8?token=9"), 403);
     server.end();
