@@ -21,13 +21,23 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { THREADS = 32, HEAD = 8192 };
+enum { THREADS = 32, HEAD = 8192, PATIENCE_MS = 5000 };
 
 struct server {
     alta_auth_engine *engine;
     int listener;
+    pthread_mutex_t lock; /* of what follows */
+    int ending;
+    int clients[THREADS]; /* whom each thread serves; -1: nobody */
+};
+
+struct worker {
+    pthread_t thread;
+    struct server *server;
+    size_t number;
 };
 
 struct answer {
@@ -75,10 +85,25 @@ static struct answer ask(alta_auth_engine *engine, const char *ip, const char *p
     return answer;
 }
 
-/* Reads the head of a request. Returns 0 if there is none in time or it is too long. */
+static long long now_ms(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * 1000LL + time.tv_nsec / 1000000;
+}
+
+/*
+ * Reads the head of a request. Returns 0 if there is none in time or it is too long. The time is for the whole head: a
+ * timeout of each recv (SO_RCVTIMEO) would begin anew with every byte, and the client hold the thread for hours.
+ */
 static int read_head(int client, char *head) {
     size_t length = 0;
+    const long long deadline = now_ms() + PATIENCE_MS;
     while (length < HEAD - 1) {
+        struct pollfd readable = {.fd = client, .events = POLLIN, .revents = 0};
+        long long left = deadline - now_ms();
+        if (left <= 0 || poll(&readable, 1, (int)left) <= 0) {
+            return 0;
+        }
         ssize_t got = recv(client, head + length, HEAD - 1 - length, 0);
         if (got <= 0) {
             return 0;
@@ -120,8 +145,31 @@ static void serve(alta_auth_engine *engine, int client, const char *ip) {
     send(client, reply, (size_t)length, MSG_NOSIGNAL);
 }
 
+/* Returns 0 if no more clients are served. */
+static int serves(const struct worker *worker, int client) {
+    struct server *server = worker->server;
+    pthread_mutex_lock(&server->lock);
+    server->clients[worker->number] = client;
+    int ending = server->ending;
+    pthread_mutex_unlock(&server->lock);
+    return !ending;
+}
+
+/* Nothing more is read from the clients: a thread waits for none. What is decided is still sent. */
+static void stop_reading(struct server *server) {
+    pthread_mutex_lock(&server->lock);
+    server->ending = 1;
+    for (size_t i = 0; i < THREADS; i++) {
+        if (server->clients[i] >= 0) {
+            shutdown(server->clients[i], SHUT_RD);
+        }
+    }
+    pthread_mutex_unlock(&server->lock);
+}
+
 static void *work(void *argument) {
-    const struct server *server = argument;
+    const struct worker *worker = argument;
+    const struct server *server = worker->server;
     for (;;) {
         struct sockaddr_in peer;
         socklen_t length = sizeof peer;
@@ -135,11 +183,13 @@ static void *work(void *argument) {
             poll(NULL, 0, 10);
             continue;
         }
-        const struct timeval patience = {.tv_sec = 5, .tv_usec = 0};
-        setsockopt(client, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+        const struct timeval patience = {.tv_sec = PATIENCE_MS / 1000, .tv_usec = 0};
         setsockopt(client, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
         inet_ntop(AF_INET, &peer.sin_addr, ip, sizeof ip);
-        serve(server->engine, client, ip);
+        if (serves(worker, client)) {
+            serve(server->engine, client, ip);
+        }
+        serves(worker, -1); /* before the descriptor is another's */
         close(client);
     }
 }
@@ -211,7 +261,7 @@ int main(int argc, char **argv) {
     sigaddset(&endings, SIGINT);
     pthread_sigmask(SIG_BLOCK, &endings, NULL);
 
-    struct server server = {.engine = start(argc - 2, argv + 2), .listener = -1};
+    struct server server = {.engine = start(argc - 2, argv + 2), .listener = -1, .lock = PTHREAD_MUTEX_INITIALIZER};
     if (server.engine == NULL) {
         return 78;
     }
@@ -220,9 +270,14 @@ int main(int argc, char **argv) {
         alta_auth_engine_free(server.engine);
         return 71;
     }
-    pthread_t threads[THREADS];
+    struct worker workers[THREADS];
     size_t started = 0;
-    while (started < THREADS && pthread_create(&threads[started], NULL, work, &server) == 0) {
+    for (size_t i = 0; i < THREADS; i++) {
+        workers[i].server = &server;
+        workers[i].number = i;
+        server.clients[i] = -1;
+    }
+    while (started < THREADS && pthread_create(&workers[started].thread, NULL, work, &workers[started]) == 0) {
         started++;
     }
     int ending;
@@ -231,9 +286,10 @@ int main(int argc, char **argv) {
     }
     /* In this order: no new requests, then no new checks, then the threads, and the engine when nobody uses it. */
     shutdown(server.listener, SHUT_RDWR);
+    stop_reading(&server);
     alta_auth_engine_shutdown(server.engine, 1000);
     for (size_t i = 0; i < started; i++) {
-        pthread_join(threads[i], NULL);
+        pthread_join(workers[i].thread, NULL);
     }
     close(server.listener);
     alta_auth_engine_free(server.engine);

@@ -16,7 +16,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use backends::{Backend, PATIENCE};
-use example::{Example, Hls, Serving, url};
+use example::{Example, Hls, OUTAGE, Serving, url};
 use toolchain::{command, succeed};
 
 const HALF: &[u8] = b"GET /";
@@ -75,4 +75,46 @@ fn live_stream_lives_with_few_descriptors() {
     let backend = Backend::start(&["--quiet"]);
     let server = example.serve_with_descriptors(64, &["0", &url(&backend)]);
     lives_with_few_descriptors(server, "news.ts?token=123");
+}
+
+/// Writes a head without an end, a byte at a time, until all of it or none is taken. Gives how much was.
+fn drip(mut client: TcpStream, bytes: usize) -> usize {
+    (0..bytes)
+        .take_while(|_| {
+            std::thread::sleep(Duration::from_millis(50));
+            client.write_all(b"x").is_ok()
+        })
+        .count()
+}
+
+#[test]
+fn blocking_pool_gives_a_head_one_time_in_all() {
+    let example = Example::build("blocking_pool");
+    let backend = Backend::start(&["--quiet"]);
+    let server = example.serve(&["0", &url(&backend)]);
+    // As many as it has threads, each for longer than curl has patience.
+    let (threads, bytes) = (32, PATIENCE.as_millis() as usize / 40);
+    let clients: Vec<_> = (0..threads).map(|_| server.connect()).collect();
+    let drips: Vec<_> =
+        clients.into_iter().map(|client| std::thread::spawn(move || drip(client, bytes))).collect();
+    assert_eq!(server.status("/x?token=123"), 200);
+    for drip in drips {
+        assert!(drip.join().unwrap() < bytes, "a client may take any time");
+    }
+    server.end();
+}
+
+#[test]
+fn blocking_pool_ends_while_a_client_has_not_said_all() {
+    let example = Example::build("blocking_pool");
+    let server = example.serve(&["0", OUTAGE]);
+    let descriptors = server.descriptors();
+    let client = server.connect();
+    while server.descriptors() == descriptors {
+        std::thread::yield_now();
+    }
+    // Less than it would have the patience for.
+    let dripping = std::thread::spawn(|| drip(client, 60));
+    server.end();
+    assert!(dripping.join().unwrap() < 60, "it waited for the client");
 }
