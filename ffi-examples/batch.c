@@ -153,6 +153,10 @@ static int decide(alta_auth_engine *engine, alta_auth_queue *queue, FILE *file) 
             submit(engine, queue, &batch);
         }
     }
+    if (ferror(file)) { /* not its end: there may be more lines */
+        perror("reading");
+        result = 74;
+    }
     submit(engine, queue, &batch);
     while (in_flight > 0) {
         reap(queue, 1);
@@ -219,6 +223,10 @@ int main(int argc, char **argv) {
         free_lines = &lines[i];
     }
     int result = decide(engine, queue, file);
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        perror("writing");
+        result = 74;
+    }
     alta_auth_queue_free(queue);
     alta_auth_engine_free(engine);
     return result;

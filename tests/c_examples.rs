@@ -120,6 +120,19 @@ fn batch_prints_the_default_action_in_an_outage() {
 }
 
 #[test]
+fn batch_fails_if_it_cannot_read_its_checks_or_write_what_was_decided() {
+    let example = Example::build("batch");
+    let directory = example.directory.path().to_str().unwrap();
+    let (code, printed) = example.run(&[directory, OUTAGE]);
+    assert_eq!((code, printed.as_str()), (Some(74), ""), "a directory has no lines");
+    let checks = example.directory.path().join("checks");
+    std::fs::write(&checks, "a 192.0.2.1 /ch/1?token=9\n").unwrap();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut batch = command(example.program().to_str().unwrap(), [checks.to_str().unwrap(), OUTAGE]);
+    assert_eq!(batch.stdout(full).status().unwrap().code(), Some(74));
+}
+
+#[test]
 fn session_serves_a_channel_to_who_has_the_token() {
     let example = Example::build("session");
     let php = Php::new();
