@@ -189,7 +189,8 @@ pub(super) const KEYS: &[Key] = &[
         ]),
         default: Value("each"),
         text: "With `default_action = allow`: each check without an answer is allowed, or only where the breaker is open or \
-               another client met an outage in the last 10 s too, so that a request that only fails itself is denied.",
+               another client met an outage in the last 10 s too, and nobody an answer since, so that a request that only fails itself \
+               is denied. Of several URLs that holds for each.",
     },
     Key {
         name: "fail_open.overload", section: "Outage", reload: Keeps,

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! What counts is an outage of the backend: no answer, or one of `unavailable_statuses`. A refusal is an answer. An outage
-//! counts once for each client in [`WINDOW`] (for the rate, as a part of what that client met), so that one client with tokens that make the backend fail cannot
+//! counts once for each client in [`WINDOW`] without an answer (for the rate, as a part of what that client met), so that one client with tokens that make the backend fail cannot
 //! close it to all. Nor can it keep it from being found back: see [`Suspects`]. What the endpoint is not to blame for (our own
 //! shortage, a check that was cancelled) is not told here.
 
@@ -29,8 +29,8 @@ use window::Window;
 pub(super) const WINDOW: Duration = Duration::from_secs(10);
 /// The longest that a backend can ask to be left alone (`Retry-After`).
 const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(1);
-/// Addresses that are remembered, to count each once, or to let others probe first. More outages in a row than that have
-/// opened the breaker long ago.
+/// Addresses that are remembered, to count each once, or to let others probe first. Where there are more, those who met an
+/// outage since the last answer stay, and more in a row than that have opened the breaker long ago.
 const MOST_ADDRESSES: usize = 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,15 +65,17 @@ struct Evidence {
     /// Outages since the last answer.
     in_a_row: usize,
     answers: u64,
-    addresses: Vec<Counted>,
+    addresses: Vec<Met>,
     window: Window,
 }
 
-/// An address whose outage was counted: when, and after how many answers.
-struct Counted {
+/// An address that met an outage: when, and after how many answers.
+struct Met {
     address: u64,
     at: Instant,
     answers: u64,
+    /// The endpoint was to blame: it counts among those in a row.
+    counted: bool,
 }
 
 /// What the breaker says to a check.
@@ -164,6 +166,14 @@ impl Breaker {
         }
     }
 
+    /// A check of this client got no answer here, and the endpoint is not to blame, as not all of its addresses were asked:
+    /// that corroborates what others meet, and does no more.
+    pub(super) fn met(&mut self, now: Instant, address: u64) {
+        if let State::Closed(evidence) = &mut self.state {
+            evidence.note(now, address, false);
+        }
+    }
+
     /// The probe was asked, and nobody waits for its answer any more (another endpoint was faster): that is no outage, but
     /// a hung endpoint is not asked by each check again.
     pub(super) fn unanswered(&mut self, now: Instant, jitter: u64) {
@@ -201,10 +211,10 @@ impl Breaker {
     /// Whether another client has met an outage lately, and nobody an answer since.
     pub(super) fn corroborates(&self, now: Instant, address: u64) -> bool {
         match &self.state {
-            State::Closed(evidence) => evidence.addresses.iter().any(|counted| {
-                counted.address != address
-                    && counted.answers == evidence.answers
-                    && now.saturating_duration_since(counted.at) < WINDOW
+            State::Closed(evidence) => evidence.addresses.iter().any(|met| {
+                met.address != address
+                    && met.answers == evidence.answers
+                    && now.saturating_duration_since(met.at) < WINDOW
             }),
             State::Open { .. } | State::HalfOpen { .. } => true,
         }
@@ -213,7 +223,8 @@ impl Breaker {
     // ## Closed => Open
     fn open_anew(&mut self, now: Instant, retry_after: Option<Duration>, jitter: u64) -> Change {
         if let State::Closed(evidence) = &self.state {
-            self.suspects = Suspects::of(evidence.addresses.iter().map(|counted| counted.address));
+            let counted = evidence.addresses.iter().filter(|met| met.counted);
+            self.suspects = Suspects::of(counted.map(|met| met.address));
         }
         self.open(now, self.rules.cooldown, retry_after, jitter)
     }
@@ -238,21 +249,31 @@ impl Breaker {
 impl Evidence {
     /// Counts an outage. Whether with it there are so many in a row.
     fn has_in_a_row(&mut self, failures: usize, now: Instant, address: u64) -> bool {
-        let counts = self.counts(now, address);
+        let counts = self.note(now, address, true);
         self.in_a_row += usize::from(counts);
         counts && self.in_a_row >= failures
     }
 
-    /// Whether the outage is the address's first in the window.
-    fn counts(&mut self, now: Instant, address: u64) -> bool {
-        self.addresses.retain(|counted| now.saturating_duration_since(counted.at) < WINDOW);
-        if self.addresses.len() >= MOST_ADDRESSES
-            || self.addresses.iter().any(|counted| counted.address == address)
-        {
-            return false;
+    /// Notes an outage, to be `counted` or not. Whether it counts: the address's first in the window since the last answer.
+    fn note(&mut self, now: Instant, address: u64, counted: bool) -> bool {
+        self.addresses.retain(|met| now.saturating_duration_since(met.at) < WINDOW);
+        let answers = self.answers;
+        if let Some(met) = self.addresses.iter_mut().find(|met| met.address == address) {
+            let again = met.answers == answers;
+            if again && (met.counted || !counted) {
+                return false;
+            }
+            *met = Met { address, at: now, answers, counted };
+            return counted;
         }
-        self.addresses.push(Counted { address, at: now, answers: self.answers });
-        true
+        let met = Met { address, at: now, answers, counted };
+        if self.addresses.len() < MOST_ADDRESSES {
+            self.addresses.push(met);
+            return counted;
+        }
+        let Some(old) = self.addresses.iter_mut().find(|met| met.answers != answers) else { return false };
+        *old = met;
+        counted
     }
 }
 

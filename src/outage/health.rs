@@ -140,6 +140,12 @@ impl Health {
         });
     }
 
+    fn met(&self, client: Client<'_>) {
+        let mut breaker = self.breaker.lock();
+        breaker.met(Instant::now(), self.addresses.hash_one(client));
+        self.spotless.store(false, Ordering::Relaxed);
+    }
+
     /// An outage, which may open the breaker.
     fn note(&self, why: &str, outage: impl FnOnce(&mut Breaker, Instant, u64) -> Option<Change>) {
         let (change, first) = {
@@ -179,6 +185,11 @@ impl Permit<'_> {
     pub(crate) fn failed(mut self, client: Client<'_>, retry_after: Option<Duration>, why: &str) {
         let probe = std::mem::take(&mut self.probe);
         self.health.failed(client, probe, retry_after, why);
+    }
+
+    /// As [`Permit::failed`], but not all of its addresses were asked: it may work.
+    pub(crate) fn met(self, client: Client<'_>) {
+        self.health.met(client);
     }
 
     /// The endpoint was asked, and nobody waits for its answer any more.

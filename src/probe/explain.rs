@@ -186,7 +186,7 @@ impl Rules<'_> {
         if self.settings.fail_open_corroborated && *default_action == Verdict::Allow {
             self.tell(
                 "outage",
-                "fail_open = corroborated: an engine denies unless the breaker is open or another client met an outage within 10 s",
+                "fail_open = corroborated: an engine denies unless the breaker is open or another client met an outage within 10 s, and nobody an answer since",
             );
         }
         if *last_known > Duration::ZERO {

@@ -74,6 +74,7 @@ pub(super) async fn ask_one(
         Err(outage) if outage.is_evidence() && addresses.exhausted(&tried) => {
             permit.failed(client, outage.retry_after, outage.cause.name());
         }
+        Err(outage) if outage.is_evidence() => permit.met(client),
         Err(_) => {}
     }
     result

@@ -210,6 +210,29 @@ async fn a_name_with_more_dead_addresses_than_a_check_may_ask_is_not_given_up() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_check_met_at_some_addresses_of_a_name_corroborates_what_others_meet() {
+    for answered_since in [false, true] {
+        let says = all(GARBAGE);
+        let keys = [("default_action", "allow"), ("fail_open", "corroborated")];
+        with_shard(&keys, saying(&says), |bench| async move {
+            let many: Vec<IpAddr> = (1..=5).map(|last| IpAddr::from([192, 0, 2, last])).collect();
+            bench.peer.stand_for(&bench.core, &many);
+            assert_eq!(ask(&bench, 0).await.verdict, Verdict::Deny, "nobody else yet");
+            assert_eq!(ask(&bench, 0).await.verdict, Verdict::Deny);
+            if answered_since {
+                says.borrow_mut()[1] = Some(ALLOW);
+                answered(&bench, 1..2).await;
+                says.borrow_mut()[1] = Some(GARBAGE);
+            }
+            let second = if answered_since { Verdict::Deny } else { Verdict::Allow };
+            assert_eq!(ask(&bench, 2).await.verdict, second);
+            assert!(!open(&bench).0);
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_check_makes_three_requests_at_most_whatever_the_names_stand_for() {
     let says = all(GARBAGE);
     let urls = ("backend.url", "http://a.test:1/a,http://b.test:2/b");

@@ -397,6 +397,38 @@ fn one_client_weighs_as_much_as_another_in_a_rate() {
     assert!(bench.outage(4).is_some());
 }
 
+/// What was met between answers is no reason to wait longer when none come any more.
+#[test]
+fn outages_before_an_answer_do_not_keep_those_after_it_from_counting() {
+    for before in [2, MOST_ADDRESSES as u64 * 2] {
+        let mut bench = Bench::new(RULES);
+        for address in 0..before {
+            assert_eq!((bench.outage(address), bench.answer()), (None, None));
+        }
+        let newcomers = [before, before + 1];
+        assert_eq!((bench.outage(0), bench.outage(newcomers[0])), (None, None));
+        for address in newcomers.into_iter().chain([0]) {
+            assert!(bench.breaker.corroborates(bench.now, address), "{address} of {before}");
+        }
+        assert_eq!(bench.outage(0), None, "the same client");
+        assert!(bench.outage(newcomers[1]).is_some(), "{before}: three clients in a row");
+    }
+}
+
+#[test]
+fn where_the_endpoint_is_not_to_blame_an_outage_only_corroborates() {
+    let mut bench = Bench::new(RULES);
+    for address in 0..100 {
+        bench.breaker.met(bench.now, address);
+        assert!(bench.breaker.corroborates(bench.now, 100));
+    }
+    assert_eq!(bench.admit(), Pass);
+    assert_eq!((bench.outage(1), bench.outage(2), bench.outage(1)), (None, None, None));
+    assert!(bench.outage(3).is_some(), "each counts once all the same");
+    bench.breaker.met(bench.now, 4);
+    assert_eq!(bench.admit(), Stop);
+}
+
 #[test]
 fn without_failures_it_never_opens() {
     let mut bench = Bench::new(Rules { failures: 0, rate: 1, ..RULES });
