@@ -54,7 +54,7 @@ pub(crate) use wire::read_section;
 use crate::calls::Calls;
 use crate::config::{Address, BackendUrl, ConfigError, HttpLane, HttpVersion, Scheme, Settings};
 use crate::decision::Cause;
-use crate::outage::Addresses;
+use crate::outage::{Addresses, Health, Probed, ProbedAt};
 
 /// The head of one request, written by the protocol into whatever form a lane needs.
 pub(crate) trait RequestHead {
@@ -246,6 +246,7 @@ pub(crate) struct Transport {
     origins: Vec<Origin>,
     settings: Arc<Settings>,
     dialer: Rc<dyn Dial>,
+    probed: RefCell<Vec<Probed>>,
 }
 
 /// For HTTP/2's pseudo-headers: `http` or `https`, and the authority.
@@ -321,7 +322,8 @@ impl Transport {
                 )
             })
             .unzip();
-        Rc::new(Self { pools, origins, settings, dialer })
+        let probed = RefCell::new((0..endpoints).map(|_| Probed::default()).collect());
+        Rc::new(Self { pools, origins, settings, dialer, probed })
     }
 
     /// One request to endpoint `endpoint`, until its header section is complete. No retry in here: what is
@@ -409,7 +411,18 @@ impl Transport {
         self.pools[endpoint].turn_away(&failure);
     }
 
-    /// It gave no answers, or is to show whether it does again: that is not left to the connections there are.
+    /// Where since the last time somebody was let find out whether the endpoint, or one of its addresses, is back: that is not
+    /// left to the connections there are.
+    pub(crate) fn part_where_probed(&self, endpoint: usize, health: &Health, addresses: &Addresses) {
+        let among = match self.probed.borrow_mut()[endpoint].since(health, addresses) {
+            None => return,
+            Some(ProbedAt::Endpoint) => Among::default(),
+            Some(ProbedAt::Addresses(some)) => Among::these(Some(some)),
+        };
+        self.part_from(endpoint, &among);
+    }
+
+    /// Nobody else is sent on the connections there, and what is idle is closed.
     pub(crate) fn part_from(&self, endpoint: usize, among: &Among) {
         self.pools[endpoint].part_from(among);
     }

@@ -38,8 +38,7 @@ use super::watches::{Bound, Watches};
 use crate::clock;
 use crate::decision::{Cause, Decision};
 use crate::observe::SAID_AGAIN;
-use crate::outage::{Health, Openings};
-use crate::transport::Among;
+use crate::outage::Health;
 
 /// When no waiter has a deadline.
 const FAR: Duration = Duration::from_hours(1);
@@ -81,8 +80,8 @@ pub(crate) struct Shard {
     pub(super) watches: RefCell<Watches>,
     /// What is asked and judged by now.
     pub(super) policy: RefCell<Arc<Policy>>,
-    /// How often the breaker of each endpoint, and of each of its addresses, had opened when this thread looked last.
-    opened: RefCell<Vec<(u64, Openings)>>,
+    /// How often the breaker of each endpoint had opened when this thread looked last.
+    opened: RefCell<Vec<u64>>,
     /// Of the revocations up to here this thread has heard, by their clock.
     pub(super) heard: Cell<u64>,
     /// Which I/O thread this is.
@@ -267,25 +266,17 @@ impl Shard {
         self.transports.turn_to(policy);
     }
 
-    /// Where a breaker has opened, whichever thread found out, those who wait for a connection wait in vain, and the connections
-    /// there are, of an address those to it, may lead to nobody any more.
+    /// Where a breaker has opened, those who wait for a connection wait in vain.
     fn turn_away(&self) {
         let policy = Arc::clone(&self.policy.borrow());
+        let route = self.transports.of(&policy);
         let mut seen = self.opened.borrow_mut();
-        seen.resize_with(policy.health.len(), Default::default);
-        let transport = || Rc::clone(&self.transports.of(&policy).transport);
-        for (endpoint, (seen, of_addresses)) in seen.iter_mut().enumerate() {
-            let health = &policy.health[endpoint];
+        seen.resize(policy.health.len(), 0);
+        for (endpoint, (seen, health)) in seen.iter_mut().zip(policy.health.iter()).enumerate() {
+            route.transport.part_where_probed(endpoint, health, &policy.addresses[endpoint]);
             let opened = health.opened();
-            if std::mem::replace(seen, opened) != opened {
-                transport().part_from(endpoint, &Among::default());
-                if health.is_open() {
-                    transport().turn_away(endpoint);
-                }
-            }
-            let opened = policy.addresses[endpoint].opened_since(of_addresses);
-            if !opened.is_empty() {
-                transport().part_from(endpoint, &Among::these(Some(opened)));
+            if std::mem::replace(seen, opened) != opened && health.is_open() {
+                route.transport.turn_away(endpoint);
             }
         }
     }

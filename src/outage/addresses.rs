@@ -46,9 +46,6 @@ pub(crate) struct Known {
     in_flight: AtomicU64,
 }
 
-/// How often each had opened, for who keeps it.
-pub(crate) type Openings = Vec<(IpAddr, u64)>;
-
 /// The addresses that one check has asked in vain.
 #[derive(Default)]
 pub(crate) struct Tried {
@@ -113,7 +110,7 @@ impl Addresses {
         Known { address, health, exchanges: AtomicU64::new(0), in_flight: AtomicU64::new(0) }
     }
 
-    /// Where there are several, for statistics.
+    /// Where there are several.
     pub(crate) fn several(&self) -> Option<Arc<[Arc<Known>]>> {
         self.several.load(Relaxed).then(|| self.known())
     }
@@ -128,21 +125,6 @@ impl Addresses {
             return 1;
         }
         self.known.read().iter().filter(|known| !known.health.is_open()).count().max(1)
-    }
-
-    /// Of several, those that have opened since `seen`, which knows it from now on.
-    pub(crate) fn opened_since(&self, seen: &mut Openings) -> Vec<IpAddr> {
-        if !self.several.load(Relaxed) {
-            return Vec::new();
-        }
-        let known = self.known.read();
-        let openings = || known.iter().map(|known| (known.address, known.health.opened()));
-        if openings().eq(seen.iter().copied()) {
-            return Vec::new();
-        }
-        let before = std::mem::replace(seen, openings().collect());
-        let has_opened = |opening: &&(IpAddr, u64)| opening.1 > 0 && !before.contains(opening);
-        seen.iter().filter(has_opened).map(|&(address, _)| address).collect()
     }
 
     /// Where the next exchange of a check may go; `None`: nowhere that it has not been. `balance`, any number: to one of

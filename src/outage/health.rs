@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::breaker::{Admission, Breaker, Change, Rules};
 use super::client::Client;
+use super::flaps::{Flaps, Said};
 use crate::observe::{LogLevel, Logger};
 
 pub(crate) struct Health {
@@ -17,11 +18,14 @@ pub(crate) struct Health {
     label: String,
     log: Arc<Logger>,
     breaker: Mutex<Breaker>,
+    /// Under the breaker's lock.
+    flaps: Mutex<Flaps>,
     /// Closed, with nothing against the endpoint: then nobody needs the lock.
     spotless: AtomicBool,
     /// Whether answers are counted, too.
     counts_answers: bool,
     opened: AtomicU64,
+    probed: AtomicU64,
     /// Those that no client can have caused.
     outages: AtomicU64,
     /// Addresses are told apart by a keyed hash.
@@ -40,9 +44,11 @@ impl Health {
             label,
             log,
             breaker: Mutex::new(Breaker::new(rules)),
+            flaps: Mutex::default(),
             spotless: AtomicBool::new(true),
             counts_answers: rules.rate > 0,
             opened: AtomicU64::new(0),
+            probed: AtomicU64::new(0),
             outages: AtomicU64::new(0),
             addresses: RandomState::new(),
         }
@@ -55,7 +61,10 @@ impl Health {
         }
         match self.breaker.lock().admit(Instant::now(), || self.addresses.hash_one(client)) {
             Admission::Pass => Some(Permit { health: self, probe: false }),
-            Admission::Probe => Some(Permit { health: self, probe: true }),
+            Admission::Probe => {
+                self.probed.fetch_add(1, Ordering::Release);
+                Some(Permit { health: self, probe: true })
+            }
             Admission::Stop => None,
         }
     }
@@ -81,6 +90,11 @@ impl Health {
         self.opened.load(Ordering::Acquire)
     }
 
+    /// How often somebody was let pass to find out whether it is back, for who keeps the number.
+    pub(crate) fn probed(&self) -> u64 {
+        self.probed.load(Ordering::Acquire)
+    }
+
     /// `scheme://host:port`
     pub(crate) fn label(&self) -> &str {
         &self.label
@@ -88,9 +102,13 @@ impl Health {
 
     /// Takes the probe that is due, if one is for this client: what becomes of it must be told.
     pub(super) fn probe(&self, client: Client<'_>) -> bool {
-        !self.spotless.load(Ordering::Relaxed)
+        let is_one = !self.spotless.load(Ordering::Relaxed)
             && self.breaker.lock().admit(Instant::now(), || self.addresses.hash_one(client))
-                == Admission::Probe
+                == Admission::Probe;
+        if is_one {
+            self.probed.fetch_add(1, Ordering::Release);
+        }
+        is_one
     }
 
     /// The probe was not asked.
@@ -120,16 +138,13 @@ impl Health {
             let mut breaker = self.breaker.lock();
             let change = breaker.answered(Instant::now(), || self.addresses.hash_one(client));
             self.spotless.store(true, Ordering::Relaxed);
-            change.is_some().then(|| breaker.opened.take())
+            let opened = change.and_then(|_| breaker.opened.take());
+            opened.filter(|_| self.flaps.lock().closed())
         };
         if let Some(opened) = closed {
             self.log.log(LogLevel::Warn, || {
-                let after = opened.map_or(Duration::ZERO, |opened| opened.elapsed());
-                format!(
-                    "{} answers again after {:.1} s: the breaker is closed",
-                    self.label,
-                    after.as_secs_f64()
-                )
+                let after = opened.elapsed().as_secs_f64();
+                format!("{} answers again after {after:.1} s: the breaker is closed", self.label)
             });
         }
     }
@@ -148,24 +163,34 @@ impl Health {
 
     /// An outage, which may open the breaker.
     fn note(&self, why: &str, outage: impl FnOnce(&mut Breaker, Instant, u64) -> Option<Change>) {
-        let (change, first) = {
+        let opened = {
             let mut breaker = self.breaker.lock();
             let now = Instant::now();
-            let first = breaker.opened.is_none();
+            let again = breaker.opened.is_some();
             let change = outage(&mut breaker, now, self.addresses.hash_one(now));
             // Under the lock, as an answer stores it: the later of the two stands.
             self.spotless.store(false, Ordering::Relaxed);
-            (change, first)
+            match change {
+                Some(Change::Opened { cooldown }) => Some((cooldown, self.flaps.lock().opened(now, again))),
+                _ => None,
+            }
         };
-        let Some(Change::Opened { cooldown }) = change else { return };
+        let Some((cooldown, said)) = opened else { return };
         self.opened.fetch_add(1, Ordering::Release);
-        let level = if first { LogLevel::Warn } else { LogLevel::Info };
+        let (level, before) = match said {
+            None => return,
+            Some(Said::StillOpen) => (LogLevel::Info, 0),
+            Some(Said::New(before)) => (LogLevel::Warn, before),
+        };
         self.log.log(level, || {
-            format!(
-                "{} gives no answers: the breaker is open, next try in {:.1} s ({why})",
-                self.label,
-                cooldown.as_secs_f64()
-            )
+            let label = &self.label;
+            let cooldown = cooldown.as_secs_f64();
+            let line =
+                format!("{label} gives no answers: the breaker is open, next try in {cooldown:.1} s ({why})");
+            match before {
+                0 => line,
+                _ => format!("{line}; it has opened and closed {before} times more since the last such line"),
+            }
         });
     }
 }
@@ -269,6 +294,52 @@ mod tests {
             assert!(!health.corroborates(other));
         }
         assert_eq!(health.opened(), 0);
+    }
+
+    /// Some of its answers come: what each of the others opens, the next answer closes.
+    #[tokio::test(start_paused = true)]
+    async fn a_breaker_that_flaps_is_said_once_a_period_and_a_real_outage_among_it_when_its_probe_fails() {
+        let lines = Arc::new(Lines::default());
+        let log = Arc::new(Logger::new(LogLevel::Warn, Some(Arc::clone(&lines) as _), Arc::default()));
+        let health = logged(1, log);
+        let said = || std::mem::take(&mut *lines.0.lock());
+        let flap = || {
+            health.failed(client("a"), false, None, "reset");
+            health.answered(client("b"));
+        };
+        let is_pair = |said: &[String]| matches!(said, [open, closed] if open.contains("is open") && closed.contains("is closed"));
+        flap();
+        let first = said();
+        assert!(is_pair(&first), "{first:?}");
+        for _ in 0..99 {
+            tokio::time::advance(Duration::from_millis(10)).await;
+            flap();
+        }
+        assert_eq!((said().len(), health.opened(), health.probed()), (0, 100, 0));
+        tokio::time::advance(Duration::from_secs(10)).await;
+        flap();
+        let later = said();
+        assert!(
+            is_pair(&later)
+                && later[0].ends_with("; it has opened and closed 99 times more since the last such line"),
+            "{later:?}"
+        );
+        flap();
+        health.failed(client("a"), false, None, "reset");
+        assert_eq!(said().len(), 0, "so far it may be one more");
+        tokio::time::advance(Duration::from_millis(1500)).await;
+        health.admit(client("c")).unwrap().failed(client("c"), None, "timeout");
+        let real = said();
+        assert!(
+            real.len() == 1
+                && real[0]
+                    .ends_with("(timeout); it has opened and closed 1 times more since the last such line"),
+            "{real:?}"
+        );
+        tokio::time::advance(Duration::from_millis(2500)).await;
+        health.admit(client("d")).unwrap().answered(client("d"));
+        assert!(said()[0].contains("answers again after 4.0 s"));
+        assert_eq!(health.probed(), 2);
     }
 
     #[tokio::test(start_paused = true)]

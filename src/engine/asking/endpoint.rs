@@ -46,8 +46,8 @@ pub(super) async fn ask_one(
         };
         let among = Among::these(choice.addresses());
         if choice.is_probe() || leave.permit.as_ref().is_some_and(Permit::is_probe) {
-            // This thread may have had no turn since it opened, in which it would have parted from them.
-            means.transport.part_from(endpoint, &among);
+            // The other threads do so in their next turn.
+            means.transport.part_where_probed(endpoint, &policy.health[endpoint], addresses);
         }
         leave.choice = Some(choice);
         let inquiry =

@@ -220,3 +220,42 @@ async fn what_one_thread_finds_back_no_other_asks_on_a_connection_that_is_dead()
         }
     }
 }
+
+/// An answer to what was asked before closes the breaker: nobody had to find out.
+#[tokio::test(start_paused = true)]
+async fn a_breaker_that_only_flaps_costs_no_connection() {
+    let made = Rc::<Cell<usize>>::default();
+    let count = Rc::clone(&made);
+    let peer = Peer::new(move |peer, place, mut stream| {
+        count.set(count.get() + 1);
+        async move {
+            while let Some(target) = peer.request(place, &mut stream).await {
+                sleep(PAUSE).await;
+                let reply = if target.contains("broken") { "what?\r\n\r\n" } else { ALLOW };
+                let _ = stream.write_all(reply.as_bytes()).await;
+            }
+        }
+    });
+    with_shard(&[("timeout", "1s"), ("pool.idle_timeout", "1m")], peer, |bench| async move {
+        assert_eq!(ask(&bench, 0..20).await, [ANSWER; 20]);
+        for round in 1..4 {
+            let broken = round * 100..round * 100 + 5;
+            for client in broken.clone() {
+                let (session, ip) = named(client);
+                bench.submit(&Check { ip: ip.as_bytes(), ..check(&session, "broken") }, client);
+            }
+            sleep(PAUSE / 2).await;
+            bench.submit(&check("asked before", &round.to_string()), round * 100 + 50);
+            for client in broken {
+                assert_eq!(bench.decided(client).await.0.cause, Cause::Protocol);
+            }
+            assert!(bench.core.policy().health[0].is_open());
+            sleep(PAUSE).await;
+            assert!(!bench.core.policy().health[0].is_open());
+        }
+        // Those that brought what is no reply are closed, as ever.
+        let stats = bench.core.stats();
+        assert_eq!((stats.endpoints[0].breaker_opened, stats.connections_open, made.get()), (3, 5, 20));
+    })
+    .await;
+}
