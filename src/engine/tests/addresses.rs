@@ -254,6 +254,19 @@ async fn a_check_makes_three_requests_at_most_whatever_the_names_stand_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_those_who_are_asked_at_once_each_is_asked_twice_at_most_whatever_its_name_stands_for() {
+    let urls = ("backend.url", "http://a.test:1/a,http://b.test:2/b");
+    let many: Vec<IpAddr> = (1..=5).map(|last| IpAddr::from([192, 0, 2, last])).collect();
+    with_shard(&[urls, ("backend.mode", "any")], saying(&all(GARBAGE)), |bench| async move {
+        bench.peer.stand_for(&bench.core, &many);
+        assert_eq!(ask(&bench, 1).await.cause, Cause::Protocol);
+        let asked = [0, 10].map(|url| (1..=5).map(|last| bench.peer.requests_to(url + last)).sum::<usize>());
+        assert_eq!(asked, [2, 2]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_address_that_refuses_connections_is_left_alone_and_comes_back() {
     with_shard(&[], saying(&all(ALLOW)), |bench| async move {
         bench.peer.stand_for(&bench.core, &[ONE, TWO]);
