@@ -2,6 +2,7 @@
 //! existed (`tests/contract/`, a table from clause to case in `CLAUSES.md`).
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::print_stderr, reason = "a case that says that it shows nothing is shown")]
 
 mod toolchain;
 
@@ -9,12 +10,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use toolchain::{ROOT, library_directory, succeed};
-
-/// Cases of what the library does not have yet. Each must fail: one that passes is to be taken off this list.
-const NOT_YET: [&str; 0] = [
-    // None.
-];
+use toolchain::{ROOT, library_directory, read, succeed};
 
 /// The program, built against the header and linked with the shared library of this build.
 fn program(directory: &Path) -> Command {
@@ -35,43 +31,56 @@ fn program(directory: &Path) -> Command {
 const PARTS: usize = 8;
 
 #[test]
-fn every_clause_holds_but_those_that_are_not_there_yet() {
+fn every_clause_holds() {
     let directory = tempfile::tempdir().unwrap();
     let list = program(directory.path()).arg("--list").output().unwrap();
-    let cases: Vec<_> = String::from_utf8(list.stdout).unwrap().lines().map(str::to_owned).collect();
-    assert!(cases.len() > 130, "{cases:?}");
-    let parts: Vec<_> = (0..PARTS)
-        .map(|part| {
-            let mut program = Command::new(directory.path().join("out/contract"));
-            // Checks as many as the contract names; a thousand engines are for `make -C tests/contract run`.
-            program.env("CONTRACT_ENGINES", "100").env("CONTRACT_CHECKS", "100000");
-            program.args(cases.iter().skip(part).step_by(PARTS)).stdout(Stdio::piped()).spawn().unwrap()
-        })
-        .collect();
+    let cases: BTreeSet<_> = String::from_utf8(list.stdout).unwrap().lines().map(str::to_owned).collect();
+    // The others in backquotes are cases, as the test below says; this one is a program of its own.
+    let clauses = read("tests/contract/CLAUSES.md");
+    let named = clauses.split('`').skip(1).step_by(2).filter(|name| *name != "dlopen_twice");
+    let named =
+        named.filter(|name| name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_')));
+    assert_eq!(cases, named.map(str::to_owned).collect());
+    let run = |cases: &mut dyn Iterator<Item = &String>| {
+        let mut program = Command::new(directory.path().join("out/contract"));
+        // Checks as many as the contract names; a thousand engines are for `make -C tests/contract run`. A case that hangs
+        // is named before the time of this test is up.
+        program.env("CONTRACT_ENGINES", "100").env("CONTRACT_CHECKS", "100000").env("CONTRACT_LIMIT", "40");
+        program.args(cases).stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let parts: Vec<_> = (0..PARTS).map(|part| run(&mut cases.iter().skip(part).step_by(PARTS))).collect();
     let text: String = parts
         .into_iter()
         .map(|part| String::from_utf8_lossy(&part.wait_with_output().unwrap().stdout).into_owned())
         .collect();
-    let named = |word: &str| -> BTreeSet<String> {
-        let lines = text.lines().filter_map(|line| line.strip_prefix(word));
-        lines.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
-    };
-    let (passed, failed) = (named("ok "), named("FAIL "));
-    assert_eq!(passed.union(&failed).count(), cases.len(), "each has its line: {text}");
-    let expected: BTreeSet<String> = NOT_YET.map(str::to_owned).into();
-    let broken: Vec<_> = failed.difference(&expected).collect();
-    assert!(broken.is_empty(), "{broken:?}\n{text}");
-    let mended: Vec<_> = expected.difference(&failed).collect();
-    assert!(mended.is_empty(), "these pass now, take them off NOT_YET: {mended:?}");
+    let (passed, failed, untested) =
+        (named_by("ok ", &text), named_by("FAIL ", &text), named_by(NOT_TESTED, &text));
+    assert!(failed.is_empty(), "{failed:?}\n{text}");
+    assert_eq!(&passed | &untested, cases, "each has its line: {text}");
+    text.lines().filter(|line| line.starts_with(NOT_TESTED)).for_each(|line| eprintln!("{line}"));
+    if std::env::var_os("CI").is_some_and(|value| !value.is_empty()) {
+        // Once more, with the machine to itself.
+        for case in &untested {
+            let output = run(&mut [case].into_iter()).wait_with_output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(named_by("ok ", &text).contains(case), "{text}");
+        }
+    }
+}
+
+const NOT_TESTED: &str = "NOT TESTED ";
+
+/// The cases that have such a line.
+fn named_by(word: &str, text: &str) -> BTreeSet<String> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix(word));
+    lines.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
 }
 
 #[test]
 fn every_case_is_in_the_table_of_clauses() {
     let directory = tempfile::tempdir().unwrap();
-    drop(program(directory.path()));
     let mut make = Command::new("make");
     make.args(["--no-print-directory", "-C"]).arg(Path::new(ROOT).join("tests/contract"));
-    make.arg(format!("LIB_DIR={}", directory.path().display()));
     make.arg(format!("OUT={}", directory.path().join("out").display())).arg("clauses");
     succeed(&mut make);
 }

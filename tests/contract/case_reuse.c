@@ -57,20 +57,24 @@ CASE(refresh_ahead_asks_once_in_the_background) {
     reply late = refused;
     late.hold = true;
     backend_rule(b, "used", late);
-    while (backend_requests(b, "used") < 2 && elapsed_ms(before) < 5 * SECOND) {
-        CHECK_EQ(check_ok(engine, &used).origin, ALTA_AUTH_ORIGIN_MEMORY); /* the old one serves */
-        CHECK(look(engine, &looked, &decision) == ALTA_AUTH_OK || elapsed_ms(before) > 5 * SECOND);
-        if (backend_requests(b, "used") == 2) {
-            CHECK(elapsed_ms(before) >= 3 * SECOND); /* when less than a half is left */
+    bool asked = false, over = false;
+    for (int served = 0; served < 10 && !over; served += asked) {
+        alta_auth_decision old = check_ok(engine, &used);
+        bool found = look(engine, &looked, &decision) == ALTA_AUTH_OK;
+        asked = backend_requests(b, "used") > 1;
+        int passed = elapsed_ms(before);
+        over = passed >= 6 * SECOND;
+        if (!over) {
+            CHECK_EQ(old.origin, ALTA_AUTH_ORIGIN_MEMORY); /* the old one serves */
+            CHECK_EQ(old.verdict, ALTA_AUTH_ALLOW);
+            CHECK(found);
+            CHECK(!asked || passed >= 3 * SECOND); /* when less than a half is left */
         }
         pass_ms(10);
     }
-    if (elapsed_ms(before) < 5 * SECOND) { /* a machine that is too slow for it sees nothing */
-        for (int i = 0; i < 10 && elapsed_ms(before) < 5 * SECOND; i++) {
-            alta_auth_decision served = check_ok(engine, &used);
-            CHECK_EQ(served.origin, ALTA_AUTH_ORIGIN_MEMORY);
-            CHECK_EQ(served.verdict, ALTA_AUTH_ALLOW);
-        }
+    if (over) {
+        not_tested("what was remembered has ended before it was seen to serve");
+    } else {
         CHECK_EQ(backend_requests(b, "used"), 2);   /* once */
         CHECK_EQ(backend_requests(b, "unused"), 1); /* what is not in use is not asked for */
         CHECK_EQ(backend_requests(b, "looked"), 1); /* a lookup asks nobody */
@@ -121,7 +125,8 @@ CASE(expired_keep_extends_what_is_in_use) {
     while (elapsed_ms(start) < 3500) {
         alta_auth_decision decision = check_ok(engine, &request);
         if (elapsed_ms(last) > 1800) {
-            alta_auth_engine_free(engine); /* a machine that slept for so long proves nothing */
+            not_tested("slept for nearly expired.idle");
+            alta_auth_engine_free(engine);
             backend_stop(b);
             return;
         }

@@ -304,7 +304,8 @@ CASE(a_session_without_a_watch_holds_its_place_until_it_is_idle) {
         bool two = verdict_of(engine, "s2", "token=42") == ALTA_AUTH_ALLOW;
         slept = now_ns() - last > 900000000U;
         if (slept) {
-            break; /* whoever came may have been let in by then */
+            not_tested("slept for nearly sessions.idle"); /* whoever came may have been let in by then */
+            break;
         }
         CHECK(one && two && !another);
         last = asks;

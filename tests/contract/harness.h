@@ -5,9 +5,10 @@
  * A case passes when it returns, its process exits with 0 (valgrind and the sanitizers change that status when
  * they find something), and nothing was written to stdout or stderr: the library promises silence, so every
  * case tests it. A failed check ends the process of the case from whichever thread it happens on.
+ * A case that finds the machine too slow to show anything says so by not_tested, frees what it has and returns.
  *
- * Environment: CONTRACT_SLOW multiplies every deadline (valgrind, sanitizers); CONTRACT_ENGINES and
- * CONTRACT_CHECKS size the endurance cases; CONTRACT_UNDER names the tool the run is under, if any.
+ * Environment: CONTRACT_SLOW multiplies every deadline (valgrind, sanitizers); CONTRACT_LIMIT is how many seconds
+ * a case may take, before that; CONTRACT_ENGINES and CONTRACT_CHECKS size the endurance cases; CONTRACT_UNDER names the tool the run is under, if any.
  */
 #ifndef CONTRACT_HARNESS_H
 #define CONTRACT_HARNESS_H
@@ -36,6 +37,8 @@ void register_case(const char *name, void (*run)(void));
 #define CHECK_TEXT(left, right) check_text(__FILE__, __LINE__, #left " == " #right, left, right)
 
 _Noreturn void fail(const char *file, int line, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* In a line of its own instead of "ok". */
+void not_tested(const char *why);
 void check_equal(const char *file, int line, const char *expression, long long left, long long right);
 void check_text(const char *file, int line, const char *expression, const char *left, const char *right);
 
