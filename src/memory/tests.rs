@@ -204,9 +204,9 @@ fn a_remembered_decision_takes_at_most_400_bytes() {
     let memory = Memory::new(MemoryBounds { decisions: 2_000_000, bytes: 1 << 30 });
     let mut sweeping = crate::engine::Sweeping::default();
     let resident = || {
-        let status = std::fs::read_to_string("/proc/self/statm").unwrap();
-        let pages: usize = status.split(' ').nth(1).unwrap().parse().unwrap();
-        pages * 4096
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
     };
     let before = resident();
     for number in 0..count {
