@@ -10,6 +10,7 @@ static const reply held = {.status = 200, .hold = true};
 static const reply remembered = {.status = 200, .headers = "X-AuthDuration: 600\r\n"};
 
 typedef struct last_moment {
+    backend *backend;
     alta_auth_engine *engine;
     alta_auth_queue *queue;
     pthread_key_t key;
@@ -26,16 +27,17 @@ static void *submit_and_end(void *context) {
     alta_auth_request first = ask("first", "token=123"), second = ask("second", "token=held");
     CHECK_EQ(alta_auth_queue_submit(m->queue, &first, NULL, NULL), ALTA_AUTH_OK);
     CHECK(readable(alta_auth_queue_fd(m->queue), deadline_ms()));
-    pass_ms(20);
+    char threads[] = "alta-io-";
+    CHECK(eventually(threads_sleep, threads));
     CHECK_EQ(alta_auth_queue_submit(m->queue, &second, NULL, NULL), ALTA_AUTH_OK);
-    pass_ms(20);
+    CHECK(backend_wait_requests(m->backend, "held", 1));
     return NULL;
 }
 
 CASE(thread_that_is_ending_frees_its_queue) {
     backend *b = backend_start();
     backend_rule(b, "held", held);
-    last_moment m = {.engine = engine_with(backend_url(b), NULL)};
+    last_moment m = {.backend = b, .engine = engine_with(backend_url(b), NULL)};
     m.queue = queue_on(m.engine);
     CHECK_EQ(pthread_key_create(&m.key, free_queue_of_thread), 0);
     pthread_t thread;

@@ -270,29 +270,38 @@ size_t open_descriptors(int *out, size_t max) {
     return n;
 }
 
-size_t count_threads(const char *name_prefix) {
+/* The threads with such a name; of those, the ones in this state: 0 for any. */
+static size_t threads_in(const char *name_prefix, char state) {
     DIR *directory = opendir("/proc/self/task");
     CHECK(directory != NULL);
     size_t n = 0;
     for (struct dirent *entry; (entry = readdir(directory));) {
         char path[300];
-        char name[32] = "";
+        char name[32] = "", is = 0;
         if (entry->d_name[0] == '.') {
             continue;
         }
-        snprintf(path, sizeof path, "/proc/self/task/%s/comm", entry->d_name);
+        snprintf(path, sizeof path, "/proc/self/task/%s/stat", entry->d_name);
         FILE *file = fopen(path, "re");
-        bool known = file && fgets(name, sizeof name, file);
+        bool known = file && fscanf(file, "%*d (%31[^)]) %c", name, &is) == 2;
         if (file) {
             fclose(file);
         }
-        n += known && strncmp(name, name_prefix, strlen(name_prefix)) == 0;
+        n += known && strncmp(name, name_prefix, strlen(name_prefix)) == 0 && (!state || is == state);
     }
     closedir(directory);
     return n;
 }
 
+size_t count_threads(const char *name_prefix) {
+    return threads_in(name_prefix, 0);
+}
+
 bool thread_count_is(void *expected) {
     const expected_threads *e = expected;
     return count_threads(e->prefix) == e->count;
+}
+
+bool threads_sleep(void *name_prefix) {
+    return threads_in(name_prefix, 'S') == count_threads(name_prefix);
 }

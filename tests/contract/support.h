@@ -80,5 +80,6 @@ typedef struct expected_threads {
     size_t count;
 } expected_threads;
 bool thread_count_is(void *expected); /* for eventually() */
+bool threads_sleep(void *name_prefix); /* the same: each waits in the system */
 
 #endif
