@@ -14,12 +14,10 @@ use std::time::Duration;
 
 use alta_auth::{Cause, Check, Engine, Origin, Verdict};
 use support::{
-    Collect, Dns, Reply, Rerun, Says, Scripted, ask, assert_backend, assert_default, bad, config, engine,
-    until,
+    Collect, Dns, Reply, Rerun, SLACK, Says, Scripted, ask, assert_backend, assert_default, bad, config,
+    engine, until,
 };
 
-/// Beyond what is expected, on a busy machine.
-const SLACK: Duration = Duration::from_secs(3);
 /// As often as it may be.
 const REFRESH: (&str, &str) = ("dns.refresh", "1s");
 /// The default action is the opposite of what the backends say.

@@ -12,11 +12,9 @@ use std::time::Duration;
 
 use alta_auth::{Cause, Check, Decision, Verdict};
 use support::{
-    Collect, Reply, Rerun, Scripted, ask, assert_backend, assert_default, bad, engine, good, sessions, until,
+    Collect, Reply, Rerun, SLACK, Scripted, ask, assert_backend, assert_default, bad, engine, good, sessions,
+    until,
 };
-
-/// Beyond the budget, on a busy machine.
-const SLACK: Duration = Duration::from_secs(3);
 
 /// The default action is the opposite of what the backend says of [`bad`].
 const ALLOW: (&str, &str) = ("default_action", "allow");

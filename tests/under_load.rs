@@ -12,13 +12,11 @@ use std::time::Duration;
 use alta_auth::{Cause, Check, Decision, Engine, Origin, Verdict};
 use parking_lot::{Condvar, Mutex};
 use support::{
-    Collect, Fpm, Nginx, NginxOptions, PATIENCE, Php, Rerun, ask, assert_backend, assert_default, bad,
+    Collect, Fpm, Nginx, NginxOptions, PATIENCE, Php, Rerun, SLACK, ask, assert_backend, assert_default, bad,
     engine, good, sessions, until,
 };
 
 const BUDGET: Duration = Duration::from_millis(500);
-/// Beyond the budget, on a busy machine.
-const SLACK: Duration = Duration::from_secs(3);
 const IN_FLIGHT: usize = 32;
 
 fn engine_for(url: &str) -> Engine {

@@ -34,7 +34,7 @@ fn ministra_decides_within_the_life_of_its_token() {
     let engine = support::started(alta_auth::Engine::new(&config));
     let decision = ask(&engine, &good());
     assert_default(&decision, Verdict::Deny, Cause::Timeout);
-    assert!(decision.latency < Duration::from_secs(4), "the token lives 5 s: {:?}", decision.latency);
+    assert!(decision.latency < Duration::from_secs(5), "the token lives 5 s: {:?}", decision.latency);
 }
 
 #[test]

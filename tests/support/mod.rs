@@ -60,6 +60,9 @@ pub(crate) use wire::{PREFACE, Wire};
 /// How long a test waits for what must happen. Reached only by a test that fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// By how much a decision may be later than its time on a busy machine.
+pub(crate) const SLACK: Duration = Duration::from_secs(3);
+
 /// The keys, after two that every test wants: a refusal by default, and time enough for a busy machine.
 pub(crate) fn config(url: &str, keys: &[(&str, &str)]) -> Config {
     let mut config = Config::new();

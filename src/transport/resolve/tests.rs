@@ -268,9 +268,8 @@ async fn dropping_it_does_not_wait_for_a_hanging_resolver() {
     });
     names.want(0);
     was_asked.recv_timeout(Duration::from_secs(10)).unwrap();
-    let before = Instant::now();
+    // Waited for, the lookup would never end.
     drop(names);
-    assert!(before.elapsed() < Duration::from_millis(100));
     drop(hang);
 }
 
