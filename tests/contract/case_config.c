@@ -106,7 +106,10 @@ CASE(config_unknown_keys) {
         char error[256] = "";
         CHECK_EQ(alta_auth_config_set(config, strangers[i], "1", error, sizeof error), ALTA_AUTH_ERR_CONFIG);
         CHECK(*error != '\0');
-        CHECK(strstr(error, strangers[i]) != NULL);
+        /* Named as far as it can be a key: what follows may be a secret. */
+        char named[16];
+        snprintf(named, sizeof named, "%.*s", (int)strcspn(strangers[i], " "), strangers[i]);
+        CHECK(strstr(error, named) != NULL);
     }
     alta_auth_config_free(config);
 }
