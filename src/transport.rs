@@ -365,7 +365,7 @@ impl Transport {
             match outcome {
                 Ok(body) => return Ok(body),
                 Err(Broken::Failed(failure)) => return Err(failure),
-                Err(Broken::Unsent) => progress.stage.set(Stage::Queued),
+                Err(Broken::Unsent) => progress.start_over(),
             }
         }
         Err(Failure::new(
@@ -501,6 +501,13 @@ impl Progress {
             Stage::Ready => self.handed.get(),
             _ => false,
         }
+    }
+
+    /// The connection that it was given is gone, and nothing was sent on it.
+    fn start_over(&self) {
+        self.stage.set(Stage::Queued);
+        self.lent.set(None);
+        self.handed.set(false);
     }
 
     /// The first byte of the request was handed to the system.

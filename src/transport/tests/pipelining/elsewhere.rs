@@ -235,3 +235,50 @@ async fn who_waits_elsewhere_when_a_backend_fails_at_it_is_not_sent_with_others(
     })
     .await;
 }
+
+/// Then it waits for its turn there, which is the backend's, and not for a connection.
+#[tokio::test(start_paused = true)]
+async fn whose_own_connection_had_closed_and_who_waits_on_that_of_others_is_in_line_no_more() {
+    local(async {
+        let mut world = untried("4", &[("pool.max_connections", "2")]);
+        let first = asking(&world, 22);
+        let mut full = world.peer().await;
+        settle().await;
+        let second = asking(&world, 23);
+        assert_eq!(full.targets().await, ["/22", "/23"]);
+        full.reply(&replies(22..24)).await;
+        is_its_own(first, 22).await;
+        is_its_own(second, 23).await;
+        settle().await;
+        let first = asking(&world, 0);
+        settle().await;
+        let others: Vec<_> = (1..4).map(|index| asking(&world, index)).collect();
+        assert_eq!(full.targets().await, TARGETS[..4]);
+        let apart = Rc::new(Progress::new(Among::default(), true, None));
+        let alone = asking_with(&world, 4, false, apart);
+        let mut other = world.peer().await;
+        assert_eq!(other.targets().await, ["/4"]);
+        let progress = Rc::<Progress>::default();
+        let waits = asking_with(&world, 5, false, Rc::clone(&progress));
+        settle().await;
+        assert!(progress.is_in_line());
+        // It gets the one that is given back, and finds it closed; meanwhile there is room on the other.
+        full.reply(&reply("/0")).await;
+        other.reply(&reply("/4")).await;
+        drop(other);
+        is_its_own(alone, 4).await;
+        is_its_own(first, 0).await;
+        assert!(full.targets().await.is_empty(), "it waits for its turn");
+        assert_eq!((progress.stage(), progress.is_in_line()), (Stage::Ready, false));
+        assert_eq!(progress.lent.get(), None);
+        full.reply(&replies(1..4)).await;
+        for (index, other) in others.into_iter().enumerate() {
+            is_its_own(other, 1 + index).await;
+        }
+        assert_eq!(full.targets().await, ["/5"]);
+        full.reply(&reply("/5")).await;
+        is_its_own(waits, 5).await;
+        assert_eq!(world.gauges().0, 2);
+    })
+    .await;
+}
