@@ -301,6 +301,7 @@ impl Transport {
             connections: (all / of + usize::from(share < all % of)).max(1),
             idle_timeout: settings.pool.idle_timeout,
             max_age: settings.pool.max_age,
+            timeout: settings.timeout,
             connect_timeout: settings.connect_timeout,
             wire: settings.http_lane == HttpLane::Wire,
             pipeline: settings.http_pipeline,

@@ -3,8 +3,9 @@
 //! Bounded: a connection, or the attempt at one, holds a [`Place`]; there are `Limits::connections` of them. The
 //! idle ones are a stack, so that those not needed grow old and are closed. Who finds none waits in line, and
 //! takes whichever comes first: one that is returned, or its own new one. A new connection that nobody waits for
-//! any more becomes idle; a failure goes to the one who caused it. Who takes nothing of what a full pool has (it wants a new
-//! one, or one that leads elsewhere) is passed over by a few, then one makes way.
+//! any more becomes idle, unless it takes longer than a check has time and its place is needed (`attempts.rs`); a failure
+//! goes to the one who caused it. Who takes nothing of what a full pool has (it wants a new one, or one that leads
+//! elsewhere) is passed over by a few, then one makes way.
 //!
 //! HTTP/2 connections are shared (`shared.rs`). Where HTTP/2 is or may be spoken, one connection is made at a time, and its
 //! second failure in a row goes to all who wait, unless another one is there to wait for.
@@ -12,6 +13,7 @@
 //! `RefCell` discipline: `state` is never borrowed while a grant is given, a connection closed or a value of
 //! another room dropped; each of those may come back here.
 
+mod attempts;
 mod holds;
 mod line;
 mod shared;
@@ -40,7 +42,6 @@ use super::dial::{Dial, Look, Watch};
 use super::gauges::Row;
 use super::{Among, Broken, Failure, Progress, Stage, h1, h2, wire};
 use crate::clock;
-use crate::decision::Cause;
 
 /// Idle for so long, a connection rests: when its peer closes it, that is noticed. One that is used again sooner is
 /// looked at then.
@@ -51,6 +52,8 @@ pub(super) struct Limits {
     pub(super) connections: usize,
     pub(super) idle_timeout: Duration,
     pub(super) max_age: Duration,
+    /// Of a check.
+    pub(super) timeout: Duration,
     pub(super) connect_timeout: Duration,
     /// HTTP/1.1 is spoken by our own lane.
     pub(super) wire: bool,
@@ -80,6 +83,8 @@ pub(super) struct Pool {
     gauges: Row,
     state: RefCell<State>,
     windows: RefCell<Windows>,
+    /// Somebody needs a place, and there is none: wakes the attempts that make way.
+    crowded: Notify,
     /// Wakes the reaper: something became idle, or the pool is gone.
     idled: Rc<Notify>,
     me: Weak<Self>,
@@ -145,6 +150,7 @@ impl Pool {
             gauges,
             state: RefCell::new(state),
             windows: RefCell::default(),
+            crowded: Notify::new(),
             idled: Rc::default(),
             me: me.clone(),
         })
@@ -316,6 +322,7 @@ impl Pool {
                     (waiter, Some(idle))
                 } else {
                     drop(state);
+                    self.crowded.notify_one();
                     if waiter.is_choosy() || !waiter.shares {
                         self.make_way();
                     }
@@ -330,57 +337,6 @@ impl Pool {
                 }
                 None => waiter.give(Grant::Place(Place::new(self), Attempt::new(self))),
             }
-        }
-    }
-
-    /// Makes a connection in the background: who waits for it may leave, it does not go to waste.
-    fn dial(&self, place: Place, attempt: Attempt, waiter: Rc<Waiter>, watch: Rc<Watch>) {
-        let pool = self.rc();
-        spawn_local(async move {
-            let _crash = Crash { pool: &pool, waiter: &waiter };
-            if let Err(failure) = pool.connect(place, &waiter, &watch).await {
-                pool.fail(&waiter, failure, watch.address());
-            }
-            watch.rest();
-            drop(attempt);
-        });
-    }
-
-    async fn connect(&self, place: Place, first: &Waiter, watch: &Rc<Watch>) -> Result<(), Failure> {
-        let link = self.dialer.dial(self.endpoint, first.among.clone(), Rc::clone(watch)).await?;
-        if link.http2 {
-            let (conn, seat) = h2::establish(&self.rc(), link, place).await?;
-            self.share(conn, seat, first);
-        } else {
-            let conn = if self.limits.wire {
-                wire::establish(link, place, self.limits.max_age)
-            } else {
-                h1::establish(&self.rc(), link, place).await?
-            };
-            self.state.borrow_mut().lane = Lane::H1;
-            self.offer(conn, Some(first));
-        }
-        Ok(())
-    }
-
-    fn fail(&self, maker: &Waiter, failure: Failure, address: Option<IpAddr>) {
-        let shared = self.shared();
-        // Unless there is one that they can go on waiting for.
-        let other = shared.iter().any(|conn| conn.is_open() && maker.among.takes(conn.address));
-        let failed = {
-            let mut state = self.state.borrow_mut();
-            if state.lane != Lane::H1 && !other {
-                state.line.take_failed(maker)
-            } else {
-                state.line.take(maker).into_iter().collect()
-            }
-        };
-        for waiter in failed {
-            let seat = if other { self.seat(&waiter.among) } else { None };
-            waiter.give(match seat {
-                Some(seat) => Grant::Lent(Lent::H2(seat)),
-                None => Grant::Failed(failure.clone(), address),
-            });
         }
     }
 
@@ -578,21 +534,6 @@ async fn sleep_or_wake(then: Option<Instant>, sooner: &Notify) {
         if ready { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
-}
-
-/// A dial that panics fails all the same: whoever waits for it would take its silence for the backend's.
-struct Crash<'a> {
-    pool: &'a Pool,
-    waiter: &'a Rc<Waiter>,
-}
-
-impl Drop for Crash<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let failure = Failure::new(Cause::Internal, "a defect while connecting, caught".to_owned());
-            self.pool.fail(self.waiter, failure, None);
-        }
-    }
 }
 
 impl Drop for Pool {

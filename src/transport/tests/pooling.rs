@@ -105,6 +105,46 @@ async fn a_failed_connection_fails_the_one_who_made_it() {
     .await;
 }
 
+/// Nobody waits for it any more, and its place is needed.
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_takes_longer_than_a_check_has_time_makes_way() {
+    unshared_in_each_lane(async || {
+        let ask = |world: &World| {
+            let (transport, progress) = (Rc::clone(&world.transport), Rc::<Progress>::default());
+            let asked = Rc::clone(&progress);
+            (spawn_local(async move { ask_for("/", &transport, false, &asked).await.map(drop) }), progress)
+        };
+        let keys = [("pool.max_connections", "1"), ("timeout", "1s"), ("connect_timeout", "30s")];
+        let mut world = World::new(&keys);
+        world.dialer.delay.set(Duration::from_secs(30));
+        let (first, _) = ask(&world);
+        sleep(Duration::from_millis(500)).await;
+        let (second, waits) = ask(&world);
+        settle().await;
+        assert!(waits.is_in_line());
+        sleep(Duration::from_millis(500)).await;
+        first.abort();
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(waits.stage(), Stage::Connecting, "its own attempt");
+        sleep(Duration::from_millis(499)).await;
+        second.abort();
+        // From now on a connection is there after 1.2 s: its own maker does not see it.
+        world.dialer.delay.set(Duration::from_millis(1200));
+        sleep(Duration::from_millis(600)).await;
+        let (third, waits) = ask(&world);
+        settle().await;
+        assert_eq!(waits.stage(), Stage::Connecting, "the place was free for it");
+        sleep(Duration::from_secs(1)).await;
+        third.abort();
+        settle().await;
+        assert_eq!(world.gauges().0, 0);
+        sleep(Duration::from_millis(200)).await;
+        assert_eq!(world.gauges(), (1, 1, 1, 0), "nobody needed its place");
+        world.peer().await;
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_zero_byte_close_may_be_asked_again_only_on_a_used_connection() {
     in_each_lane(async || {
