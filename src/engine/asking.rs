@@ -99,15 +99,22 @@ impl Outage {
     fn is_evidence(&self) -> bool {
         self.cause.is_outage() && self.cause != Cause::BreakerOpen
     }
+
+    /// Our own shortage, or a defect of ours.
+    fn is_ours(&self) -> bool {
+        !self.cause.is_outage()
+    }
 }
 
-/// Asks until there is an answer, the endpoints are exhausted or the deadline has passed.
+/// Asks until there is an answer, the endpoints are exhausted or the deadline has passed. What we lacked at one endpoint is not
+/// made an outage by what another came to: who floods one of them would be let in for the other.
 pub(crate) async fn ask(means: &Means<'_>) -> Result<Answer, Outage> {
-    match means.policy.settings.backend_mode {
+    let result = match means.policy.settings.backend_mode {
         BackendMode::Failover => in_turn::ask(means, &means.policy.order).await,
         BackendMode::Balance => in_turn::ask(means, &means.policy.balanced(means.random)).await,
         BackendMode::Any => at_once::ask(means).await,
-    }
+    };
+    result.map_err(|outage| means.asking.lacked.take().map_or(outage, |lacked| *lacked))
 }
 
 /// Whose outage it is: outages of one client count once. Without addresses the sessions count, or no breaker would open.

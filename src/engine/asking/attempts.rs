@@ -33,6 +33,8 @@ pub(crate) struct Asking {
     pub(super) hedged: Cell<bool>,
     /// One of several that were asked at once has refused, and others may still allow.
     pub(super) refused: RefCell<Option<Box<Answer>>>,
+    /// One endpoint was not asked for want of something of our own, or by a defect of ours.
+    pub(super) lacked: RefCell<Option<Box<Outage>>>,
 }
 
 /// One request to one endpoint.
@@ -64,8 +66,8 @@ impl Asking {
             *self.spare.get_mut() = Some(attempt.progress);
         }
         attempts.clear();
-        let Self { attempts: _, past, spare: _, requests, beside, hedged, refused } = self;
-        (*past, *refused.get_mut()) = (None, None);
+        let Self { attempts: _, past, spare: _, requests, beside, hedged, refused, lacked } = self;
+        (*past, *refused.get_mut(), *lacked.get_mut()) = (None, None, None);
         (*requests.get_mut(), *beside.get_mut(), *hedged.get_mut()) = (0, 0, false);
     }
 
@@ -177,15 +179,18 @@ impl Asking {
             return (backend_decision((**refused).clone(), Duration::ZERO), None);
         }
         let attempts = self.attempts.borrow();
-        let mut outage = None;
+        let mut outage = self.lacked.borrow().as_deref().cloned();
         // How far one came that has ended says less than one that is still under way.
         let newest_first =
             |ended| attempts.iter().rev().filter(move |attempt| attempt.ended.is_some() == ended);
         for attempt in newest_first(false).chain(newest_first(true)) {
             match late(policy, attempt.endpoint, &attempt.progress) {
                 Ok(answer) => return (backend_decision(answer, Duration::ZERO), None),
-                Err(newest) => {
-                    outage.get_or_insert(newest);
+                Err(other) => {
+                    let ours = attempt.ended.is_none() && other.is_ours();
+                    if outage.as_ref().is_none_or(|known| ours && !known.is_ours()) {
+                        outage = Some(other);
+                    }
                 }
             }
         }

@@ -75,6 +75,9 @@ pub(super) async fn ask_one(
             permit.failed(client, outage.retry_after, outage.cause.name());
         }
         Err(outage) if outage.is_evidence() => permit.met(client),
+        Err(outage) if outage.is_ours() => {
+            means.asking.lacked.replace(Some(Box::new(outage.clone())));
+        }
         Err(_) => {}
     }
     result

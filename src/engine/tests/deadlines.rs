@@ -175,6 +175,35 @@ async fn waiting_for_a_connection_until_the_deadline_is_overload_and_denies() {
     .await;
 }
 
+/// Another that is dead as well changes nothing, nor does the order; nor whether the check's own time is up first.
+#[tokio::test(start_paused = true)]
+async fn want_of_a_connection_at_one_backend_denies_whatever_outage_there_is_at_another() {
+    for (mode, dead) in [("failover", 0), ("failover", 1), ("any", 0), ("any", 1)] {
+        for own in [None, Some(ms(900))] {
+            let keys = [
+                ("backend.url", "http://127.0.0.1:1/auth,http://127.0.0.1:2/auth"),
+                ("backend.mode", mode),
+                ("timeout", "1s"),
+                ("pool.max_connections", "1"),
+                ("breaker.failures", "0"),
+                ("default_action", "allow"),
+            ];
+            let peer = Peer::answering(|_, _| None);
+            peer.closed.set(Some(dead));
+            with_shard(&keys, peer, |bench| async move {
+                bench.submit(&check("holds", ""), 1);
+                bench.submit(&Check { timeout: own, ..check("waits", "") }, 2);
+                let (waits, _) = bench.decided(2).await;
+                let case = format!("{mode}, {dead} is dead, {own:?}: {waits:?}");
+                assert_eq!((waits.verdict, waits.cause), (Verdict::Deny, Cause::Overload), "{case}");
+                assert!(waits.detail().contains("waiting for a free connection"), "{case}");
+                assert_eq!(bench.decided(1).await.0.verdict, Verdict::Allow, "{case}");
+            })
+            .await;
+        }
+    }
+}
+
 /// In a window it waits for the backend, which has not answered those before it.
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_its_turn_in_a_window_has_a_connection_and_is_no_overload() {
