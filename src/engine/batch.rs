@@ -156,7 +156,7 @@ impl<'a> Batch<'a> {
         let watched = policy.draft(check, |draft| {
             let mark = core.revocations.mark(core.session(draft.session_id()));
             let (asked, thread) = core.addressed(Arc::clone(policy), &draft, mark, Vec::new())?;
-            let watch = core.watches.open(policy.settings.watch.max, mark.session, receiver, tag, way.now);
+            let watch = core.watches.open(policy.settings.watch.max, receiver, tag, way.now);
             let watch = watch.ok_or(SubmitError::Full)?;
             let ticket = watch.ticket;
             announce(ticket);

@@ -236,8 +236,11 @@ impl Core {
     /// For the end, where an I/O thread has not come to its own: its receiver has dropped the engine, or a defect ended it.
     pub(crate) fn end_watches(&self) {
         let mut last = Outbox::default();
+        // What they ask is not known here any more: who named no user to a host may be one that was revoked.
+        let revoked = self.revocations.count() > 0;
         for watch in self.watches.all(None) {
-            let end = watch.end(self.last_word(&watch, Cause::Shutdown, "the engine was shut down"));
+            let end =
+                watch.end(self.last_word(&watch, Cause::Shutdown, "the engine was shut down", || revoked));
             if let Some((receiver, completed)) = end {
                 last.push(receiver, completed);
             }
@@ -246,14 +249,19 @@ impl Core {
     }
 
     /// The last decision of a watch that ends with us: what its host knows stands; if it knows nothing, as for a check.
-    pub(crate) fn last_word(&self, watch: &Watch, cause: Cause, reason: &'static str) -> Decision {
-        match watch.verdict() {
-            Some(verdict) => Decision::new(verdict, Origin::Default, cause, reason),
-            None => {
-                let policy = self.policy();
-                self.unless_revoked(&policy, watch.session, policy.without_answer(cause, reason))
-            }
-        }
+    pub(crate) fn last_word(
+        &self,
+        watch: &Watch,
+        cause: Cause,
+        reason: &'static str,
+        is_revoked: impl FnOnce() -> bool,
+    ) -> Decision {
+        let verdict = match watch.verdict() {
+            Some(verdict) => verdict,
+            None if is_revoked() => Verdict::Deny,
+            None => self.policy().without_answer(cause, reason).verdict,
+        };
+        Decision::new(verdict, Origin::Default, cause, reason)
     }
 
     /// Forgets what is known of a session.

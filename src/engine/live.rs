@@ -238,7 +238,8 @@ impl Shard {
         let tickets = self.watches.borrow().of(Whose::All);
         for ticket in tickets {
             let Some(watched) = self.watches.borrow_mut().remove(ticket) else { continue };
-            let last = self.core.last_word(&watched.watch, cause, reason);
+            let revoked = || self.core.is_revoked(&watched.policy, &watched.question, watched.session);
+            let last = self.core.last_word(&watched.watch, cause, reason, revoked);
             if let Some((receiver, completed)) = watched.watch.end(last) {
                 self.outbox.borrow_mut().push(receiver, completed);
             }

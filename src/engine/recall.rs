@@ -12,7 +12,7 @@ use super::core::Core;
 use super::policy::Policy;
 use super::revocations::Mark;
 use crate::check::Question;
-use crate::decision::{Decision, Origin, Verdict};
+use crate::decision::{Decision, Origin};
 use crate::memory::Record;
 
 /// A remembered decision that answers a check.
@@ -125,14 +125,6 @@ impl Core {
     ) -> bool {
         self.revocations.denies(session, policy.settings.ttl.max)
             || self.is_user_revoked(policy, question, session)
-    }
-
-    /// A session that was revoked gets no decision of our own that lets it in, until the backend is heard about it.
-    pub(crate) fn unless_revoked(&self, policy: &Policy, session: u64, decision: Decision) -> Decision {
-        if decision.origin == Origin::Default && self.revocations.denies(session, policy.settings.ttl.max) {
-            return Decision { verdict: Verdict::Deny, ..decision };
-        }
-        decision
     }
 
     fn if_it_holds<B: AsRef<[u8]>, T>(

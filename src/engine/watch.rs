@@ -29,8 +29,6 @@ pub(crate) struct Watch {
     all: Arc<Watching>,
     pub(super) ticket: u64,
     pub(super) tag: Tag,
-    /// The keyed hash of its session's id.
-    pub(super) session: u64,
     receiver: Arc<dyn Receiver>,
     submitted: Instant,
     /// The backend may be asked about it: `limit.per_ip` has let it through.
@@ -65,7 +63,6 @@ impl Watch {
     pub(super) fn new(
         all: &Arc<Watching>,
         ticket: u64,
-        session: u64,
         receiver: &Arc<dyn Receiver>,
         tag: Tag,
         submitted: Instant,
@@ -76,7 +73,6 @@ impl Watch {
             all,
             ticket: ticket | WATCH,
             tag,
-            session,
             receiver,
             submitted,
             admitted: AtomicBool::new(false),

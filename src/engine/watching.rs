@@ -41,7 +41,6 @@ impl Watching {
     pub(super) fn open(
         self: &Arc<Self>,
         most: usize,
-        session: u64,
         receiver: &Arc<dyn Receiver>,
         tag: Tag,
         now: Instant,
@@ -50,7 +49,7 @@ impl Watching {
             |open| (open < most && self.existing.load(Ordering::Relaxed) < 2 * most).then_some(open + 1);
         self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         let ticket = self.next.fetch_add(1, Ordering::Relaxed);
-        let watch = Arc::new(Watch::new(self, ticket, session, receiver, tag, now));
+        let watch = Arc::new(Watch::new(self, ticket, receiver, tag, now));
         self.shard(watch.ticket).lock().insert(watch.ticket, Arc::clone(&watch));
         Some(watch)
     }

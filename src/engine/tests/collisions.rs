@@ -62,7 +62,7 @@ fn watch(bench: &Bench, check: &Check<'_>, told: &Arc<Told>, user_data: usize) {
     let receiver: Arc<dyn Receiver> = Arc::clone(told) as _;
     let asked = asked(bench, check);
     let tag = Tag { user_data, owner: 0 };
-    let watch = bench.core.watches.open(10, asked.mark.session, &receiver, tag, Instant::now()).unwrap();
+    let watch = bench.core.watches.open(10, &receiver, tag, Instant::now()).unwrap();
     bench.core.inboxes[0].tell(News::Watch(watch, asked, None));
 }
 

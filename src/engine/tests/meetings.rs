@@ -405,7 +405,32 @@ async fn a_shutdown_lets_no_revoked_session_in() {
         },
     )
     .await;
-    assert!(told.all().iter().all(|t| t.1 == Verdict::Deny));
+    assert_eq!(told.all(), [(1, Verdict::Deny, Origin::Default, true)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_lets_no_revoked_user_in() {
+    let told = Arc::new(Told::default());
+    let told2 = Arc::clone(&told);
+    let says = Rc::new(Cell::new(Some(ALLOW_1000)));
+    let keys = [("default_action", "allow"), ("timeout", "30s")];
+    with_shard(&keys, minded(&says), |bench| async move {
+        bench.submit(&check("s", ""), 1);
+        assert_eq!(bench.decided(1).await.0.user_id(), "u1");
+        bench.core.revoke_user(b"u1");
+        says.set(None);
+        watch(&bench, &check("s", ""), &told2, 1);
+        watch(&bench, &check("another", ""), &told2, 2);
+        sleep(seconds(1)).await;
+    })
+    .await;
+    let mut last = told.all();
+    last.sort_unstable_by_key(|told| told.0);
+    assert_eq!(
+        last,
+        [(1, Verdict::Deny, Origin::Default, true), (2, Verdict::Allow, Origin::Default, true)],
+        "nothing is known of the other"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -419,11 +444,8 @@ async fn a_watch_that_moves_while_its_session_is_revoked_ends() {
         let hash = bench.core.hash_of_key(question.key());
         let mark = bench.core.revocations.mark(bench.core.session(b"s"));
         // Open before the revocation, on its way from one thread to another (turn_watch_to): on this one Void comes first.
-        let w = bench
-            .core
-            .watches
-            .open(10, mark.session, &receiver, Tag { user_data: 2, owner: 0 }, Instant::now())
-            .unwrap();
+        let w =
+            bench.core.watches.open(10, &receiver, Tag { user_data: 2, owner: 0 }, Instant::now()).unwrap();
         bench.core.revoke(b"s");
         bench.core.inboxes[0].tell(News::Watch(w, Asked { policy, question, hash, mark }, None));
         sleep(seconds(1)).await;
