@@ -142,7 +142,11 @@ impl Shard {
             overtaken: flight.overtaken,
         };
         for ticket in watches {
-            self.tell_watch(ticket, decision.clone(), answer);
+            // One that was told by another flight meanwhile waits for this one no more, which may have asked before that.
+            let waits = self.watches.borrow().get(ticket).is_some_and(|watched| watched.flight == Some(id));
+            if waits {
+                self.tell_watch(ticket, decision.clone(), answer);
+            }
         }
     }
 }

@@ -433,6 +433,34 @@ async fn a_shutdown_lets_no_revoked_user_in() {
     );
 }
 
+/// What it waits for is older than what it was told meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_watch_is_not_told_an_older_allow_after_a_newer_refusal() {
+    // The first answer comes after the second.
+    let peer = Peer::new(|peer, endpoint, mut stream| async move {
+        while peer.request(endpoint, &mut stream).await.is_some() {
+            let (after, reply) = if peer.requests() == 1 { (3, ALLOW_1000) } else { (1, DENY) };
+            sleep(seconds(after)).await;
+            let _ = stream.write_all(reply.as_bytes()).await;
+        }
+    });
+    with_shard(&[("ttl.jitter", "off"), ("timeout", "10s")], peer, |bench| async move {
+        let told = Arc::new(Told::default());
+        watch(&bench, &check("s", ""), &told, 1);
+        sleep(Duration::from_millis(500)).await;
+        bench.reload(&[("timeout", "9s")]);
+        bench.submit(&Check { fresh: true, ..check("s", "") }, 1);
+        assert_eq!(bench.decided(1).await.0.verdict, Verdict::Deny);
+        sleep(seconds(5)).await;
+        assert_eq!(told.all(), [(1, Verdict::Deny, Origin::Backend, false)]);
+        assert_eq!(bench.peer.requests(), 2);
+        // And it has its next turn.
+        sleep(seconds(30)).await;
+        assert_eq!(bench.peer.requests(), 3);
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_watch_that_moves_while_its_session_is_revoked_ends() {
     let says = Rc::new(Cell::new(Some(ALLOW_1000)));
