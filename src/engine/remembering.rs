@@ -47,11 +47,13 @@ fn of_use_until(record: &Record, policy: &Policy) -> u64 {
     let bound = policy.memory.bound(record, settings.ttl.max);
     let known = record.known_until(bound, settings.last_known);
     // What has expired may be kept for whoever still asks.
-    if settings.expired_keep && record.may_be_kept(bound) {
-        known.max(record.in_use_until(settings.expired_idle))
-    } else {
-        known
-    }
+    if is_kept_in_use(record, policy) { known.max(record.in_use_until(settings.expired_idle)) } else { known }
+}
+
+/// Whether it does not end while its session is in use.
+fn is_kept_in_use(record: &Record, policy: &Policy) -> bool {
+    let settings = &policy.settings;
+    settings.expired_keep && record.may_be_kept(policy.memory.bound(record, settings.ttl.max))
 }
 
 impl Shard {
@@ -62,8 +64,7 @@ impl Shard {
         let flights = self.flights.borrow();
         let flight = flights.flight(id);
         // Who asked only to refresh takes no place.
-        let is_watched = || !self.watches.borrow().of_key(flight.hash, flight.question.key()).is_empty();
-        if !flights.is_awaited(id) && !is_watched() {
+        if !flights.is_awaited(id) && !self.is_watched(flight.hash, flight.question.key()) {
             return decision;
         }
         let (policy, session) = (&flight.policy, flight.mark.session);
@@ -72,6 +73,10 @@ impl Shard {
         }
         // Its place went with the revocation, and is not taken again by what was asked before it.
         self.core.standing(policy, session, decision.clone(), now).unwrap_or(decision)
+    }
+
+    fn is_watched(&self, hash: u64, key: &[u8]) -> bool {
+        !self.watches.borrow().of_key(hash, key).is_empty()
     }
 
     /// The answer takes the place of all that was remembered for its
@@ -132,8 +137,22 @@ impl Shard {
                 let until = of_use_until(record, &policy);
                 if until > now {
                     next.set(next.get().min(until));
+                    return true;
                 }
-                until > now
+                // Its watch may wait for its turn longer than it lives.
+                if !is_kept_in_use(record, &policy) {
+                    return false;
+                }
+                let hash = self.core.hash_of_key(record.key());
+                if self.core.thread_of(hash) != self.index {
+                    // That thread knows, and has its own note.
+                    return true;
+                }
+                let watched = self.is_watched(hash, record.key());
+                if watched {
+                    next.set(next.get().min(now));
+                }
+                watched
             });
             if next.get() < u64::MAX {
                 self.sweeping.borrow_mut().note(session, next.get(), settings.memory.decisions);

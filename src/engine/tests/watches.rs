@@ -277,6 +277,38 @@ async fn a_decision_that_is_kept_is_not_asked_for_while_its_watch_is_open() {
     .await;
 }
 
+/// `watch.max_rate` makes them wait for longer than what has expired is left in memory.
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_is_kept_however_long_its_watch_waits_for_its_turn() {
+    for threads in ["1", "2"] {
+        let says = Rc::new(Cell::new(Some(ALLOW_10)));
+        let keys = [
+            EXACT,
+            ("refresh", "never"),
+            ("expired", "keep"),
+            ("expired.idle", "1s"),
+            ("watch.max_rate", "1"),
+            ("threads.io", threads),
+        ];
+        with_shard(&keys, minded(&says), |bench| async move {
+            let told = Arc::new(Told::default());
+            // Two of each session, most of them on different threads.
+            for of in 0..40 {
+                let (session, path) = ((of / 2).to_string(), format!("/{of}"));
+                watch(&bench, &Check { path: path.as_bytes(), ..check(&session, "") }, &told, of).unwrap();
+            }
+            sleep(seconds(1)).await;
+            says.set(Some(DENY));
+            sleep(seconds(200)).await;
+            assert_eq!((bench.peer.requests(), told.len()), (40, 40));
+            bench.core.cancel_of(0);
+            sleep(seconds(60)).await;
+            assert_eq!(bench.core.stats().remembered, 0, "nobody watches any more");
+        })
+        .await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_host_that_does_not_fetch_is_told_the_newest_and_nothing_piles_up() {
     /// Keeps what it gets, as a queue does.
