@@ -185,7 +185,8 @@ impl Engine {
     }
 
     /// Accepts many, with one wake-up of each I/O thread concerned. `each` gets every outcome, in order; one
-    /// check that is refused does not spoil the others. Neither `each` nor `checks` may shut the engine down: that would
+    /// check that is refused does not spoil the others. The time of each begins when `checks` gives it; it may be sent on its way
+    /// only when the call ends. Neither `each` nor `checks` may shut the engine down: that would
     /// wait for this call.
     pub fn submit_batch<'a>(
         &self,
@@ -194,7 +195,7 @@ impl Engine {
         mut each: impl FnMut(Result<u64, SubmitError>),
     ) {
         // One by one: what runs between two of them may submit as well.
-        let mut batch = self.batch(1);
+        let mut batch = self.batch(0);
         for (check, user_data) in checks {
             each(batch.submit(&check, receiver, Tag { user_data, owner: 0 }, |_| ()));
         }

@@ -62,7 +62,7 @@ struct Way<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// For so many checks.
+    /// For so many checks; of what comes beside them each goes by its own time: the host's code runs in between.
     pub(crate) fn new(core: &'a Arc<Core>, checks: usize) -> Self {
         let turns = core.turns();
         let way = Way {
@@ -89,7 +89,10 @@ impl<'a> Batch<'a> {
         self.turn();
         let Self { policy, way, .. } = self;
         let core = way.core;
-        way.checks = way.checks.saturating_sub(1);
+        match way.checks.checked_sub(1) {
+            Some(left) => way.checks = left,
+            None => way.now = Instant::now(),
+        }
         if core.is_closed() {
             return Err(SubmitError::Closed);
         }

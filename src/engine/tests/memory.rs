@@ -10,6 +10,7 @@ use super::viewers::{
     Says, Viewers, allow, allow_for, assert_by, deny, held, ms, pass, reply, secs, with_viewers,
 };
 use crate::decision::{Origin, Verdict};
+use crate::engine::batch::Batch;
 
 /// Asks now, and finds it remembered until the last millisecond of `seconds`, and asked again then.
 async fn assert_kept_for(viewers: &Viewers, seconds: u64) {
@@ -323,6 +324,27 @@ async fn what_a_lower_ttl_max_had_ended_is_last_known_from_then() {
         assert_by(&viewers.ask(&check).await, Origin::LastKnown, Verdict::Allow);
         pass(ms(1)).await;
         assert_by(&viewers.ask(&check).await, Origin::Default, Verdict::Deny);
+    })
+    .await;
+}
+
+/// What a host of Rust hands over together it may still be making.
+#[tokio::test(start_paused = true)]
+async fn what_is_submitted_together_goes_by_the_time_at_which_each_check_is() {
+    let peer = Peer::answering(|_, _| Some(reply(200, "X-AuthDuration: 10")));
+    with_shard(&[("timeout", "1s"), ("ttl.jitter", "off")], peer, |bench| async move {
+        bench.submit(&check("s", ""), 1);
+        bench.decided(1).await;
+        let mut batch = Batch::new(&bench.core, 0);
+        bench.submit_in(&mut batch, &check("s", ""), 2);
+        tokio::time::sleep(secs(11)).await;
+        bench.submit_in(&mut batch, &check("s", ""), 3);
+        drop(batch);
+        for (number, origin) in [(2, Origin::Memory), (3, Origin::Backend)] {
+            let (decision, _) = bench.decided(number).await;
+            assert_eq!((decision.origin, decision.verdict), (origin, Verdict::Allow), "{number}");
+        }
+        assert_eq!(bench.peer.requests(), 2);
     })
     .await;
 }

@@ -276,6 +276,12 @@ impl Bench {
         Batch::new(&self.core, 1).submit(check, &receiver, Tag { user_data, owner: 0 }, |_| ())
     }
 
+    /// As one of several.
+    pub(super) fn submit_in(&self, batch: &mut Batch<'_>, check: &Check<'_>, user_data: usize) -> u64 {
+        let receiver: Arc<dyn Receiver> = Arc::clone(&self.collected) as _;
+        batch.submit(check, &receiver, Tag { user_data, owner: 0 }, |_| ()).expect("accepted")
+    }
+
     /// In one call.
     pub(super) fn try_submit_all(&self, checks: &[(Check<'_>, usize)]) -> Vec<Result<u64, SubmitError>> {
         let receiver: Arc<dyn Receiver> = Arc::clone(&self.collected) as _;
