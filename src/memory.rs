@@ -39,8 +39,8 @@ const SESSION_WEIGHT: usize = 96;
 const WRITERS: usize = 64;
 /// Shards of the table; less where that would leave too little for each.
 const SHARDS: usize = 16;
-/// The part of the room that new sessions do not get: it belongs to those that came again.
-const KEPT_FOR_RETURNING: f64 = 0.9;
+/// The part of the room, in tenths, that new sessions do not get: it belongs to those that came again.
+const KEPT_FOR_RETURNING: u8 = 9;
 /// A usual decision, for how many sessions there will be.
 const USUAL_WEIGHT: usize = 400;
 
@@ -51,6 +51,9 @@ pub(crate) struct Memory {
     writers: [Mutex<()>; WRITERS],
     remembered: Arc<AtomicUsize>,
     raised: Raised,
+    weigh: Weigh,
+    /// The most that a session may weigh: what weighs more is dropped whole.
+    heaviest: u64,
     /// Room for none at all.
     off: bool,
 }
@@ -60,18 +63,22 @@ impl Memory {
         let remembered = Arc::<AtomicUsize>::default();
         let options = OptionsBuilder::new()
             .shards(SHARDS)
-            .hot_allocation(KEPT_FOR_RETURNING)
+            .hot_allocation(f64::from(KEPT_FOR_RETURNING) / 10.0)
             .estimated_items_capacity(bounds.decisions.min(bounds.bytes / USUAL_WEIGHT))
             .weight_capacity(bounds.bytes as u64)
             .build()
             .expect("the configuration bounds both");
         let weigh = Weigh { least: least(bounds) };
         let count = Count(Arc::clone(&remembered));
+        let sessions = Cache::with_options(options, weigh, Hashed, count);
+        let heaviest = sessions.shard_capacity() / 10 * u64::from(KEPT_FOR_RETURNING);
         Self {
-            sessions: Cache::with_options(options, weigh, Hashed, count),
+            sessions,
             writers: [const { Mutex::new(()) }; WRITERS],
             remembered,
             raised: Raised::default(),
+            weigh,
+            heaviest,
             off: bounds.decisions == 0,
         }
     }
@@ -100,10 +107,17 @@ impl Memory {
         }
         let before = self.sessions.peek(&session);
         let others = before.iter().flat_map(|list| list.iter()).filter(|other| other.key() != record.key());
-        let others: Vec<_> = others.take(PER_SESSION - 1).cloned().collect();
+        let mut bytes = SESSION_WEIGHT + record.weight();
         // The newest first: what was asked last is asked next, and the oldest is the last.
-        let list: List = [record].into_iter().chain(others).collect();
-        self.replace(session, list);
+        let mut list = vec![record.clone()];
+        for other in others.take(PER_SESSION - 1) {
+            bytes += other.weight();
+            if self.weigh.of(bytes, list.len() + 1) > self.heaviest {
+                break;
+            }
+            list.push(other.clone());
+        }
+        self.replace(session, list.into());
     }
 
     /// Forgets what is remembered for this question.
@@ -178,7 +192,9 @@ impl Memory {
 /// The least that a decision is taken to weigh, so that one bound serves for two: where as many as are allowed weigh
 /// this much, the room is used up.
 fn least(bounds: MemoryBounds) -> usize {
-    bounds.bytes.div_ceil(bounds.decisions.max(1))
+    // One that is allowed alone is not too heavy for that.
+    let most = bounds.bytes / 10 * usize::from(KEPT_FOR_RETURNING);
+    bounds.bytes.div_ceil(bounds.decisions.max(1)).min(most)
 }
 
 #[derive(Clone, Copy)]
@@ -186,10 +202,15 @@ struct Weigh {
     least: usize,
 }
 
+impl Weigh {
+    fn of(self, bytes: usize, decisions: usize) -> u64 {
+        bytes.max(self.least * decisions) as u64
+    }
+}
+
 impl Weighter<u64, List> for Weigh {
     fn weight(&self, _: &u64, list: &List) -> u64 {
-        let bytes = SESSION_WEIGHT + list.iter().map(Record::weight).sum::<usize>();
-        bytes.max(self.least * list.len()) as u64
+        self.of(SESSION_WEIGHT + list.iter().map(Record::weight).sum::<usize>(), list.len())
     }
 }
 

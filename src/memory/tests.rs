@@ -79,6 +79,24 @@ fn a_session_holds_so_many_and_each_new_one_replaces_its_oldest() {
     assert!(knows(&memory, 2, b"beside"));
 }
 
+/// The least room that there is for a session, besides.
+#[test]
+fn however_few_may_be_remembered_a_session_s_newest_is_and_its_oldest_goes_first() {
+    for (decisions, of_one) in [(1, 1), (2, 1), (3, 2), (100, 44), (1_000, 56), (5_000, PER_SESSION)] {
+        let memory = Memory::new(MemoryBounds { decisions, ..BOUNDS });
+        let key = |number: usize| format!("key {number}").into_bytes();
+        let mut held = 0;
+        for number in 0..2 * PER_SESSION {
+            memory.put(1, record(&key(number), "", 0), || true);
+            let newest = (0..=number).rev().take_while(|&of| knows(&memory, 1, &key(of))).count();
+            assert_eq!(newest, memory.len(), "{decisions}: the newest of {number}");
+            assert!(newest >= held.max(1), "{decisions}: {newest} of {number}");
+            held = newest;
+        }
+        assert_eq!(held, of_one, "of {decisions}");
+    }
+}
+
 #[test]
 fn reuse_ends_at_its_time_or_at_the_bound_and_may_be_told_in_an_outage_for_longer() {
     let ms = Duration::from_millis;
