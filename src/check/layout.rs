@@ -62,10 +62,11 @@ fn at_once(bytes: &mut Vec<u8>, check: &Check<'_>, rules: Rules) -> Option<usize
     let all = &bytes[HEADER..];
     let before_path = len - path.len();
     // The sign of a fragment matters in a query only; that it is elsewhere too is rare.
-    let in_order = (scan::is_plain_ascii_without(all, b'#') || scan::is_plain_without(all, b'#'))
-        && (!rules.path_check
-            || !path::is_suspicious(&bytes[before_path - 1..])
-            || path::unambiguous(path).is_ok());
+    let ascii = scan::is_plain_ascii_without(all, b'#');
+    let suspicious =
+        || path::is_suspicious(&bytes[before_path - 1..]) || (!ascii && path::may_be_overlong(path));
+    let in_order = (ascii || scan::is_plain_without(all, b'#'))
+        && (!rules.path_check || !suspicious() || path::unambiguous(path).is_ok());
     bytes.truncate(len);
     in_order.then_some(if kind & KIND_WITH_PATH == 0 { before_path } else { len })
 }
@@ -254,6 +255,25 @@ mod tests {
                 prop_assert_eq!(by_field(&mut bytes, &check, rules), Ok(key));
                 prop_assert_eq!(at_once_bytes, bytes);
             }
+        }
+    }
+
+    #[test]
+    fn what_path_check_refuses_is_not_written_at_once_either() {
+        let rules = Rules { scope: ScopeRule::Path, path_check: true, path_in_key: false };
+        let paths: [&[u8]; 7] = [
+            b"/a/../b",
+            b"/a/%2e/b",
+            b"/a?b",
+            b"/a/\xc0\xae\xc0\xae/b",
+            b"/a/\xe0\x80\xae/b",
+            b"/a/\xf0\x80\x80\xae/b",
+            b"/a%00b",
+        ];
+        for path in paths {
+            let check = Check { session_id: b"s", path, ..Check::default() };
+            let why = write(&mut Vec::new(), &check, rules).map_err(|invalid| invalid.why);
+            assert!(matches!(why, Err(Why::Ambiguous(_))), "{}: {why:?}", path.escape_ascii());
         }
     }
 

@@ -240,7 +240,7 @@ pub(super) const KEYS: &[Key] = &[
         name: "path.check", section: "Request", reload: Forgets,
         kind: Kind::Switch(|s, on| s.path_check = on),
         default: Value("on"),
-        text: "Refuse paths that host and backend could read differently: `?`, `#`, `\\` or a dot segment, plain or encoded.",
+        text: "Refuse paths that host and backend could read differently: `?`, `#`, `\\` or a dot segment, plain or encoded, and an encoded NUL.",
     },
     Key {
         name: "protect_params", section: "Request", reload: Forgets,
