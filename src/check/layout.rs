@@ -207,8 +207,22 @@ fn trimmed(raw: &[u8]) -> &[u8] {
     &raw[start..end]
 }
 
+/// Up to the last slash and with it, encoded or not: what a host decodes it may serve from another directory.
 fn directory(path: &[u8]) -> &[u8] {
-    path.iter().rposition(|&byte| byte == b'/').map_or(path, |last| &path[..=last])
+    let ends = |&end: &usize| ends_in_slash(&path[..end]);
+    (1..=path.len()).rev().find(ends).map_or(path, |end| &path[..end])
+}
+
+fn ends_in_slash(path: &[u8]) -> bool {
+    /// Encoded again, its sign is `%25`.
+    fn ends_in_sign(path: &[u8]) -> bool {
+        path.last() == Some(&b'%') || path.strip_suffix(b"25").is_some_and(ends_in_sign)
+    }
+    match path {
+        [.., b'/' | b'\\'] => true,
+        [before @ .., b'2', b'f' | b'F'] | [before @ .., b'5', b'c' | b'C'] => ends_in_sign(before),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -274,6 +288,31 @@ mod tests {
             let check = Check { session_id: b"s", path, ..Check::default() };
             let why = write(&mut Vec::new(), &check, rules).map_err(|invalid| invalid.why);
             assert!(matches!(why, Err(Why::Ambiguous(_))), "{}: {why:?}", path.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_directory_ends_behind_its_last_slash_encoded_or_not() {
+        for (path, expected) in [
+            ("", ""),
+            ("x.m3u8", "x.m3u8"),
+            ("/", "/"),
+            ("/x.m3u8", "/"),
+            ("/hbo/x.m3u8", "/hbo/"),
+            ("/hbo%2fx.m3u8", "/hbo%2f"),
+            ("/hbo%2Fx.m3u8", "/hbo%2F"),
+            ("/hbo%2f/x.m3u8", "/hbo%2f/"),
+            ("/hbo/%2f", "/hbo/%2f"),
+            ("/hbo%252fx.m3u8", "/hbo%252f"),
+            ("/hbo%25252Fx.m3u8", "/hbo%25252F"),
+            ("/hbo\\x.m3u8", "/hbo\\"),
+            ("/hbo%5Cx.m3u8", "/hbo%5C"),
+            ("/hbo2fx.m3u8", "/"),
+            ("/hbo252fx.m3u8", "/"),
+            ("/%d0%9f.ts", "/"),
+            ("/%2", "/"),
+        ] {
+            assert_eq!(directory(path.as_bytes()), expected.as_bytes(), "{path}");
         }
     }
 

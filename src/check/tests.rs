@@ -19,6 +19,21 @@ fn question(check: &Check<'_>) -> Question {
 }
 
 #[test]
+fn an_encoded_slash_is_another_directory() {
+    // Such as is written at once, and such as is not.
+    for query in [b"token=1".as_slice(), b"token=\x01"] {
+        let key = |path: &str| {
+            let rules = Rules { scope: ScopeRule::Directory, ..RULES };
+            let check = Check { path: path.as_bytes(), query, ..check() };
+            Question::new(&check, rules).unwrap().key().to_vec()
+        };
+        assert_ne!(key("/a%2fb"), key("/x"));
+        assert_eq!(key("/a%2fb"), key("/a%2fc"));
+        assert_eq!(key("/a/b"), key("/a/c"));
+    }
+}
+
+#[test]
 fn fields_come_back_as_given() {
     let given = check();
     let question = question(&given);

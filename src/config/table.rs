@@ -233,8 +233,8 @@ pub(super) const KEYS: &[Key] = &[
             ("session", |s| s.scope = ScopeRule::Session),
         ]),
         default: Value("path"),
-        text: "What a decision covers where a check names no scope: its path, the path up to the last `/` (good for \
-               HLS), or all that a session plays.",
+        text: "What a decision covers where a check names no scope: its path, the path up to the last `/`, encoded \
+               ones included (good for HLS), or all that a session plays.",
     },
     Key {
         name: "path.check", section: "Request", reload: Forgets,
