@@ -392,7 +392,8 @@ pub(super) const KEYS: &[Key] = &[
         name: "pool.max_connections", section: "Connections", reload: Keeps,
         kind: Kind::Count { min: 1, max: 65536, put: |s, n| s.pool.max_connections = n },
         default: Value("256"),
-        text: "The most connections per URL, divided among the I/O threads.",
+        text: "The most connections per URL, divided among the I/O threads. While addresses of its name do not answer, others are \
+               tried beside them: in each I/O thread 16 at one time, or a quarter of its connections if that is more.",
     },
     Key {
         name: "pool.idle_timeout", section: "Connections", reload: Keeps,

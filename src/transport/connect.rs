@@ -19,6 +19,7 @@ use rustls::pki_types::ServerName;
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -40,22 +41,32 @@ pub(super) struct Connector {
     shared: Arc<Shared>,
     /// Of the plain ones, once there is one.
     reactor: Rc<OnceCell<Rc<Reactor>>>,
+    /// Of each endpoint: attempts beside those that have a place in its pool.
+    spares: Rc<[Semaphore]>,
 }
+
+/// The fewest of them.
+const SPARES: usize = 16;
 
 impl Connector {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, reactor: Rc::default() }
+        let settings = &shared.settings;
+        let connections = settings.pool.max_connections / settings.threads_io.max(1);
+        let spare = |_| Semaphore::new((connections / 4).max(SPARES));
+        let spares = settings.backends.iter().map(spare).collect();
+        Self { shared, reactor: Rc::default(), spares }
     }
 }
 
 impl Dial for Connector {
     fn dial(&self, endpoint: usize, among: Among, watch: Rc<Watch>) -> Dialing {
         let (shared, reactor) = (Arc::clone(&self.shared), Rc::clone(&self.reactor));
+        let spares = Rc::clone(&self.spares);
         Box::pin(async move {
             let url = &shared.settings.backends[endpoint];
             match &url.address {
                 Address::Tcp { host, port } => {
-                    tcp(&shared, &reactor, endpoint, (host, *port), &among, &watch).await
+                    tcp(&shared, &reactor, &spares[endpoint], endpoint, (host, *port), &among, &watch).await
                 }
                 Address::Unix(path) => unix(&shared, &reactor, url, path, &watch).await,
             }
@@ -77,6 +88,7 @@ impl Dial for Connector {
 async fn tcp(
     shared: &Shared,
     reactor: &OnceCell<Rc<Reactor>>,
+    spares: &Semaphore,
     endpoint: usize,
     (host, port): (&str, u16),
     among: &Among,
@@ -111,7 +123,7 @@ async fn tcp(
         }
     };
     let order = interleave(&addresses).into_iter().map(|address| SocketAddr::new(address, port)).collect();
-    let (stream, peer, deadline) = race(order, limit, open, unreachable)
+    let (stream, peer, deadline) = race(order, limit, spares, open, unreachable)
         .await
         .map_err(|(peer, error)| refused(&label, &peer.to_string(), &error, limit))?;
     let name = literal.is_none().then_some(host);

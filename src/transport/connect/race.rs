@@ -1,12 +1,16 @@
 //! Happy Eyeballs (RFC 8305): attempts at several addresses, side by side. The next begins 250 ms after the one before,
 //! or as soon as it failed; when one has connected the others are dropped.
+//!
+//! Of many races at one time each has one attempt, and more only as far as there are spare ones for all of them: what the
+//! host has of descriptors is not spent on addresses that do not answer. Who gets none waits for its own to fail.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, Timeout, sleep_until, timeout_at};
 
 use super::is_local;
@@ -29,32 +33,37 @@ pub(in super::super) fn interleave(addresses: &[IpAddr]) -> Vec<IpAddr> {
     order
 }
 
-/// To which address, until when, and how far.
-type Attempt<F> = (SocketAddr, Instant, Pin<Box<Timeout<F>>>);
+struct Attempt<'a, F> {
+    address: SocketAddr,
+    deadline: Instant,
+    /// It is one beside another.
+    spare: Option<SemaphorePermit<'a>>,
+    connecting: Pin<Box<Timeout<F>>>,
+}
 
 /// Connects to the first of `addresses` that answers. Gives its attempt's deadline too; or the failure that says most.
 /// `fails` hears of each failure.
 pub(super) async fn race<S, F: Future<Output = io::Result<S>>>(
     addresses: Vec<SocketAddr>,
     limit: Duration,
+    spares: &Semaphore,
     connect: impl Fn(SocketAddr) -> F,
     fails: impl Fn(SocketAddr, &io::Error),
 ) -> Result<(S, SocketAddr, Instant), (SocketAddr, io::Error)> {
     let mut rest = addresses.into_iter();
-    let mut attempts = Vec::<Attempt<F>>::new();
+    let mut attempts = Vec::<Attempt<'_, F>>::new();
+    let mut spare = None;
     let mut failed: Option<(SocketAddr, io::Error)> = None;
     let mut next = Box::pin(sleep_until(Instant::now()));
     std::future::poll_fn(|cx| {
         loop {
             let mut index = 0;
             while index < attempts.len() {
-                let (address, deadline, attempt) = &mut attempts[index];
-                let Poll::Ready(outcome) = attempt.as_mut().poll(cx) else {
+                let Poll::Ready(outcome) = attempts[index].connecting.as_mut().poll(cx) else {
                     index += 1;
                     continue;
                 };
-                let (address, deadline) = (*address, *deadline);
-                drop(attempts.swap_remove(index));
+                let Attempt { address, deadline, .. } = attempts.swap_remove(index);
                 match outcome.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                     Ok(stream) => return Poll::Ready(Ok((stream, address, deadline))),
                     Err(error) => {
@@ -78,9 +87,19 @@ pub(super) async fn race<S, F: Future<Output = io::Result<S>>>(
             if next.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
+            let beside = attempts.iter().any(|attempt| attempt.spare.is_none());
+            let granted = match beside {
+                true => {
+                    let spare = spare.get_or_insert_with(|| Box::pin(spares.acquire()));
+                    Some(ready!(spare.as_mut().poll(cx)).expect("it is never closed"))
+                }
+                false => None,
+            };
+            spare = None;
             if let Some(address) = rest.next() {
                 let deadline = Instant::now() + limit;
-                attempts.push((address, deadline, Box::pin(timeout_at(deadline, connect(address)))));
+                let connecting = Box::pin(timeout_at(deadline, connect(address)));
+                attempts.push(Attempt { address, deadline, spare: granted, connecting });
                 next.as_mut().reset(Instant::now() + ATTEMPT_DELAY);
             }
         }
@@ -128,6 +147,7 @@ mod tests {
         let (family, peer, _) = race(
             order,
             LIMIT,
+            &Semaphore::new(16),
             |address| async move { if address.is_ipv6() { pending().await } else { Ok("v4") } },
             |_, _| panic!("it did not fail"),
         )
@@ -141,9 +161,11 @@ mod tests {
     async fn a_failed_address_costs_nothing() {
         let began = Instant::now();
         let (order, failed) = (addresses(&["[::1]:80", "1.1.1.1:80"]), RefCell::new(Vec::new()));
+        let spares = Semaphore::new(16);
         let connected = race(
             order,
             LIMIT,
+            &spares,
             |address| async move {
                 if address.is_ipv6() { Err(io::ErrorKind::NetworkUnreachable.into()) } else { Ok(()) }
             },
@@ -162,6 +184,7 @@ mod tests {
         let (peer, error) = race(
             order,
             LIMIT,
+            &Semaphore::new(16),
             |address| {
                 tried.borrow_mut().push(began.elapsed().as_millis());
                 async move {
@@ -190,7 +213,9 @@ mod tests {
                 let connect = |address: SocketAddr| async move {
                     code(if address.is_ipv6() { libc::EADDRNOTAVAIL } else { v4 })
                 };
-                let (peer, error) = race(addresses(&order), LIMIT, connect, |_, _| ()).await.unwrap_err();
+                let (peer, error) = race(addresses(&order), LIMIT, &Semaphore::new(16), connect, |_, _| ())
+                    .await
+                    .unwrap_err();
                 let failure = refused("http://a", &peer.to_string(), &error, LIMIT);
                 assert_eq!(failure.cause, Cause::Connect, "{}", failure.detail);
             }
@@ -201,8 +226,73 @@ mod tests {
         {
             let connect = |address: SocketAddr| async move { code(if address.is_ipv6() { v6 } else { v4 }) };
             let order = addresses(&["[::1]:80", "127.0.0.1:80"]);
-            let (peer, error) = race(order, LIMIT, connect, |_, _| ()).await.unwrap_err();
+            let (peer, error) =
+                race(order, LIMIT, &Semaphore::new(16), connect, |_, _| ()).await.unwrap_err();
             assert_eq!(refused("http://a", &peer.to_string(), &error, LIMIT).cause, Cause::Overload);
+        }
+    }
+
+    /// Counts those that are under way.
+    struct Counted<'a>(&'a Cell<usize>);
+
+    impl Drop for Counted<'_> {
+        fn drop(&mut self) {
+            self.0.set(self.0.get() - 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_races_have_one_attempt_each_and_a_few_more_in_all() {
+        let peers: Vec<SocketAddr> = (1..=16).map(|host| SocketAddr::from(([192, 0, 2, host], 80))).collect();
+        let (open, most, tried) = (Cell::new(0), Cell::new(0), Cell::new(0));
+        let spares = Semaphore::new(16);
+        let connect = |_| {
+            open.set(open.get() + 1);
+            most.set(most.get().max(open.get()));
+            tried.set(tried.get() + 1);
+            let counted = Counted(&open);
+            async move {
+                let _counted = counted;
+                pending::<io::Result<()>>().await
+            }
+        };
+        // One alone goes on as RFC 8305 says, also where an attempt has more time than all of them take to begin.
+        let limit = Duration::from_mins(1);
+        let mut alone = Box::pin(race(peers.clone(), limit, &spares, connect, |_, _| ()));
+        assert!(tokio::time::timeout(Duration::from_millis(15 * 250), alone.as_mut()).await.is_err());
+        assert_eq!((open.get(), tried.get()), (16, 16));
+        drop(alone);
+        assert_eq!((open.get(), spares.available_permits()), (0, 16));
+
+        tried.set(0);
+        let races = (0..64).map(|_| race(peers.clone(), LIMIT, &spares, connect, |_, _| ()));
+        let mut races: Vec<_> = races.map(Box::pin).collect();
+        std::future::poll_fn(|cx| {
+            races.retain_mut(|race| race.as_mut().poll(cx).is_pending());
+            if races.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        assert_eq!(most.get(), 64 + 16);
+        assert_eq!(tried.get(), 64 * 16, "each has tried each address in the end");
+        assert_eq!((open.get(), spares.available_permits()), (0, 16));
+    }
+
+    /// Its first attempt is silent, and there is none to spare.
+    #[tokio::test(start_paused = true)]
+    async fn who_has_no_spare_attempt_gets_one_that_comes_free_or_goes_on_when_its_own_fails() {
+        for (freed, expected) in [(true, 300), (false, 500)] {
+            let (spares, began) = (Semaphore::new(1), Instant::now());
+            let taken = spares.acquire().await.unwrap();
+            let connect =
+                |address: SocketAddr| async move { if address.is_ipv6() { pending().await } else { Ok(()) } };
+            let order = addresses(&["[::1]:80", "1.1.1.1:80"]);
+            let mut race = Box::pin(race(order, LIMIT, &spares, connect, |_, _| ()));
+            assert!(tokio::time::timeout(Duration::from_millis(300), race.as_mut()).await.is_err());
+            if freed {
+                drop(taken);
+            }
+            assert!(race.await.is_ok());
+            assert_eq!(began.elapsed().as_millis(), expected);
         }
     }
 }
