@@ -306,6 +306,7 @@ impl Config {
         }
         rules::check(&settings)?;
         warnings.extend(rules::warnings(&settings));
+        warnings.extend(rules::shadow_without_effect(&self.values));
         settings.warnings = warnings;
         Ok(settings)
     }

@@ -1,13 +1,16 @@
 //! What no key can say alone: rules between keys, and warnings.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use super::table::SHADOW;
 use super::value::{show_duration, shown_key};
 use super::{
-    BackendMode, BackendUrl, ConfigError, HedgeAfter, HttpLane, HttpVersion, Scheme, ScopeRule, Settings,
+    Address, BackendMode, BackendUrl, ConfigError, Entry, HedgeAfter, HttpLane, HttpVersion, Scheme,
+    ScopeRule, Settings,
 };
 use crate::check::limits;
 use crate::decision::Verdict;
@@ -253,7 +256,68 @@ pub(super) fn warnings(settings: &Settings) -> Vec<String> {
     if let Some(path) = &settings.tls.client_key {
         warnings.extend(world_readable(path, "tls.client_key"));
     }
+    connections_without_effect(settings, &mut warnings);
+    times_without_effect(settings, &mut warnings);
     warnings
+}
+
+/// What is to make a connection safe, and holds for none: `http` was written where `https` was meant.
+fn connections_without_effect(settings: &Settings, warnings: &mut Vec<String>) {
+    let both = || settings.backends.iter().chain(&settings.shadow.urls);
+    let (tls, none) = (&settings.tls, "without an https URL");
+    let is_https = |url: &BackendUrl| url.scheme == Scheme::Https;
+    if tls.ca_file.is_some() && !both().any(is_https) {
+        warnings.push(format!("tls.ca_file {none}: no certificate is looked at; write https, or remove it"));
+    }
+    // The shadow has neither of these.
+    if !settings.backends.iter().any(is_https) {
+        if tls.client_cert.is_some() {
+            warnings.push(format!(
+                "tls.client_cert {none} in backend.url: it is shown to nobody; write https, or remove it with tls.client_key"
+            ));
+        }
+        if tls.server_name.is_some() {
+            warnings.push(format!(
+                "tls.server_name {none} in backend.url: it is expected of nobody; write https, or remove it"
+            ));
+        }
+    }
+    if let Some(uid) = settings.unix_peer_uid
+        && !both().any(|url| matches!(url.address, Address::Unix(_)))
+    {
+        warnings.push(format!(
+            "unix.peer_uid = {uid} without a unix URL: of no other connection is it known who owns its end; remove it"
+        ));
+    }
+}
+
+/// What one key asks for and another leaves no room for.
+fn times_without_effect(settings: &Settings, warnings: &mut Vec<String>) {
+    let none = "with memory.max_decisions = 0: nothing is remembered, so nothing is";
+    if settings.memory.decisions == 0 {
+        if settings.refresh_ahead > 0 {
+            let percent = settings.refresh_ahead;
+            warnings.push(format!("refresh.ahead = {percent}% {none} asked for ahead"));
+        }
+        if settings.expired_keep {
+            warnings.push(format!("expired = keep {none} kept"));
+        }
+    }
+    let rules = &settings.breaker;
+    if rules.failures > 0 && rules.max_cooldown < rules.cooldown {
+        let [most, first] = [rules.max_cooldown, rules.cooldown].map(show_duration);
+        warnings.push(format!(
+            "breaker.max_cooldown = {most} is below breaker.cooldown = {first}: nothing doubles; raise it"
+        ));
+    }
+}
+
+/// `shadow.*` beside no `shadow.url`. An empty one is written: the shadow is switched off, and its keys may stay.
+pub(super) fn shadow_without_effect(values: &BTreeMap<String, Entry>) -> Option<String> {
+    let (key, _) = values.iter().find(|(_, entry)| entry.row.section == SHADOW)?;
+    (!values.contains_key("shadow.url")).then(|| {
+        format!("{} without shadow.url: there is no shadow; write shadow.url, or remove it", shown_key(key))
+    })
 }
 
 /// A warning if every user of the system can read a file that holds a secret. A file that cannot be looked at

@@ -180,7 +180,7 @@ pub(super) const KEYS: &[Key] = &[
         name: "breaker.max_cooldown", section: "Outage", reload: Keeps,
         kind: Kind::Duration { min: MS, max: HOUR, put: |s, d| s.breaker.max_cooldown = d },
         default: Value("30s"),
-        text: "What doubling leads to at most.",
+        text: "What doubling leads to at most; below `breaker.cooldown` nothing doubles.",
     },
     Key {
         name: "fail_open", section: "Outage", reload: Keeps,

@@ -462,6 +462,74 @@ fn what_may_not_be_meant_is_warned_about() {
     assert_eq!(warnings(&[("ttl.max", "1s"), ("default_action", "allow")]), [""; 0]);
 }
 
+/// Who wrote them believes that they hold.
+#[test]
+fn keys_without_effect_are_warned_about() {
+    let certificate = [("tls.client_cert", "/a.pem"), ("tls.client_key", "/nowhere/a.key")];
+    let https = ("backend.url", "https://a.example/");
+    let shadow = ("shadow.url", "https://b.example/");
+    for (keys, expected) in [
+        (
+            &[("tls.ca_file", "/a.pem")][..],
+            "tls.ca_file without an https URL: no certificate is looked at; write https, or remove it",
+        ),
+        (
+            &certificate,
+            "tls.client_cert without an https URL in backend.url: it is shown to nobody; write https, or remove it \
+             with tls.client_key",
+        ),
+        (
+            &[certificate[0], certificate[1], shadow],
+            "tls.client_cert without an https URL in backend.url: it is shown to nobody; write https, or remove it \
+             with tls.client_key",
+        ),
+        (
+            &[("tls.server_name", "a.example")],
+            "tls.server_name without an https URL in backend.url: it is expected of nobody; write https, or remove it",
+        ),
+        (
+            &[https, ("unix.peer_uid", "33")],
+            "unix.peer_uid = 33 without a unix URL: of no other connection is it known who owns its end; remove it",
+        ),
+        (
+            &[("shadow.share", "1%")],
+            "shadow.share without shadow.url: there is no shadow; write shadow.url, or remove it",
+        ),
+        (
+            &[("shadow.header.X-Key", "k")],
+            "shadow.header.x-key without shadow.url: there is no shadow; write shadow.url, or remove it",
+        ),
+        (
+            &[("refresh.ahead", "10%"), ("memory.max_decisions", "0")],
+            "refresh.ahead = 10% with memory.max_decisions = 0: nothing is remembered, so nothing is asked for ahead",
+        ),
+        (
+            &[("expired", "keep"), ("memory.max_decisions", "0")],
+            "expired = keep with memory.max_decisions = 0: nothing is remembered, so nothing is kept",
+        ),
+        (
+            &[("breaker.cooldown", "31s")],
+            "breaker.max_cooldown = 30s is below breaker.cooldown = 31s: nothing doubles; raise it",
+        ),
+    ] {
+        assert_eq!(warnings(keys), [expected], "{keys:?}");
+    }
+    let files = Files::new();
+    let pem = named::identity(&files);
+    let pem = pem.to_str().expect("ASCII");
+    for keys in [
+        &[https, ("tls.client_cert", pem), ("tls.client_key", pem), ("tls.server_name", "b.example")][..],
+        &[shadow, ("tls.ca_file", pem)],
+        &[("backend.url", "http://a.example/,unix:/run/a.sock:/x"), ("unix.peer_uid", "33")],
+        &[("shadow.url", "unix:/run/a.sock:/x"), ("unix.peer_uid", "0"), ("shadow.share", "1%")],
+        &[("expired", "keep"), ("refresh.ahead", "10%"), ("memory.max_decisions", "1")],
+        &[("breaker.cooldown", "30s")],
+        &[("breaker.failures", "0"), ("breaker.cooldown", "31s")],
+    ] {
+        assert_eq!(warnings(keys), [""; 0], "{keys:?}");
+    }
+}
+
 #[test]
 fn the_table_of_keys_is_open_to_every_reader() {
     let names: BTreeSet<_> = Config::keys().map(|key| key.name).collect();

@@ -12,7 +12,7 @@ fn a_header_or_parameter_is_read_from_its_file_when_it_is_needed() {
         let files = Files::new();
         let key = files.write("key", "hunter2\n", 0o600);
         let value = format!(" @{}", key.display());
-        let config = with(&[(name, &value)]).unwrap();
+        let config = with(&[("shadow.url", "http://127.0.0.1:6001/"), (name, &value)]).unwrap();
         assert_eq!(config.validate(), Ok(Vec::new()));
 
         files.write("key", "hunter2", 0o644);
@@ -72,7 +72,7 @@ fn a_file_of_secrets_that_everybody_can_read_is_warned_about() {
         let path = files.write("auth.toml", &format!("{base}{text}"), mode);
         config.load(&path).unwrap();
         config.load(&path).unwrap();
-        config.validate().unwrap().len()
+        config.validate().unwrap().iter().filter(|line| line.contains("holds a secret")).count()
     };
     for secret in [
         "header.X-Key = \"k\"",
@@ -93,7 +93,8 @@ fn a_file_of_secrets_that_everybody_can_read_is_warned_about() {
 
     let key = files.write("key.pem", "", 0o604);
     let keys = [("tls.client_cert", "/cert.pem"), ("tls.client_key", key.to_str().unwrap())];
-    assert!(warnings(&keys)[0].contains("holds a secret (tls.client_key)"));
+    let warned = warnings(&keys);
+    assert!(warned.iter().any(|line| line.contains("holds a secret (tls.client_key)")), "{warned:?}");
 }
 
 #[test]
