@@ -99,10 +99,10 @@ impl Shadow {
     }
 
     fn heard(&self, outcome: Outcome, ours: &Answer, its: &Answer) {
-        if let Some(level) = level(outcome)
+        if is_said(outcome)
             && let Some(line) = self.disagreements.happened(outcome, || told(ours, its))
         {
-            self.core.log.log(level, || line);
+            self.core.log.log(LogLevel::Warn, || line);
         }
     }
 
@@ -115,19 +115,16 @@ impl Shadow {
     pub(crate) fn say_unsaid(&self, now: Instant) {
         self.outages.say_unsaid(now);
         for unsaid in self.disagreements.unsaid(now) {
-            if let Some(level) = level(unsaid.kind) {
-                self.core.log.log(level, || unsaid.line);
-            }
+            self.core.log.log(LogLevel::Warn, || unsaid.line);
         }
     }
 }
 
-/// `None`: it is counted and not said.
-fn level(outcome: Outcome) -> Option<LogLevel> {
+/// Or it is counted only.
+fn is_said(outcome: Outcome) -> bool {
     match outcome {
-        Outcome::Denied | Outcome::Allowed => Some(LogLevel::Warn),
-        Outcome::Differed => Some(LogLevel::Info),
-        Outcome::Agreed | Outcome::Unavailable | Outcome::Skipped => None,
+        Outcome::Denied | Outcome::Allowed | Outcome::Differed => true,
+        Outcome::Agreed | Outcome::Unavailable | Outcome::Skipped => false,
     }
 }
 

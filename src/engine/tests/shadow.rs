@@ -17,6 +17,7 @@ use crate::observe::{LogLevel, ShadowStats};
 
 const URL: (&str, &str) = ("shadow.url", "http://127.0.0.1:2/shadow");
 const MS: Duration = Duration::from_millis(1);
+const OTHER_USER: &str = "HTTP/1.1 200 OK\r\nX-UserId: canary\r\nContent-Length: 0\r\n\r\n";
 /// No answer, and no reason to ask again on another connection.
 const GARBAGE: &str = "what?\r\n\r\n";
 
@@ -285,7 +286,7 @@ async fn disagreements_are_logged_once_a_kind_and_period_and_say_nothing_of_the_
     let flips = Rc::new(Cell::new(DENY));
     let says = Rc::clone(&flips);
     let peer = Peer::answering(move |endpoint, _| {
-        let other = if says.get() == DENY { ALLOW } else { DENY };
+        let other = if says.get() == ALLOW { DENY } else { ALLOW };
         Some(if endpoint == SHADOW { says.get() } else { other }.to_owned())
     });
     with_shard_in(surroundings, &[URL], peer, |bench| async move {
@@ -305,8 +306,13 @@ async fn disagreements_are_logged_once_a_kind_and_period_and_say_nothing_of_the_
         ask(&bench, 51).await;
         bench.settle().await;
         assert_eq!(lines.said()[1], format!("{denied}; 49 more like it since the last such line"));
-        assert_eq!(lines.said().len(), 2);
-        assert_eq!(outcomes(&bench), [0, 0, 51, 1, 0, 0]);
+        flips.set(OTHER_USER);
+        ask(&bench, 52).await;
+        bench.settle().await;
+        let differs = "the shadow allows as the backend does, and differs in: user id";
+        assert_eq!(lines.said()[2], differs);
+        assert_eq!(lines.said().len(), 3);
+        assert_eq!(outcomes(&bench), [0, 1, 51, 1, 0, 0]);
         for line in lines.said() {
             for told in ["canary", "/ch/", "s50", "192.0.2", "/shadow"] {
                 assert!(!line.contains(told), "{line}");
