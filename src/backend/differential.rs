@@ -1,4 +1,5 @@
-//! The guard of protected names against the parsers that backends really use: PHP, Python, Node.
+//! The guard of protected names against the parsers that backends use: PHP's, Python's and Node's own. Of Rack and qs, which
+//! are not there, our imitation of what they make of a name stands behind one of these.
 //!
 //! Each program reads all targets in one batch and says what it finds for the names that a backend would ask
 //! for. That must be what it finds when the client sends nothing at all.
