@@ -246,7 +246,7 @@ const CANARIES: [&str; 6] = [
 #[test]
 fn no_secret_is_shown_wherever_it_turns_up() {
     let output = check(
-        "https://me:canary-user@h/a?token=canary-token&canary-bare&x=canary%2Denc&s=a;t=canary-semicolon&e=a%26t=canary-ampersand",
+        "https://me:canary-user@h/a?token=canary-token&canary-bare&x=canary%2Denc&s=a;t=canary-semicolon&e=a%26t=canary-ampersand&canary-first;l=en&canary-second%26m=en",
         &echo(),
         &CANARIES,
     );
@@ -255,7 +255,7 @@ fn no_secret_is_shown_wherever_it_turns_up() {
     assert!(all.contains("> Authorization: …"), "{all}");
     assert!(all.contains("< HTTP/1.1 403 Bad: …\n") && all.contains("* User: …\n"), "{all}");
     assert!(all.contains("</p> …, …, …, …, …\n"), "{all}");
-    assert!(all.contains("*   query: token=…&…&x=…&s=…&e=…\n"), "{all}");
+    assert!(all.contains("*   query: token=…&…&x=…&s=…&e=…&…;l=…&…%26m=…\n"), "{all}");
     assert!(!all.to_ascii_lowercase().contains("canary"), "{all}");
     // "operator:canary-password", as it goes out.
     assert!(!all.contains("b3BlcmF0b3I6Y2FuYXJ5LXBhc3N3b3Jk"), "{all}");

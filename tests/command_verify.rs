@@ -239,24 +239,28 @@ fn what_a_backend_repeats_of_a_query_is_shown_only_when_secrets_are() {
         let token = head.split("token=").nth(1).unwrap().split([' ', '&']).next().unwrap();
         let said = match head.contains("X-Real-Path: /a\r\n") {
             true => format!("200 OK\r\nX-UserId: user-{token}"),
+            false if head.contains("X-Real-Path: /c\r\n") => "200 OK\r\nX-UserId: alice".to_owned(),
             false => format!("302 Found\r\nLocation: http://login.example.com/{token}?back={token}"),
         };
         format!("HTTP/1.1 {said}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").into_bytes()
     });
     let url = format!("http://{backend}/");
     let input =
-        b"/a?token=canary-1\n{\"session_id\":\"s\",\"path\":\"/b\",\"query\":\"n=1&token=canary-2\"}\n";
+        b"/a?token=canary-1\n{\"session_id\":\"s\",\"path\":\"/b\",\"query\":\"to=login&token=canary-2\"}\n\
+          /c?user=alice&token=1\n/c?token=alice\n";
     let said = |more: &[&str]| {
         let output = run_with_input(&[&["verify", "-", "--backend", &url], more].concat(), input);
         let lines = by_line(&output.stdout);
-        [&lines[0]["user_id"], &lines[1]["location"]].map(|said| said.as_str().unwrap().to_owned())
+        let told = [&lines[0]["user_id"], &lines[1]["location"], &lines[2]["user_id"], &lines[3]["user_id"]];
+        told.map(|said| said.as_str().unwrap().to_owned())
     };
     for more in [&[][..], &["--ordered"]] {
-        assert_eq!(said(more), ["user-…", "http://login.example.com/…?back=…"]);
+        // Who the client is, and where it is sent, are what the lines are read for.
+        assert_eq!(said(more), ["user-…", "http://login.example.com/…?back=…", "alice", "…"]);
     }
     assert_eq!(
         said(&["--show-secrets"]),
-        ["user-canary-1", "http://login.example.com/canary-2?back=canary-2"]
+        ["user-canary-1", "http://login.example.com/canary-2?back=canary-2", "alice", "alice"]
     );
 }
 

@@ -204,9 +204,11 @@ pub(crate) struct ParamField {
 
 impl ParamField {
     pub(crate) fn parse(name: &str, template: &str) -> Result<Self, String> {
-        if name.trim().is_empty() || name.len() > NAME_LIMIT || name.chars().any(char::is_control) {
+        let is_text = !name.trim().is_empty() && !name.chars().any(char::is_control);
+        // With a value that ends in `=` behind it, that is `NAME: VALUE`.
+        if !is_text || name.len() > NAME_LIMIT || name.contains(": ") {
             return Err(format!(
-                "'{}' cannot be the name of a parameter; 1 to {NAME_LIMIT} bytes without control characters",
+                "'{}' cannot be the name of a parameter; 1 to {NAME_LIMIT} bytes without control characters or a colon and a space",
                 shown_key(name)
             ));
         }

@@ -589,11 +589,14 @@ pub(super) fn find(written: &str) -> Result<(&'static Key, &str), String> {
         }
     }
     let shown = shown_key(written);
-    let unknown = format!("unknown key {}", quoted(&shown));
-    match nearest(shown.trim_end_matches('…')) {
-        Some(key) => Err(format!("{unknown}; did you mean {key:?}?")),
-        None => Err(format!("{unknown}; the command `alta-auth config` lists every key")),
+    let unknown = |key: &str| format!("unknown key {}", quoted(key));
+    if let Some(key) = nearest(shown.trim_end_matches('…')) {
+        return Err(format!("{}; did you mean {key:?}?", unknown(&shown)));
     }
+    // Who writes nothing but a secret has a key of it, when it ends in `=`.
+    let is_word = |byte: u8| byte.is_ascii_lowercase() || matches!(byte, b'.' | b'_');
+    let shown = if shown.trim_end_matches('…').bytes().all(is_word) { shown } else { "…".into() };
+    Err(format!("{}; the command `alta-auth config` lists every key", unknown(&shown)))
 }
 
 #[cfg(test)]

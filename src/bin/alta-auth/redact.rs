@@ -19,7 +19,11 @@ pub(crate) fn query(query: &[u8]) -> Vec<u8> {
         }
         match segment.iter().position(|&byte| byte == b'=') {
             Some(equals) => {
-                out.extend_from_slice(&segment[..=equals]);
+                let alone = without_name(&segment[..equals]);
+                if alone > 0 {
+                    out.extend_from_slice(MASK.as_bytes());
+                }
+                out.extend_from_slice(&segment[alone..=equals]);
                 out.extend_from_slice(MASK.as_bytes());
             }
             None if segment.is_empty() => {}
@@ -27,6 +31,18 @@ pub(crate) fn query(query: &[u8]) -> Vec<u8> {
         }
     }
     out
+}
+
+/// How much in front of a `=` is no part of its name, for a backend that separates at `;` too, or decodes before it separates.
+fn without_name(front: &[u8]) -> usize {
+    let separates = |at: &usize| {
+        let encoded = [&b"%26"[..], b"%3b"];
+        front[*at] == b';'
+            || encoded
+                .iter()
+                .any(|mark| front[*at..].get(..3).is_some_and(|three| three.eq_ignore_ascii_case(mark)))
+    };
+    (0..front.len()).rev().find(separates).unwrap_or(0)
 }
 
 /// A URL or request target with its query's values and its userinfo masked.
@@ -41,6 +57,26 @@ pub(crate) fn target(target: &[u8]) -> Vec<u8> {
         out.extend_from_slice(&query(&target[mark + 1..]));
     }
     out
+}
+
+/// Scheme and authority of a URL.
+pub(crate) fn authority(url: &[u8]) -> &[u8] {
+    let Some(start) = url.windows(3).position(|window| window == b"://") else { return b"" };
+    let start = start + 3;
+    let ends = |&byte: &u8| matches!(byte, b'/' | b'?' | b'#');
+    &url[..url[start..].iter().position(ends).map_or(url.len(), |end| start + end)]
+}
+
+/// Parameters whose value says who the client is, and lets nobody in.
+const OF_USER: [&str; 8] = ["user", "username", "user_id", "userid", "uid", "login", "account", "id"];
+
+/// Whether a query tells of this user by such a parameter.
+pub(crate) fn names_user(query: &[u8], user: &[u8]) -> bool {
+    query.split(|&byte| byte == b'&').any(|segment| {
+        let value = after(segment, b'=');
+        let name = segment[..segment.len() - value.len()].strip_suffix(b"=").unwrap_or_default();
+        OF_USER.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes())) && decoded(value) == user
+    })
 }
 
 fn userinfo(front: &[u8]) -> Option<(usize, usize)> {
@@ -63,9 +99,6 @@ const OPEN: [&str; 8] = [
     "x-real-ua",
 ];
 
-/// What credentials begin with (RFC 9110 section 11.4; IANA's registry, and two that many use), whatever their header's name.
-const SCHEMES: [&str; 8] = ["basic", "bearer", "digest", "dpop", "negotiate", "oauth", "token", "apikey"];
-
 /// Whether a request header may be shown with its value.
 pub(crate) fn is_open(header: &[u8]) -> bool {
     OPEN.iter().any(|open| header.eq_ignore_ascii_case(open.as_bytes()))
@@ -83,12 +116,14 @@ impl Secrets {
     /// before it separates.
     pub(crate) fn add_query(&mut self, query: &[u8]) {
         for segment in query.split(|&byte| byte == b'&') {
-            let value = match segment.iter().position(|&byte| byte == b'=') {
-                Some(equals) => &segment[equals + 1..],
-                None => segment,
+            let (front, value) = match segment.iter().position(|&byte| byte == b'=') {
+                Some(equals) => segment.split_at(equals + 1),
+                None => (&b""[..], segment),
             };
-            self.add_parts(value);
-            self.add_parts(&decoded(value));
+            for part in [&front[..without_name(front)], value] {
+                self.add_parts(part);
+                self.add_parts(&decoded(part));
+            }
         }
     }
 
@@ -112,14 +147,11 @@ impl Secrets {
             value.split(|&byte| byte == b';').for_each(|pair| self.add(after(pair, b'=').trim_ascii()));
             return;
         }
-        let scheme = value.split(|&byte| byte == b' ').next().unwrap_or_default();
-        let has_scheme = SCHEMES.iter().any(|known| scheme.eq_ignore_ascii_case(known.as_bytes()));
-        // The last word of any other value is most often an ordinary one.
-        if !has_scheme && !name.to_ascii_lowercase().ends_with(b"authorization") {
-            return;
-        }
         let credentials = after(value, b' ').trim_ascii();
-        self.add(credentials);
+        // What follows the first word of any other value is often an ordinary one, if it is short.
+        if credentials.len() >= LONG || name.to_ascii_lowercase().ends_with(b"authorization") {
+            self.add(credentials);
+        }
         if value.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"basic "))
             && let Ok(pair) = STANDARD.decode(credentials)
         {
@@ -131,10 +163,12 @@ impl Secrets {
     }
 
     pub(crate) fn add(&mut self, value: &[u8]) {
-        if !value.is_empty() && !self.0.iter().any(|known| known == value) {
-            self.0.push(value.to_vec());
-            // What contains another must be masked before it.
-            self.0.sort_by_key(|known| std::cmp::Reverse(known.len()));
+        // What contains another must be masked before it.
+        let order = |known: &Vec<u8>| value.len().cmp(&known.len()).then_with(|| known[..].cmp(value));
+        if !value.is_empty()
+            && let Err(place) = self.0.binary_search_by(order)
+        {
+            self.0.insert(place, value.to_vec());
         }
     }
 
@@ -254,8 +288,9 @@ mod tests {
         assert_eq!(text(secrets.masked(b"you sent s+cret! or s%2Bcret%21")), "you sent … or …");
         assert_eq!(text(secrets.masked(b"12 of 1234, HTTP/12")), "… of 1234, HTTP/…");
         let mut secrets = Secrets::default();
-        secrets.add_query(b"a=1;t=semicolon&b=1%26t=ampersand&c=cGFk==");
+        secrets.add_query(b"a=1;t=semicolon&b=1%26t=ampersand&c=cGFk==&alone;l=en&encoded%3Bm=en");
         assert_eq!(text(secrets.masked(b"semicolon, ampersand, cGFk== = x")), "…, …, … = x");
+        assert_eq!(text(secrets.masked(b"alone, encoded, l")), "…, …, l");
         let mut secrets = Secrets::default();
         secrets.add_query(b"n=12");
         let address = &b"10.0.0.1:12"[..];
@@ -275,8 +310,8 @@ mod tests {
             ("Cookie", "a=first; b=second", "second of a=first", "… of a=…"),
             ("X-Api-Key", "k-1234", "k-1234!", "…!"),
             ("X-Client", "Alta 1", "error 1 of Alta 1", "error 1 of …"),
-            ("X-Key", "Token t-1234", "t-1234 is unknown", "… is unknown"),
-            ("X-Old-Authorization", "Alta t-1234", "t-1234 is unknown", "… is unknown"),
+            ("X-Auth-Token", "Key t-1234", "t-1234 is unknown", "… is unknown"),
+            ("X-Old-Authorization", "Alta t1", "t1 is unknown", "… is unknown"),
         ] {
             let mut secrets = Secrets::default();
             secrets.add_header(name.as_bytes(), value.as_bytes());

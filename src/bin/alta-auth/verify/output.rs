@@ -97,7 +97,14 @@ fn json(line: u64, decision: &Decision, hidden: Option<&Vec<u8>>) -> String {
         Some(query) => {
             let mut secrets = Secrets::default();
             secrets.add_query(query);
-            (secrets.masked(user), secrets.masked(&redact::target(location)))
+            let shown = redact::target(location);
+            // Where a client is sent to log in says nothing of it.
+            let authority = redact::authority(&shown);
+            let location = [authority, &secrets.masked(&shown[authority.len()..])[..]].concat();
+            match redact::names_user(query, user) {
+                true => (user.to_vec(), location),
+                false => (secrets.masked(user), location),
+            }
         }
         None => (user.to_vec(), location.to_vec()),
     };
