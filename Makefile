@@ -5,7 +5,7 @@ CARGO ?= cargo
 FEATURES = --features command
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup toolchain check unit memcheck sanitize soak miri fuzz bench-abi bench-recovery
+.PHONY: help demo test setup toolchain valgrind check unit memcheck sanitize soak miri fuzz bench-abi bench-recovery
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,22 +21,27 @@ setup: ## install what the tests need and this machine lacks
 toolchain:
 	@tests/setup toolchain
 
-check: ## format, lints and documentation, each without a warning
+valgrind:
+	@tests/setup valgrind
+
+check: toolchain ## format, lints and documentation, each without a warning
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets $(FEATURES) -- -D warnings
+	$(CARGO) clippy --locked --lib $(FEATURES) --features steps -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps $(FEATURES)
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
+	$(CARGO) fmt --check --all --manifest-path benches/Cargo.toml
 	$(CARGO) rustc --locked --profile check --lib --features tokio/test-util -- --cfg fuzzing -D warnings
 
 # cargo-nextest gives each test its own process and does not run the examples in the documentation.
-unit: ## every test, with cargo-nextest if it is there
+unit: setup ## every test, with cargo-nextest if it is there
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		set -x; $(CARGO) test --locked $(FEATURES) --doc && $(CARGO) nextest run --locked $(FEATURES); \
 	else \
 		set -x; $(CARGO) test --locked $(FEATURES); \
 	fi
 
-memcheck: ## the C test of the contract under valgrind
+memcheck: valgrind ## the C test of the contract under valgrind
 	@tests/sanitize memcheck
 
 sanitize: ## the same with AddressSanitizer and ThreadSanitizer; needs nightly Rust with rust-src
@@ -52,7 +57,7 @@ fuzz: ## each fuzz target for FUZZ_SECONDS (60) from its corpus; needs nightly R
 	@tests/setup fuzz
 	@fuzz/run
 
-bench-abi: ## what the C ABI costs over the Rust API
+bench-abi: valgrind ## what the C ABI costs over the Rust API
 	@benches/abi_overhead/measure
 
 bench-recovery: toolchain ## an outage of 60 s under full load, and how the backend is found again; ALTA_AUTH_OUTAGE=seconds

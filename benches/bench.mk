@@ -49,7 +49,7 @@ bench-engine:
 
 # Its own target: the library with one more feature.
 .PHONY: bench-steps
-bench-steps: ## the steps of a check one by one, with criterion
+bench-steps: toolchain ## the steps of a check one by one, with criterion
 	cd benches && CARGO_TARGET_DIR=$(CURDIR)/target/steps $(CARGO) bench --locked --package bench-steps
 
 .PHONY: bench-instructions bench-where bench-baseline
@@ -65,6 +65,6 @@ bench-baseline: bench-counted ## commit what the instructions are now
 
 # With the command's features, as `make demo` has already built it.
 .PHONY: bench-counted
-bench-counted:
+bench-counted: valgrind
 	$(CARGO) build --release --locked $(FEATURES) --lib
 	$(MAKE) --no-print-directory bench-engine

@@ -78,6 +78,8 @@ uninstall: ## remove what install put there
 ALTA_MULTIARCH ?= $(shell dpkg-architecture -qDEB_HOST_MULTIARCH 2>/dev/null || $(CC) -print-multiarch)
 
 deb: ## Debian packages of the C library, in target/debian
+	@$(CARGO) deb --version >/dev/null 2>&1 || { \
+		echo 'make deb needs cargo-deb: cargo install cargo-deb --locked' >&2; exit 1; }
 	rm -rf $(ALTA_TREE)/target/stage
 	$(if $(ALTA_LIB_DIR),,$(ALTA_TREE)/packaging/optimised)
 	$(MAKE) -f $(ALTA_TREE)/packaging/install.mk install \

@@ -9,7 +9,7 @@ use crate::check::{Check, Draft, Question};
 use crate::config::Config;
 use crate::decision::{Cause, Decision, Origin, Verdict};
 use crate::engine::{Ledger, Policy, Room};
-use crate::observe::{LogLevel, Logger};
+use crate::observe::Logger;
 use crate::transport::{RequestHead as _, read_section};
 
 /// What one configuration makes of checks and replies.
