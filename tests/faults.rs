@@ -15,10 +15,11 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use alta_auth::{Cause, Check, Decision, Engine, Origin, Verdict};
+use alta_auth::{Cause, Check, Decision, Origin, Verdict};
+use support::truth::{assert_truth, check, opposite, settle};
 use support::{
-    Fault, FaultProxy, Fpm, Nginx, NginxOptions, Place, Reply, Scripted, ask, assert_backend, assert_default,
-    at_once, bad, engine, good, head_end, status_line_end, until,
+    DRIP, Fault, FaultProxy, Fpm, Nginx, NginxOptions, PAUSE, Place, Reply, Scripted, ask, assert_backend,
+    assert_default, at_once, engine, good, head_end, status_line_end, until,
 };
 
 /// Checks under way at one time; each is of another engine.
@@ -61,9 +62,6 @@ const PLACES: [Place; 6] =
     [Place::BeforeReply, Place::StatusLine, Place::Headers, Place::HeadEnd, Place::Body, Place::AfterReply];
 
 type Row = (Fault, [(Outcome, After); 6]);
-
-const PAUSE: Fault = Fault::Pause(Duration::from_millis(20));
-const DRIP: Fault = Fault::Drip(Duration::from_millis(250));
 
 /// A row a fault, a column a place. On a used connection, RESET is asked about once more.
 #[rustfmt::skip]
@@ -211,27 +209,6 @@ impl Case {
         };
         assert_eq!(got, expected, "{self:?}: {}", decision.detail());
     }
-}
-
-fn check(session_id: &[u8], truth: Verdict) -> Check<'_> {
-    Check { session_id, ..if truth == Verdict::Allow { good() } else { bad() } }
-}
-
-#[track_caller]
-fn assert_truth(decision: &Decision, truth: Verdict) {
-    assert_backend(decision, truth, if truth == Verdict::Allow { 200 } else { 403 });
-}
-
-/// Waits until no connection has anything to do.
-fn settle(engine: &Engine) {
-    until(|| {
-        let stats = engine.stats();
-        stats.connections_open == stats.connections_idle
-    });
-}
-
-fn opposite(verdict: Verdict) -> Verdict {
-    if verdict == Verdict::Allow { Verdict::Deny } else { Verdict::Allow }
 }
 
 fn status(truth: Verdict) -> &'static str {

@@ -15,7 +15,7 @@ use alta_auth::Verdict;
 use support::layers::After::{Any, Closed, Dumb, Either, Kept, Refused};
 use support::layers::Outcome::{Answer, Broken, BrokenOrUnsent, Outage};
 use support::layers::{After, Case, Layer, Outcome, Place, Usual, run_all};
-use support::{Authority, Fault, Http2Server, Nginx, NginxOptions, Units};
+use support::{Authority, DRIP, Fault, Http2Server, Nginx, NginxOptions, PAUSE, Units};
 
 const PLACES: [Place; 9] = [
     Place::Connected,
@@ -29,9 +29,6 @@ const PLACES: [Place; 9] = [
     Place::Body,
     Place::AfterReply,
 ];
-
-const PAUSE: Fault = Fault::Pause(Duration::from_millis(20));
-const DRIP: Fault = Fault::Drip(Duration::from_millis(250));
 
 /// A row a fault, a column a place. On a used connection, RESET is asked about once more.
 #[rustfmt::skip]

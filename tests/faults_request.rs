@@ -8,18 +8,14 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use alta_auth::Cause::{Protocol, Reset, Timeout};
 use support::layers::After::{Closed, Kept, Refused};
 use support::layers::Outcome::{Answer, Broken, Outage};
 use support::layers::{After, Case, Layer, Outcome, Place, Usual, run_all, truthful};
-use support::{Fault, Nginx, NginxOptions, Scripted, Units};
+use support::{DRIP, Fault, Nginx, NginxOptions, PAUSE, Scripted, Units};
 
 const PLACES: [Place; 2] = [Place::Connected, Place::Request];
-
-const PAUSE: Fault = Fault::Pause(Duration::from_millis(20));
-const DRIP: Fault = Fault::Drip(Duration::from_millis(250));
 
 /// A row a fault, a column a place. On a used connection, RESET is asked about once more. A request that arrives as another one
 /// ([`Broken`]) is answered as the backend likes: not looked at here.

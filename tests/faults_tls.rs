@@ -16,7 +16,7 @@ use alta_auth::Verdict;
 use support::layers::After::{Closed, Dumb, Either, Kept, Refused};
 use support::layers::Outcome::{Answer, Broken, Outage};
 use support::layers::{After, Case, Layer, Outcome, Place, Usual, run_all, scripted_tls};
-use support::{Authority, Fault, Nginx, NginxOptions, Units};
+use support::{Authority, DRIP, Fault, Nginx, NginxOptions, PAUSE, Units};
 
 const PLACES: [Place; 11] = [
     Place::Connected,
@@ -33,9 +33,6 @@ const PLACES: [Place; 11] = [
     Place::Body,
     Place::AfterReply,
 ];
-
-const PAUSE: Fault = Fault::Pause(Duration::from_millis(20));
-const DRIP: Fault = Fault::Drip(Duration::from_millis(250));
 
 /// A row a fault, a column a place. On a used connection, RESET is asked about once more.
 #[rustfmt::skip]

@@ -46,6 +46,11 @@ pub(crate) enum Fault {
     Refuse,
 }
 
+/// Short of what any check has.
+pub(crate) const PAUSE: Fault = Fault::Pause(Duration::from_millis(20));
+/// Beyond what any check has, where more than a few bytes are to come.
+pub(crate) const DRIP: Fault = Fault::Drip(Duration::from_millis(250));
+
 /// Where in a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use alta_auth::{Cause, Check, Decision, Engine, Origin, Verdict};
 use parking_lot::{Condvar, Mutex};
 
+use super::truth::{assert_truth, check, opposite, settle};
 use super::{
     Fault, Frame, Identity, Reply, Request, Scripted, Side, Unit, UnitProxy, Units, ask, assert_backend,
     assert_default, bad, engine, good, header_block, until,
@@ -381,25 +382,4 @@ pub(crate) fn truthful(request: &Request) -> Reply {
     let status = if request.target().contains("token=123") { "200 OK" } else { "403 Forbidden" };
     let head = format!("HTTP/1.1 {status}\r\nContent-Length: 10\r\nX-UserId: u\r\n\r\n");
     Reply::raw(head).then(Reply::raw("0123456789"))
-}
-
-fn check(session_id: &[u8], truth: Verdict) -> Check<'_> {
-    Check { session_id, ..if truth == Verdict::Allow { good() } else { bad() } }
-}
-
-#[track_caller]
-fn assert_truth(decision: &Decision, truth: Verdict) {
-    assert_backend(decision, truth, if truth == Verdict::Allow { 200 } else { 403 });
-}
-
-/// Waits until no connection has anything to do.
-fn settle(engine: &Engine) {
-    until(|| {
-        let stats = engine.stats();
-        stats.connections_open == stats.connections_idle
-    });
-}
-
-fn opposite(verdict: Verdict) -> Verdict {
-    if verdict == Verdict::Allow { Verdict::Deny } else { Verdict::Allow }
 }

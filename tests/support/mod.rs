@@ -3,8 +3,7 @@
 //! Every wait ends with the event that it waits for, or fails at [`PATIENCE`]. Everything that is started
 //! is ended by the value that started it, and nothing else is. Counts are taken at the backend.
 
-// Each test file is a program of its own and uses another part of this.
-#![allow(dead_code, unused_imports)]
+#![allow(dead_code, unused_imports, reason = "each test file is a program of its own and uses its part")]
 
 mod certificates;
 mod collect;
@@ -25,6 +24,7 @@ mod random;
 mod rerun;
 mod scripted;
 mod servers;
+pub(crate) mod truth;
 mod twins;
 mod unit_proxy;
 mod warmed;
@@ -38,7 +38,7 @@ pub(crate) use certificates::{Authority, Identity, Shown};
 pub(crate) use collect::Collect;
 pub(crate) use corpus::{Line, Part, corpus, parts};
 pub(crate) use dns::{Dns, Says};
-pub(crate) use fault_proxy::{Fault, FaultProxy, Place, at_once, head_end, status_line_end};
+pub(crate) use fault_proxy::{DRIP, Fault, FaultProxy, PAUSE, Place, at_once, head_end, status_line_end};
 pub(crate) use figures::{Figures, microseconds};
 pub(crate) use frames::{Frame, Kind, field, header_block};
 pub(crate) use http2_server::Http2Server;
