@@ -8,7 +8,7 @@
 //! `breaker.max_cooldown` and a tenth is what it is bounded by.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement, for who runs it")]
-#![allow(clippy::unchecked_time_subtraction, reason = "what is subtracted was before")]
+#![expect(clippy::unchecked_time_subtraction, reason = "what is subtracted was before")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -13,6 +13,7 @@ use crate::outage::Rules;
 
 /// Everything the operator decided, validated as a whole. Shared read-only by every thread of an engine.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key that is on or off")]
 pub(crate) struct Settings {
     /// `backend.url`: at least one, in order of preference.
     pub(crate) backends: Vec<BackendUrl>,

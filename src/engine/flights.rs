@@ -30,6 +30,7 @@ use crate::check::Question;
 
 pub(crate) type FlightId = usize;
 
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one flight")]
 pub(crate) struct Flight {
     pub(crate) policy: Arc<Policy>,
     pub(crate) question: Rc<Question>,

@@ -138,6 +138,7 @@ pub(crate) fn read_section<T>(bytes: &[u8], read: impl FnOnce(&ReplyHead<'_>) ->
 }
 
 /// One request and its reply.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one exchange")]
 struct Talk {
     reused: bool,
     sending: Sending,

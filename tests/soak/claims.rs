@@ -27,6 +27,7 @@ pub(crate) struct Terms {
 }
 
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one check")]
 pub(crate) struct Asked {
     pub(crate) session: u64,
     /// The backend never answers it.

@@ -87,7 +87,7 @@ SIGINT and SIGTERM stop it with status 0.";
 
 /// Which backend, and how it is asked.
 #[derive(Debug, Args)]
-#[allow(clippy::doc_markdown, reason = "these are the texts of --help, not Markdown")]
+#[expect(clippy::doc_markdown, reason = "these are the texts of --help, not Markdown")]
 pub(crate) struct EngineArgs {
     /// The backend's URL, e.g. http://127.0.0.1:6000/auth (the key backend.url)
     #[arg(long, value_name = "URL")]
@@ -102,7 +102,7 @@ pub(crate) struct EngineArgs {
 
 /// What is said about the client besides its URL. Any bytes.
 #[derive(Debug, Args)]
-#[allow(clippy::doc_markdown, reason = "these are the texts of --help, not Markdown")]
+#[expect(clippy::doc_markdown, reason = "these are the texts of --help, not Markdown")]
 pub(crate) struct ClientArgs {
     /// Session id
     #[arg(long, value_name = "ID")]
@@ -184,8 +184,8 @@ pub(crate) enum Framing {
 }
 
 #[derive(Debug, Args)]
-#[allow(clippy::struct_excessive_bools, reason = "independent switches of a command line")]
-#[allow(clippy::doc_markdown, reason = "these are the texts of --help, not Markdown")]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches of a command line")]
+#[expect(clippy::doc_markdown, reason = "these are the texts of --help, not Markdown")]
 pub(crate) struct BackendArgs {
     /// The rule to keep
     #[arg(long, value_enum, default_value = "custom")]

@@ -61,7 +61,11 @@ pub(crate) fn time(time: Duration) -> String {
 }
 
 /// How many a second, rounded.
-#[allow(clippy::cast_precision_loss, clippy::cast_sign_loss, reason = "shown to people, three digits matter")]
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "shown to people, three digits matter"
+)]
 pub(crate) fn per_second(number: u64, time: Duration) -> u64 {
     (number as f64 / time.as_secs_f64().max(0.000_001)) as u64
 }

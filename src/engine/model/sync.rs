@@ -93,7 +93,7 @@ impl Condvar {
     pub(super) fn wait<T>(&self, guard: &mut Guard<'_, T>) {
         guard.0 = guard.0.take().map(|guard| self.0.wait(guard).unwrap());
     }
-    #[allow(clippy::unused_self, reason = "as parking_lot's")]
+    #[expect(clippy::unused_self, reason = "as parking_lot's")]
     pub(super) fn wait_for<T>(&self, _: &mut Guard<'_, T>, _: Duration) {
         unreachable!("a model has no clock: it drains without a limit");
     }
