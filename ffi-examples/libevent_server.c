@@ -7,7 +7,12 @@
  * reaped. evhttp does not read while a request waits, and so does not notice that its client leaves; an EV_CLOSED
  * event of our own does, and ends the connection, whose close callback cancels the check. It answers each GET with
  * 200 or 403 and a line that says why; a real host would serve the file. /metrics is for Prometheus (a real host has it
- * where viewers are not). Port 0 takes any free one. SIGHUP reads the configuration again, SIGTERM and SIGINT end it.
+ * where viewers are not).
+ *
+ * A client that there is no descriptor for waits, with the listener disabled for a second at a time, and so that the
+ * library never lacks one, no more clients are taken than leave it its share.
+ *
+ * Port 0 takes any free one. SIGHUP reads the configuration again, SIGTERM and SIGINT end it.
  */
 #define _POSIX_C_SOURCE 200809L
 #include <alta_auth.h>
@@ -16,19 +21,27 @@
 #include <event2/bufferevent.h>
 #include <event2/event.h>
 #include <event2/http.h>
+#include <event2/listener.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
-enum { BATCH = 64 };
+enum { BATCH = 64, CLIENTS = 4096 };
+enum { PATIENCE = 15 }; /* seconds, with a client that neither sends nor takes anything */
 
 struct server {
     struct event_base *base;
     alta_auth_engine *engine;
     alta_auth_queue *queue;
+    struct evconnlistener *listener;
+    struct event *resume; /* listening */
+    int room;
     int count; /* of the settings */
     char **settings;
 };
@@ -236,8 +249,74 @@ static void on_hangup(evutil_socket_t signal, short what, void *argument) {
     configure(argument);
 }
 
+/*
+ * Clients get descriptors below this number, one each. As many again stay for the library, which needs one for each
+ * connection to the backend.
+ */
+static int room_for_clients(void) {
+    const rlim_t wanted = 2 * CLIENTS;
+    struct rlimit files = {wanted, wanted};
+    getrlimit(RLIMIT_NOFILE, &files);
+    if (files.rlim_cur < wanted) {
+        struct rlimit more = {files.rlim_max < wanted ? files.rlim_max : wanted, files.rlim_max};
+        files = setrlimit(RLIMIT_NOFILE, &more) == 0 ? more : files;
+    }
+    if (files.rlim_cur >= wanted) {
+        return CLIENTS;
+    }
+    int room = (int)(files.rlim_cur / 2);
+    fprintf(stderr, "room for %d clients, of %d: too few descriptors\n", room, (int)CLIENTS);
+    return room;
+}
+
+/* evhttp does not tell how many clients it has, but a new descriptor is always the lowest that is free. */
+static int has_room(const struct server *server) {
+    int lowest = fcntl(evconnlistener_get_fd(server->listener), F_DUPFD_CLOEXEC, 0);
+    if (lowest >= 0) {
+        close(lowest);
+    }
+    return lowest >= 0 && lowest < server->room;
+}
+
+static void stop_listening(struct server *server) {
+    const struct timeval second = {1, 0};
+    evconnlistener_disable(server->listener);
+    event_add(server->resume, &second);
+}
+
+static void on_resume(evutil_socket_t fd, short what, void *argument) {
+    struct server *server = argument;
+    (void)fd;
+    (void)what;
+    if (has_room(server)) {
+        evconnlistener_enable(server->listener);
+    } else {
+        stop_listening(server);
+    }
+}
+
+/* The one that listens: a listener's callbacks share one argument, and it is evhttp's. */
+static struct server *listening;
+
+/* Without this, evhttp says so and tries again, at once and for ever. */
+static void on_accept_error(struct evconnlistener *listener, void *argument) {
+    (void)listener;
+    (void)argument;
+    stop_listening(listening);
+}
+
+/* evhttp asks this for the bufferevent of each client that it has accepted. NULL: it makes its own. */
+static struct bufferevent *on_accepted(struct event_base *base, void *argument) {
+    struct server *server = argument;
+    (void)base;
+    if (!has_room(server)) {
+        stop_listening(server);
+    }
+    return NULL;
+}
+
 /* The port that was bound, from the listening socket; 0 on failure. */
-static unsigned listen_on(struct evhttp *http, const char *port) {
+static unsigned listen_on(struct server *server, struct evhttp *http, const char *port) {
     unsigned number = 0;
     struct sockaddr_in address;
     socklen_t length = sizeof address;
@@ -248,6 +327,9 @@ static unsigned listen_on(struct evhttp *http, const char *port) {
     if (bound == NULL || getsockname(evhttp_bound_socket_get_fd(bound), (struct sockaddr *)&address, &length) != 0) {
         return 0;
     }
+    server->listener = evhttp_bound_socket_get_listener(bound);
+    listening = server;
+    evconnlistener_set_error_cb(server->listener, on_accept_error);
     return ntohs(address.sin_port);
 }
 
@@ -258,7 +340,7 @@ int main(int argc, char **argv) {
     }
     /* evhttp writes to clients that left; the library itself never raises SIGPIPE. */
     signal(SIGPIPE, SIG_IGN);
-    struct server server = {.count = argc - 2, .settings = argv + 2};
+    struct server server = {.count = argc - 2, .settings = argv + 2, .room = room_for_clients()};
     configure(&server);
     if (server.engine == NULL) {
         return 78;
@@ -274,12 +356,15 @@ int main(int argc, char **argv) {
         term = evsignal_new(server.base, SIGTERM, on_signal, &server);
         interrupt = evsignal_new(server.base, SIGINT, on_signal, &server);
         hangup = evsignal_new(server.base, SIGHUP, on_hangup, &server);
+        server.resume = evtimer_new(server.base, on_resume, &server);
     }
-    if (http != NULL && queue_event != NULL && term != NULL && interrupt != NULL && hangup != NULL) {
+    if (http != NULL && queue_event != NULL && term != NULL && interrupt != NULL && hangup != NULL && server.resume != NULL) {
+        evhttp_set_timeout(http, PATIENCE);
+        evhttp_set_bevcb(http, on_accepted, &server);
         evhttp_set_allowed_methods(http, EVHTTP_REQ_GET);
         evhttp_set_cb(http, "/metrics", on_metrics, &server);
         evhttp_set_gencb(http, on_request, &server);
-        port = listen_on(http, argv[1]);
+        port = listen_on(&server, http, argv[1]);
     }
     if (port != 0 && event_add(queue_event, NULL) == 0 && event_add(term, NULL) == 0 && event_add(interrupt, NULL) == 0 &&
         event_add(hangup, NULL) == 0) {
@@ -298,7 +383,7 @@ int main(int argc, char **argv) {
     if (server.queue != NULL) {
         queue_readable(-1, 0, &server);
     }
-    struct event *events[] = {queue_event, term, interrupt, hangup};
+    struct event *events[] = {queue_event, term, interrupt, hangup, server.resume};
     for (size_t i = 0; i < sizeof events / sizeof *events; i++) {
         if (events[i] != NULL) {
             event_free(events[i]);

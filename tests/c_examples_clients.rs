@@ -34,6 +34,23 @@ fn half_asked(server: &Serving) -> TcpStream {
     client
 }
 
+fn limit_descriptors(server: &Serving, limit: u32) {
+    let pid = server.child.id().to_string();
+    succeed(&mut command("prlimit", ["--pid", &pid, &format!("--nofile={limit}:")]));
+}
+
+/// From here it can open no other. Gives a client that it has none for.
+fn waits_without_descriptors(server: &Serving) -> TcpStream {
+    let descriptors = server.descriptors();
+    limit_descriptors(server, (0..1024).find(|number| !descriptors.contains(number)).unwrap());
+    let late = half_asked(server);
+    let before = server.ticks();
+    std::thread::sleep(Duration::from_secs(2));
+    let used = server.ticks() - before;
+    assert!(used < 10, "it used {used} ticks of CPU in two seconds");
+    late
+}
+
 /// No clients leave the library without a descriptor for the backend, and where there is none for a client, the server
 /// waits for one rather than asking for it all the time.
 fn lives_with_few_descriptors(server: Serving, path: &str) {
@@ -42,17 +59,7 @@ fn lives_with_few_descriptors(server: Serving, path: &str) {
     let others: Vec<_> = (0..100).map(|_| half_asked(&server)).collect();
     assert_eq!(ask(&first, &rest), "HTTP/1.1 200 OK", "the backend is asked for who was there first");
 
-    // From here it can open no other.
-    let descriptors = server.descriptors();
-    let free = (0..1024).find(|number| !descriptors.contains(number)).unwrap();
-    let pid = server.child.id().to_string();
-    succeed(&mut command("prlimit", ["--pid", &pid, &format!("--nofile={free}:")]));
-    let late = half_asked(&server);
-    let before = server.ticks();
-    std::thread::sleep(Duration::from_secs(2));
-    let used = server.ticks() - before;
-    assert!(used < 10, "it used {used} ticks of CPU in two seconds");
-
+    let late = waits_without_descriptors(&server);
     drop((others, late));
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while ask(&half_asked(&server), &rest) != "HTTP/1.1 200 OK" {
@@ -75,6 +82,26 @@ fn live_stream_lives_with_few_descriptors() {
     let backend = Backend::start(&["--quiet"]);
     let server = example.serve_with_descriptors(64, &["0", &url(&backend)]);
     lives_with_few_descriptors(server, "news.ts?token=123");
+}
+
+#[test]
+fn libevent_server_lives_with_few_descriptors() {
+    let example = Example::build("libevent_server");
+    let backend = Backend::start(&["--quiet"]);
+    let server = example.serve_with_descriptors(64, &["0", &url(&backend)]);
+    lives_with_few_descriptors(server, "news.ts?token=123");
+}
+
+/// It has room for the client, and the process no descriptor.
+#[test]
+fn libevent_server_waits_for_a_descriptor() {
+    let example = Example::build("libevent_server");
+    let backend = Backend::start(&["--quiet"]);
+    let server = example.serve(&["0", &url(&backend)]);
+    let late = waits_without_descriptors(&server);
+    limit_descriptors(&server, 64);
+    assert_eq!(ask(&late, "x?token=123 HTTP/1.1\r\nHost: a\r\n\r\n"), "HTTP/1.1 200 OK");
+    server.end();
 }
 
 /// Writes a head without an end, a byte at a time, until all of it or none is taken. Gives how much was.
