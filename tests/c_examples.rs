@@ -21,7 +21,7 @@ use std::sync::{Arc, mpsc};
 use backends::{Backend, PATIENCE, scripted, signal};
 use example::{Example, Hls, OUTAGE, PLAYLIST, Player, answer, packets, url};
 use support::Php;
-use toolchain::{ROOT, command, read, succeed};
+use toolchain::{command, read, succeed};
 
 const ALLOW: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
@@ -47,22 +47,10 @@ fn minimal_is_the_program_of_the_readme() {
 
 #[test]
 fn minimal_serves_who_has_the_token() {
-    let example = Example::build("minimal");
     let backend = Backend::start(&[]);
     // The program names a port, and a test must not own one.
-    let source = read("ffi-examples/minimal.c");
-    let changed = source.replace("127.0.0.1:6000", backend.address());
-    assert_ne!(changed, source);
-    let (file, program) = (example.directory.path().join("moved.c"), example.directory.path().join("moved"));
-    std::fs::write(&file, changed).unwrap();
-    succeed(
-        command("cc", ["-std=c11", "-I", &format!("{ROOT}/include")])
-            .arg(&file)
-            .arg("-o")
-            .arg(&program)
-            .arg(example.directory.path().join("libalta_auth.so.0"))
-            .arg(format!("-Wl,-rpath,{}", example.directory.path().display())),
-    );
+    let example = Example::build_with("minimal", "127.0.0.1:6000", backend.address());
+    let program = example.program();
     assert_eq!(succeed(&mut Command::new(&program)), "viewer-1: serve\n");
     drop(backend);
     assert_eq!(succeed(&mut Command::new(&program)), "viewer-1: refuse\n");

@@ -11,7 +11,7 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use tempfile::TempDir;
 
 use crate::backends::{Backend, PATIENCE, signal};
-use crate::toolchain::{ROOT, command, library_directory, succeed};
+use crate::toolchain::{ROOT, command, library_directory, read, succeed};
 
 /// One example, built without an installation.
 pub(crate) struct Example {
@@ -29,6 +29,25 @@ impl Example {
                 .arg(format!("BUILD={}", example.directory.path().display()))
                 .arg(format!("ALTA={}", library_directory().display()))
                 .arg(example.program()),
+        );
+        example
+    }
+
+    /// The same with another text in its source, for what a test must not own or wait for.
+    pub(crate) fn build_with(name: &'static str, text: &str, other: &str) -> Self {
+        let example = Self::build(name);
+        let source = read(format!("ffi-examples/{name}.c"));
+        let changed = source.replace(text, other);
+        assert_ne!(changed, source);
+        let (directory, file) = (example.directory.path(), example.directory.path().join("changed.c"));
+        std::fs::write(&file, changed).unwrap();
+        succeed(
+            command("cc", ["-std=c11", "-pthread", "-I", &format!("{ROOT}/include")])
+                .arg(&file)
+                .arg("-o")
+                .arg(example.program())
+                .arg(directory.join("libalta_auth.so.0"))
+                .arg(format!("-Wl,-rpath,{}", directory.display())),
         );
         example
     }
