@@ -180,7 +180,7 @@ static alta_auth_engine *start(int count, char **settings) {
     for (int i = 0; i < count && status == ALTA_AUTH_OK; i++) {
         char *value = strchr(settings[i], '=');
         if (value == NULL) {
-            fprintf(stderr, "%s: expected KEY=VALUE\n", settings[i]);
+            fprintf(stderr, "setting %d: expected KEY=VALUE\n", i + 1); /* not what it says: it may be a secret */
             alta_auth_config_free(config);
             return NULL;
         }

@@ -218,7 +218,11 @@ static void configure(struct server *server) {
     int32_t status = alta_auth_config_set(config, "default_action", "deny", error, sizeof error);
     for (int i = 0; i < server->count && status == ALTA_AUTH_OK; i++) {
         const char *value = strchr(server->settings[i], '=');
-        if (value == NULL) {
+        if (value == NULL && access(server->settings[i], R_OK) != 0) {
+            /* Not what it says: it may be a secret. */
+            snprintf(error, sizeof error, "setting %d: expected KEY=VALUE, or a file that can be read", i + 1);
+            status = ALTA_AUTH_ERR_CONFIG;
+        } else if (value == NULL) {
             status = alta_auth_config_load(config, server->settings[i], error, sizeof error);
         } else {
             size_t length = (size_t)(value - server->settings[i]);

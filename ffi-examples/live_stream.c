@@ -396,9 +396,13 @@ static alta_auth_engine *start(int count, char **settings) {
     alta_auth_config_set_log(config, say, NULL);
     int32_t status = alta_auth_config_set(config, "default_action", "deny", error, sizeof error);
     for (int i = 0; i < count && status == ALTA_AUTH_OK; i++) {
-        size_t key = strcspn(settings[i], "=");
-        char *value = settings[i] + key + (settings[i][key] == '=');
-        settings[i][key] = '\0';
+        char *value = strchr(settings[i], '=');
+        if (value == NULL) {
+            fprintf(stderr, "setting %d: expected KEY=VALUE\n", i + 1); /* not what it says: it may be a secret */
+            alta_auth_config_free(config);
+            return NULL;
+        }
+        *value++ = '\0';
         status = alta_auth_config_set(config, settings[i], value, error, sizeof error);
     }
     if (status == ALTA_AUTH_OK) {

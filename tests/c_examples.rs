@@ -14,7 +14,7 @@ mod support;
 mod toolchain;
 
 use std::io::Read as _;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
@@ -141,6 +141,27 @@ fn session_refuses_what_cannot_be_asked_and_says_what_is_wrong_with_a_key() {
     assert_eq!((code, printed.as_str()), (Some(1), "/news/../1.ts: refuse (ALTA_AUTH_ERR_INVALID)\n"));
     let (code, _) = example.run(&["no.such.key=1", "--", "token=123", "/news/1.ts"]);
     assert_eq!(code, Some(78));
+}
+
+/// Who wrote a colon for the equals sign finds no secret in the log.
+#[test]
+fn all_say_where_an_argument_is_wrong_and_not_what_it_says() {
+    const WRONG: &str = "header.X-Api-Key:opensesame";
+    for (name, before) in [
+        ("batch", &["/dev/null"][..]),
+        ("blocking_pool", &["0"]),
+        ("epoll_hls", &["/", "0"]),
+        ("libevent_server", &["0"]),
+        ("live_stream", &["0"]),
+    ] {
+        let example = Example::build(name);
+        let mut program = command(example.program().to_str().unwrap(), before);
+        let Output { status, stderr, .. } = program.args([OUTAGE, WRONG]).output().unwrap();
+        let said = String::from_utf8(stderr).unwrap();
+        assert_eq!(status.code(), Some(78), "{name}: {said}");
+        assert!(said.contains("setting 2: expected KEY=VALUE"), "{name}: {said}");
+        assert!(!said.contains("sesame"), "{name}: {said}");
+    }
 }
 
 /// What the two servers have in common that answer with the reason.
