@@ -52,6 +52,7 @@ pub(crate) use scripted::Counted;
 pub(crate) use wire::read_section;
 
 use crate::calls::Calls;
+use crate::clock;
 use crate::config::{Address, BackendUrl, ConfigError, HttpLane, HttpVersion, Scheme, Settings};
 use crate::decision::Cause;
 use crate::outage::{Addresses, Health, Probed, ProbedAt};
@@ -507,7 +508,10 @@ impl Progress {
     /// The connection that it was given is gone, and nothing was sent on it.
     fn start_over(&self) {
         self.stage.set(Stage::Queued);
-        self.lent.set(None);
+        // What it waited for until now is no more an address's time than it was.
+        if self.lent.get().is_some() {
+            self.lent.set(Some(clock::now()));
+        }
         self.handed.set(false);
     }
 

@@ -167,6 +167,36 @@ async fn an_address_that_hangs_keeps_a_check_for_its_part_of_the_time() {
     .await;
 }
 
+/// The time in line is no address's, also where what was lent at the end of it had closed and another was idle by then.
+#[tokio::test(start_paused = true)]
+async fn who_has_waited_for_a_connection_that_had_closed_has_the_next_for_as_long_as_any() {
+    let peer = Peer::new(|peer, place, mut stream| async move {
+        while peer.request(place, &mut stream).await.is_some() {
+            let number = peer.requests();
+            sleep(SECOND * if number <= 2 { 9 } else { 2 } / 10).await;
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, ALLOW.as_bytes()).await;
+            if number == 1 {
+                return;
+            }
+        }
+    });
+    let keys = [("timeout", "2s"), ("pool.max_connections", "2"), ("breaker.failures", "1")];
+    with_shard(&keys, peer, |bench| async move {
+        bench.peer.stand_for(&bench.core, &[ONE, TWO]);
+        for (user_data, id) in ["a", "b", "c"].iter().enumerate() {
+            bench.submit(&check(id, ""), user_data);
+            bench.settle().await;
+        }
+        for (user_data, took) in [900, 900, 1100].into_iter().enumerate() {
+            let (decision, at) = bench.decided(user_data).await;
+            assert_eq!((decision.origin, at.as_millis() / 10), (Origin::Backend, took / 10), "{user_data}");
+        }
+        assert_eq!((asked(&bench), open(&bench)), ([3, 0, 0], (false, vec![])));
+        assert_eq!(bench.peer.connections(), 2);
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_breaker_of_a_url_opens_when_none_of_its_addresses_works() {
     let says = all(GARBAGE);
