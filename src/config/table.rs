@@ -131,7 +131,7 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::Duration { min: MS, max: HOUR, put: |s, d| s.connect_timeout = d.min(MINUTE) },
         default: Value("500ms"),
         text: "The longest that one connection attempt may take. A check waits for it no longer than it has time; one that takes longer \
-               than `timeout` makes way when its place is needed. More than 1m is 1m.",
+               than `timeout` makes way when its place is needed, and has failed then. More than 1m is 1m.",
     },
     Key {
         name: "hedge.after", section: "Time", reload: Keeps,

@@ -122,8 +122,16 @@ async fn tcp(
             shared.addresses[endpoint].unreachable(peer.ip(), Cause::Connect.name());
         }
     };
+    let enough = shared.settings.timeout / 2;
+    let attempt = |peer: SocketAddr| {
+        let trying = Trying { peer, began: Instant::now(), enough, watch, unreachable: &unreachable };
+        async move {
+            let _trying = trying;
+            open(peer).await
+        }
+    };
     let order = interleave(&addresses).into_iter().map(|address| SocketAddr::new(address, port)).collect();
-    let (stream, peer, deadline) = race(order, limit, spares, open, unreachable)
+    let (stream, peer, deadline) = race(order, limit, spares, attempt, unreachable)
         .await
         .map_err(|(peer, error)| refused(&label, &peer.to_string(), &error, limit))?;
     let name = literal.is_none().then_some(host);
@@ -147,6 +155,23 @@ async fn tcp(
         names.worked(name, peer.ip());
     }
     Ok(link)
+}
+
+/// An attempt at one address. If it is dropped to make way, that is a failure too, unless it had begun late in the time of a check.
+struct Trying<'a> {
+    peer: SocketAddr,
+    began: Instant,
+    enough: Duration,
+    watch: &'a Watch,
+    unreachable: &'a dyn Fn(SocketAddr, &io::Error),
+}
+
+impl Drop for Trying<'_> {
+    fn drop(&mut self) {
+        if self.watch.makes_way() && self.began.elapsed() >= self.enough {
+            (self.unreachable)(self.peer, &io::ErrorKind::TimedOut.into());
+        }
+    }
 }
 
 /// Of the lane that will speak on it: the reference lane, hyper, has the runtime's own sockets.

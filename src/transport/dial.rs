@@ -100,6 +100,7 @@ impl Io for tokio::io::DuplexStream {}
 pub(crate) struct Watch {
     stage: Cell<Stage>,
     address: Cell<Option<IpAddr>>,
+    makes_way: Cell<bool>,
     /// Those who write down when each stage was entered.
     traced: RefCell<Vec<Rc<Progress>>>,
 }
@@ -115,10 +116,20 @@ impl Watch {
         self.address.set(address);
     }
 
+    /// The dial is dropped before its end: others need its place, and a check would not have waited for it any longer.
+    pub(super) fn make_way(&self) {
+        self.makes_way.set(true);
+    }
+
+    pub(super) fn makes_way(&self) -> bool {
+        self.makes_way.get()
+    }
+
     /// The dial is over. Who got nothing by it is in line again, as is who attaches now.
     pub(super) fn rest(&self) {
         self.stage.set(Stage::Queued);
         self.address.set(None);
+        self.makes_way.set(false);
         self.traced.borrow().iter().for_each(|progress| progress.stage.set(Stage::Queued));
     }
 

@@ -10,6 +10,7 @@ mod pooling;
 mod replies;
 mod sending;
 mod shared;
+mod swallowed;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -37,6 +37,7 @@ impl Pool {
             Poll::Pending => makes_way.as_mut().poll(cx).map(|()| None),
         });
         let Some(link) = link.await else {
+            watch.make_way();
             let (label, limit) = (&self.label, self.limits.timeout.as_millis());
             return Err(Failure::new(Cause::Connect, format!("no connection to {label} within {limit} ms")));
         };

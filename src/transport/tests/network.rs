@@ -342,7 +342,7 @@ async fn an_unknown_name_is_a_failure_to_resolve() {
 }
 
 /// A name with two addresses: what waits at each is said by the ports' listeners.
-fn of_two(url: &str, set: &[(&str, &str)]) -> (Rc<Transport>, Arc<[Arc<Addresses>]>) {
+pub(super) fn of_two(url: &str, set: &[(&str, &str)]) -> (Rc<Transport>, Arc<[Arc<Addresses>]>) {
     let mut config = Config::new();
     for (key, value) in [&[("default_action", "deny"), ("backend.url", url)], set].concat() {
         config.set(key, value).unwrap();
