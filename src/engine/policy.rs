@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::StartError;
 use super::limits::Limits;
 use crate::backend::{ReplyRules, RequestPlan};
@@ -10,7 +12,7 @@ use crate::check::{Check, Draft, Invalid, Question, Rules};
 use crate::config::{BackendUrl, HedgeAfter, Settings};
 use crate::decision::{Cause, Decision, Origin, Verdict};
 use crate::memory::Memory;
-use crate::observe::Logger;
+use crate::observe::{Logger, SAID_AGAIN};
 use crate::outage::{Addresses, Health, Latency, PerClient, two_of};
 use crate::transport::{PoolGauges, Shared, Unshared, gauges, of_endpoint};
 
@@ -183,6 +185,44 @@ impl Policy {
             Cause::Overload,
             "limit.per_ip: too many requests for this address",
         )
+    }
+
+    /// When something is to be said of what its endpoints and clients did again and again, by whichever thread.
+    pub(crate) fn next_line(&self) -> Option<Instant> {
+        let breakers = self.health.iter().filter_map(Health::next_line);
+        let addresses = self.addresses.iter().filter_map(|addresses| addresses.next_line());
+        let denied = self.per_client.as_ref().and_then(|limit| limit.next_line());
+        let shadow = self.shadow.as_ref().and_then(|shadow| shadow.next_line());
+        breakers.chain(addresses).chain(denied).chain(shadow).min()
+    }
+
+    /// What of it is to be said by now.
+    pub(crate) fn say_unsaid(&self, now: Instant) {
+        self.say_of_endpoints(now);
+        if let Some(limit) = &self.per_client {
+            limit.say_unsaid(now);
+        }
+        if let Some(shadow) = &self.shadow {
+            shadow.say_unsaid(now);
+        }
+    }
+
+    /// What is still to be said of what ends where `next` takes its place.
+    pub(crate) fn say_what_ends(&self, next: &Self) {
+        let end = Instant::now() + SAID_AGAIN;
+        if !Arc::ptr_eq(&self.health, &next.health) {
+            self.say_of_endpoints(end);
+        }
+        if let Some(limit) = &self.per_client
+            && next.per_client.as_ref().is_none_or(|next| !Arc::ptr_eq(next, limit))
+        {
+            limit.say_unsaid(end);
+        }
+    }
+
+    fn say_of_endpoints(&self, now: Instant) {
+        self.health.iter().for_each(|health| health.say_unsaid(now));
+        self.addresses.iter().for_each(|addresses| addresses.say_unsaid(now));
     }
 
     /// The decision when the backend gave none. What fails for want of our own resources denies, unless the

@@ -148,6 +148,7 @@ impl Owed {
 
     async fn asked(mut self, policy: Arc<Policy>, question: Rc<Question>, answer: Answer, random: u64) {
         let route = self.shadow.transports.of(&policy);
+        route.part_where_probed();
         let asking = Asking::default();
         let means = Means {
             transport: &route.transport,

@@ -199,16 +199,14 @@ impl Shard {
         self.outages.say_unsaid(now);
         self.unenforced.say_unsaid(now);
         self.shadow.say_unsaid(now);
-        if let Some(limit) = &policy.per_client {
-            limit.say_unsaid(now);
-        }
+        policy.say_unsaid(now);
     }
 
     /// When some of it is to be said.
     fn next_line(&self) -> Option<Instant> {
-        let denied = self.policy.borrow().per_client.as_ref().and_then(|limit| limit.next_line());
         let of_backend = self.outages.next_at().into_iter().chain(self.refusals.next_at());
-        of_backend.chain(self.unenforced.next_at()).chain(self.shadow.next_line()).chain(denied).min()
+        let of_all = self.policy.borrow().next_line();
+        of_backend.chain(self.unenforced.next_at()).chain(self.shadow.next_line()).chain(of_all).min()
     }
 
     pub(super) fn take_in(self: &Rc<Self>) {
@@ -248,12 +246,8 @@ impl Shard {
             // What they were told was asked, or judged, by other rules.
             self.watches.borrow_mut().all_are_due(Instant::now());
         }
-        if let Some(limit) = &before.per_client
-            && policy.per_client.as_ref().is_none_or(|now| !Arc::ptr_eq(now, limit))
-        {
-            limit.say_unsaid(Instant::now() + SAID_AGAIN);
-        }
         if !Arc::ptr_eq(&before, &policy) {
+            before.say_what_ends(&policy);
             self.watches.borrow_mut().all_turn_to(&policy);
         }
         if new.ttl.max < old.ttl.max {
@@ -270,10 +264,10 @@ impl Shard {
     fn turn_away(&self) {
         let policy = Arc::clone(&self.policy.borrow());
         let route = self.transports.of(&policy);
+        route.part_where_probed();
         let mut seen = self.opened.borrow_mut();
         seen.resize(policy.health.len(), 0);
         for (endpoint, (seen, health)) in seen.iter_mut().zip(policy.health.iter()).enumerate() {
-            route.transport.part_where_probed(endpoint, health, &policy.addresses[endpoint]);
             let opened = health.opened();
             if std::mem::replace(seen, opened) != opened && health.is_open() {
                 route.transport.turn_away(endpoint);

@@ -29,6 +29,16 @@ pub(crate) struct Route {
     pub(super) poke: Rc<Poke>,
 }
 
+impl Route {
+    /// [`Transport::part_where_probed`], of each endpoint.
+    pub(super) fn part_where_probed(&self) {
+        let Policy { health, addresses, .. } = &*self.policy;
+        for (endpoint, (health, addresses)) in health.iter().zip(addresses.iter()).enumerate() {
+            self.transport.part_where_probed(endpoint, health, addresses);
+        }
+    }
+}
+
 impl Transports {
     /// `poke` has the shard take another turn.
     pub(crate) fn new(poke: impl Fn() + 'static, make: impl Fn(&Policy) -> Rc<Transport> + 'static) -> Self {

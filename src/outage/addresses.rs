@@ -115,6 +115,21 @@ impl Addresses {
         self.several.load(Relaxed).then(|| self.known())
     }
 
+    /// When there is something to say of one of several.
+    pub(crate) fn next_line(&self) -> Option<Instant> {
+        self.several
+            .load(Relaxed)
+            .then(|| self.known())?
+            .iter()
+            .filter_map(|known| known.health.next_line())
+            .min()
+    }
+
+    /// What of it is to be said by now.
+    pub(crate) fn say_unsaid(&self, now: Instant) {
+        self.known().iter().for_each(|known| known.health.say_unsaid(now));
+    }
+
     fn known(&self) -> Arc<[Arc<Known>]> {
         Arc::clone(&self.known.read())
     }

@@ -1,16 +1,21 @@
-//! What the log says of a breaker that opens and closes again and again, as that of a backend does which fails in part: each
-//! opening that follows one that was said within [`SAID_AGAIN`] is said when its first probe has failed, or not at all.
+//! What the log says of a breaker that opens and closes again and again, as that of a backend does which fails in part: of those
+//! that open within [`SAID_AGAIN`] after one was said, only how many there were. One among them that lasts is said when it
+//! has lasted for [`LASTING`] and somebody is stopped by it, or finds out.
+
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::observe::SAID_AGAIN;
 
+const LASTING: Duration = Duration::from_secs(1);
+
 #[derive(Default)]
 pub(super) struct Flaps {
-    /// When an opening was said last.
+    /// When something of it was said last.
     said: Option<Instant>,
     unsaid: u64,
-    /// The one that lasts was said.
+    /// That it is open was said.
     is_said: bool,
 }
 
@@ -26,22 +31,45 @@ pub(super) enum Said {
 impl Flaps {
     /// `again`: it was open, and a probe has failed.
     pub(super) fn opened(&mut self, now: Instant, again: bool) -> Option<Said> {
-        if again && self.is_said {
-            return Some(Said::StillOpen);
+        if again {
+            return Some(if self.is_said { Said::StillOpen } else { Said::New(self.say(now)) });
         }
-        let recent = self.said.is_some_and(|said| now.saturating_duration_since(said) < SAID_AGAIN);
-        self.is_said = again || !recent;
-        if !self.is_said {
+        if self.said.is_some_and(|said| now.saturating_duration_since(said) < SAID_AGAIN) {
+            self.is_said = false;
             self.unsaid += 1;
             return None;
         }
-        self.said = Some(now);
-        let itself = u64::from(again);
-        Some(Said::New(std::mem::take(&mut self.unsaid).saturating_sub(itself)))
+        self.unsaid += 1;
+        Some(Said::New(self.say(now)))
+    }
+
+    /// It is open since then. If that is to be said now: how many before it were not.
+    pub(super) fn lasts(&mut self, now: Instant, since: Instant) -> Option<u64> {
+        let is_new = !self.is_said && now.saturating_duration_since(since) >= LASTING;
+        is_new.then(|| self.say(now))
     }
 
     /// Whether that is to be said.
     pub(super) fn closed(&mut self) -> bool {
         std::mem::take(&mut self.is_said)
+    }
+
+    /// When it is to be said how many were not, though nothing more happens.
+    pub(super) fn next_at(&self) -> Option<Instant> {
+        self.said.filter(|_| self.unsaid > 0).map(|said| said + SAID_AGAIN)
+    }
+
+    /// How many were not said, if it is time to say so.
+    pub(super) fn unsaid(&mut self, now: Instant) -> Option<u64> {
+        self.next_at().filter(|&next| next <= now)?;
+        self.said = Some(now);
+        Some(std::mem::take(&mut self.unsaid))
+    }
+
+    /// The one that lasts is said; how many before it were not.
+    fn say(&mut self, now: Instant) -> u64 {
+        self.said = Some(now);
+        self.is_said = true;
+        std::mem::take(&mut self.unsaid).saturating_sub(1)
     }
 }

@@ -17,19 +17,25 @@ pub(crate) struct Health {
     /// `scheme://host:port`
     label: String,
     log: Arc<Logger>,
-    breaker: Mutex<Breaker>,
-    /// Under the breaker's lock.
-    flaps: Mutex<Flaps>,
+    state: Mutex<State>,
     /// Closed, with nothing against the endpoint: then nobody needs the lock.
     spotless: AtomicBool,
     /// Whether answers are counted, too.
     counts_answers: bool,
     opened: AtomicU64,
     probed: AtomicU64,
+    began: Instant,
+    /// When there is something to say of `flaps` next, in nanoseconds since this began; 0: nothing. Written under the lock.
+    next: AtomicU64,
     /// Those that no client can have caused.
     outages: AtomicU64,
     /// Addresses are told apart by a keyed hash.
     addresses: RandomState,
+}
+
+struct State {
+    breaker: Breaker,
+    flaps: Flaps,
 }
 
 /// Leave to ask the endpoint once. What became of it is to be told; dropped, it says nothing for or against the endpoint.
@@ -43,12 +49,13 @@ impl Health {
         Self {
             label,
             log,
-            breaker: Mutex::new(Breaker::new(rules)),
-            flaps: Mutex::default(),
+            state: Mutex::new(State { breaker: Breaker::new(rules), flaps: Flaps::default() }),
             spotless: AtomicBool::new(true),
             counts_answers: rules.rate > 0,
             opened: AtomicU64::new(0),
             probed: AtomicU64::new(0),
+            began: Instant::now(),
+            next: AtomicU64::new(0),
             outages: AtomicU64::new(0),
             addresses: RandomState::new(),
         }
@@ -56,33 +63,91 @@ impl Health {
 
     /// `None`: the breaker is open, and it is not for this client to find out.
     pub(crate) fn admit(&self, client: Client<'_>) -> Option<Permit<'_>> {
-        if self.spotless.load(Ordering::Relaxed) {
-            return Some(Permit { health: self, probe: false });
-        }
-        match self.breaker.lock().admit(Instant::now(), || self.addresses.hash_one(client)) {
+        match self.admission(client) {
             Admission::Pass => Some(Permit { health: self, probe: false }),
-            Admission::Probe => {
-                self.probed.fetch_add(1, Ordering::Release);
-                Some(Permit { health: self, probe: true })
-            }
+            Admission::Probe => Some(Permit { health: self, probe: true }),
             Admission::Stop => None,
+        }
+    }
+
+    fn admission(&self, client: Client<'_>) -> Admission {
+        if self.spotless.load(Ordering::Relaxed) {
+            return Admission::Pass;
+        }
+        let (admission, lasting) = {
+            let State { breaker, flaps } = &mut *self.state.lock();
+            let now = Instant::now();
+            let admission = breaker.admit(now, || self.addresses.hash_one(client));
+            let since = breaker.opened.filter(|_| admission != Admission::Pass);
+            let lasting = since.and_then(|since| Some((now - since, flaps.lasts(now, since)?)));
+            if lasting.is_some() {
+                self.look_at(flaps);
+            }
+            (admission, lasting)
+        };
+        if admission == Admission::Probe {
+            self.probed.fetch_add(1, Ordering::Release);
+        }
+        if let Some((lasted, before)) = lasting {
+            let of = || format!("the breaker is open, for {:.1} s so far", lasted.as_secs_f64());
+            self.say(LogLevel::Warn, of, before);
+        }
+        admission
+    }
+
+    /// Called when `flaps` has changed.
+    fn look_at(&self, flaps: &Flaps) {
+        // Never 0: a period after something was said.
+        let next = flaps.next_at().map_or(0, |at| (at - self.began).as_nanos() as u64);
+        self.next.store(next, Ordering::Relaxed);
+    }
+
+    fn say(&self, level: LogLevel, of: impl FnOnce() -> String, before: u64) {
+        self.log.log(level, || {
+            let line = format!("{} gives no answers: {}", self.label, of());
+            match before {
+                0 => line,
+                _ => format!("{line}; {}", flapped(before)),
+            }
+        });
+    }
+
+    /// When it is to be said how often it has opened and closed, though nothing more happens.
+    pub(crate) fn next_line(&self) -> Option<Instant> {
+        let next = self.next.load(Ordering::Relaxed);
+        (next != 0).then(|| self.began + Duration::from_nanos(next))
+    }
+
+    /// What of it is to be said by now.
+    pub(crate) fn say_unsaid(&self, now: Instant) {
+        if self.next_line().is_none_or(|next| next > now) {
+            return;
+        }
+        let unsaid = {
+            let flaps = &mut self.state.lock().flaps;
+            let unsaid = flaps.unsaid(now);
+            self.look_at(flaps);
+            unsaid
+        };
+        if let Some(times) = unsaid {
+            self.log.log(LogLevel::Warn, || format!("{} answers in part: {}", self.label, flapped(times)));
         }
     }
 
     /// Whether this client may not ask it now, not even as the one that finds out.
     pub(crate) fn stops(&self, client: Client<'_>) -> bool {
         !self.spotless.load(Ordering::Relaxed)
-            && self.breaker.lock().stops(Instant::now(), || self.addresses.hash_one(client))
+            && self.state.lock().breaker.stops(Instant::now(), || self.addresses.hash_one(client))
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        !self.spotless.load(Ordering::Relaxed) && self.breaker.lock().is_open()
+        !self.spotless.load(Ordering::Relaxed) && self.state.lock().breaker.is_open()
     }
 
     /// Whether somebody else than this client has met an outage lately, and nobody an answer since.
     pub(crate) fn corroborates(&self, client: Client<'_>) -> bool {
         !self.spotless.load(Ordering::Relaxed)
-            && self.breaker.lock().corroborates(Instant::now(), self.addresses.hash_one(client))
+            && self.state.lock().breaker.corroborates(Instant::now(), self.addresses.hash_one(client))
     }
 
     /// How often it has opened: whoever keeps the number learns that it has opened since.
@@ -102,24 +167,18 @@ impl Health {
 
     /// Takes the probe that is due, if one is for this client: what becomes of it must be told.
     pub(super) fn probe(&self, client: Client<'_>) -> bool {
-        let is_one = !self.spotless.load(Ordering::Relaxed)
-            && self.breaker.lock().admit(Instant::now(), || self.addresses.hash_one(client))
-                == Admission::Probe;
-        if is_one {
-            self.probed.fetch_add(1, Ordering::Release);
-        }
-        is_one
+        self.admission(client) == Admission::Probe
     }
 
     /// The probe was not asked.
     pub(super) fn undecided(&self) {
-        self.breaker.lock().undecided();
+        self.state.lock().breaker.undecided();
     }
 
     /// The probe was asked, and is given up before it was answered or late.
     pub(super) fn unanswered(&self) {
         let now = Instant::now();
-        self.breaker.lock().unanswered(now, self.addresses.hash_one(now));
+        self.state.lock().breaker.unanswered(now, self.addresses.hash_one(now));
     }
 
     /// An outage that no client can have caused: each counts.
@@ -135,11 +194,11 @@ impl Health {
             return;
         }
         let closed = {
-            let mut breaker = self.breaker.lock();
+            let State { breaker, flaps } = &mut *self.state.lock();
             let change = breaker.answered(Instant::now(), || self.addresses.hash_one(client));
             self.spotless.store(true, Ordering::Relaxed);
             let opened = change.and_then(|_| breaker.opened.take());
-            opened.filter(|_| self.flaps.lock().closed())
+            opened.filter(|_| flaps.closed())
         };
         if let Some(opened) = closed {
             self.log.log(LogLevel::Warn, || {
@@ -156,7 +215,7 @@ impl Health {
     }
 
     fn met(&self, client: Client<'_>) {
-        let mut breaker = self.breaker.lock();
+        let breaker = &mut self.state.lock().breaker;
         breaker.met(Instant::now(), self.addresses.hash_one(client));
         self.spotless.store(false, Ordering::Relaxed);
     }
@@ -164,14 +223,18 @@ impl Health {
     /// An outage, which may open the breaker.
     fn note(&self, why: &str, outage: impl FnOnce(&mut Breaker, Instant, u64) -> Option<Change>) {
         let opened = {
-            let mut breaker = self.breaker.lock();
+            let State { breaker, flaps } = &mut *self.state.lock();
             let now = Instant::now();
             let again = breaker.opened.is_some();
-            let change = outage(&mut breaker, now, self.addresses.hash_one(now));
+            let change = outage(breaker, now, self.addresses.hash_one(now));
             // Under the lock, as an answer stores it: the later of the two stands.
             self.spotless.store(false, Ordering::Relaxed);
             match change {
-                Some(Change::Opened { cooldown }) => Some((cooldown, self.flaps.lock().opened(now, again))),
+                Some(Change::Opened { cooldown }) => {
+                    let said = flaps.opened(now, again);
+                    self.look_at(flaps);
+                    Some((cooldown, said))
+                }
                 _ => None,
             }
         };
@@ -182,17 +245,13 @@ impl Health {
             Some(Said::StillOpen) => (LogLevel::Info, 0),
             Some(Said::New(before)) => (LogLevel::Warn, before),
         };
-        self.log.log(level, || {
-            let label = &self.label;
-            let cooldown = cooldown.as_secs_f64();
-            let line =
-                format!("{label} gives no answers: the breaker is open, next try in {cooldown:.1} s ({why})");
-            match before {
-                0 => line,
-                _ => format!("{line}; it has opened and closed {before} times more since the last such line"),
-            }
-        });
+        let of = || format!("the breaker is open, next try in {:.1} s ({why})", cooldown.as_secs_f64());
+        self.say(level, of, before);
     }
+}
+
+fn flapped(times: u64) -> String {
+    format!("the breaker has opened and closed {times} more times since the last such line")
 }
 
 impl Permit<'_> {
@@ -296,57 +355,82 @@ mod tests {
         assert_eq!(health.opened(), 0);
     }
 
-    /// Some of its answers come: what each of the others opens, the next answer closes.
-    #[tokio::test(start_paused = true)]
-    async fn a_breaker_that_flaps_is_said_once_a_period_and_a_real_outage_among_it_when_its_probe_fails() {
+    fn told(failures: usize) -> (Arc<Lines>, Health) {
         let lines = Arc::new(Lines::default());
-        let log = Arc::new(Logger::new(LogLevel::Warn, Some(Arc::clone(&lines) as _), Arc::default()));
-        let health = logged(1, log);
+        let log = Logger::new(LogLevel::Warn, Some(Arc::clone(&lines) as _), Arc::default());
+        (lines, logged(failures, Arc::new(log)))
+    }
+
+    /// An outage opens it, and the next answer closes it: to what was asked before.
+    fn flap(health: &Health) {
+        health.failed(client("a"), false, None, "reset");
+        health.answered(client("b"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_breaker_that_flaps_is_said_once_a_period_with_how_often_it_was() {
+        let (lines, health) = told(1);
         let said = || std::mem::take(&mut *lines.0.lock());
-        let flap = || {
-            health.failed(client("a"), false, None, "reset");
-            health.answered(client("b"));
-        };
-        let is_pair = |said: &[String]| matches!(said, [open, closed] if open.contains("is open") && closed.contains("is closed"));
-        flap();
+        flap(&health);
         let first = said();
-        assert!(is_pair(&first), "{first:?}");
+        assert!(
+            first.len() == 2 && first[0].contains("is open") && first[1].contains("is closed"),
+            "{first:?}"
+        );
+        assert_eq!(health.next_line(), None);
         for _ in 0..99 {
             tokio::time::advance(Duration::from_millis(10)).await;
-            flap();
+            flap(&health);
+            health.say_unsaid(Instant::now());
         }
         assert_eq!((said().len(), health.opened(), health.probed()), (0, 100, 0));
         tokio::time::advance(Duration::from_secs(10)).await;
-        flap();
-        let later = said();
-        assert!(
-            is_pair(&later)
-                && later[0].ends_with("; it has opened and closed 99 times more since the last such line"),
-            "{later:?}"
-        );
-        flap();
-        health.failed(client("a"), false, None, "reset");
-        assert_eq!(said().len(), 0, "so far it may be one more");
-        tokio::time::advance(Duration::from_millis(1500)).await;
-        health.admit(client("c")).unwrap().failed(client("c"), None, "timeout");
-        let real = said();
-        assert!(
-            real.len() == 1
-                && real[0]
-                    .ends_with("(timeout); it has opened and closed 1 times more since the last such line"),
-            "{real:?}"
-        );
-        tokio::time::advance(Duration::from_millis(2500)).await;
-        health.admit(client("d")).unwrap().answered(client("d"));
-        assert!(said()[0].contains("answers again after 4.0 s"));
-        assert_eq!(health.probed(), 2);
+        assert!(health.next_line().unwrap() <= Instant::now());
+        health.say_unsaid(Instant::now());
+        let rest = "http://a:1 answers in part: the breaker has opened and closed 99 more times since the last such line";
+        assert_eq!((said(), health.next_line()), (vec![rest.to_owned()], None));
+        flap(&health);
+        assert_eq!(said().len(), 0);
+        tokio::time::advance(Duration::from_secs(10)).await;
+        flap(&health);
+        let again = said();
+        let more = "; the breaker has opened and closed 1 more times since the last such line";
+        assert!(again.len() == 2 && again[0].ends_with(more), "{again:?}");
+    }
+
+    /// Whatever comes first after a second of it, and whatever comes of that.
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_that_lasts_is_said_also_right_after_a_flap() {
+        for (after, so_far) in [(900, ""), (1100, "1.1"), (1500, "1.5")] {
+            let (lines, health) = told(1);
+            let said = || std::mem::take(&mut *lines.0.lock());
+            flap(&health);
+            flap(&health);
+            health.failed(client("a"), false, Some(Duration::from_millis(1300)), "reset");
+            assert_eq!(said().len(), 2, "so far it may be one more");
+            tokio::time::advance(Duration::from_millis(after)).await;
+            let permit = health.admit(client("c"));
+            assert_eq!(permit.is_some(), after == 1500);
+            if after == 900 {
+                assert_eq!(said().len(), 0);
+                continue;
+            }
+            let line = format!(
+                "the breaker is open, for {so_far} s so far; the breaker has opened and closed 1 more"
+            );
+            let open = said();
+            assert!(open.len() == 1 && open[0].contains(&line), "{open:?}");
+            drop(permit);
+            assert!(health.admit(client("e")).is_some() == (after == 1500) && said().is_empty(), "once");
+            health.answered(client("d"));
+            let closed = said();
+            assert!(closed.len() == 1 && closed[0].contains("is closed"), "{closed:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_log_says_how_long_it_was_open_from_the_first_time_on() {
-        let lines = Arc::new(Lines::default());
-        let health =
-            logged(1, Arc::new(Logger::new(LogLevel::Warn, Some(Arc::clone(&lines) as _), Arc::default())));
+        let (lines, health) = told(1);
         for (name, seconds) in [("a", 2), ("b", 4), ("c", 9)] {
             health.admit(client(name)).unwrap().failed(client(name), None, "");
             tokio::time::advance(Duration::from_secs(seconds)).await;
