@@ -1,5 +1,6 @@
 //! What an operator sees: counters and the log. No token and no query in any of them.
 
+mod due;
 mod histogram;
 mod log;
 mod prometheus;
@@ -7,6 +8,7 @@ mod seldom;
 mod shadow;
 mod stats;
 
+pub(crate) use due::Due;
 pub(crate) use histogram::{BOUNDS, Durations, Histogram, Tally};
 pub(crate) use log::Logger;
 pub use log::{Log, LogLevel};

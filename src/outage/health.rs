@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::breaker::{Admission, Breaker, Change, Rules};
 use super::client::Client;
 use super::flaps::{Flaps, Said};
-use crate::observe::{LogLevel, Logger};
+use crate::observe::{Due, LogLevel, Logger};
 
 pub(crate) struct Health {
     /// `scheme://host:port`
@@ -24,9 +24,8 @@ pub(crate) struct Health {
     counts_answers: bool,
     opened: AtomicU64,
     probed: AtomicU64,
-    began: Instant,
-    /// When there is something to say of `flaps` next, in nanoseconds since this began; 0: nothing. Written under the lock.
-    next: AtomicU64,
+    /// When there is something to say of `flaps`.
+    next: Due,
     /// Those that no client can have caused.
     outages: AtomicU64,
     /// Addresses are told apart by a keyed hash.
@@ -54,8 +53,7 @@ impl Health {
             counts_answers: rules.rate > 0,
             opened: AtomicU64::new(0),
             probed: AtomicU64::new(0),
-            began: Instant::now(),
-            next: AtomicU64::new(0),
+            next: Due::new(),
             outages: AtomicU64::new(0),
             addresses: RandomState::new(),
         }
@@ -81,7 +79,7 @@ impl Health {
             let since = breaker.opened.filter(|_| admission != Admission::Pass);
             let lasting = since.and_then(|since| Some((now - since, flaps.lasts(now, since)?)));
             if lasting.is_some() {
-                self.look_at(flaps);
+                self.next.set(flaps.next_at());
             }
             (admission, lasting)
         };
@@ -93,13 +91,6 @@ impl Health {
             self.say(LogLevel::Warn, of, before);
         }
         admission
-    }
-
-    /// Called when `flaps` has changed.
-    fn look_at(&self, flaps: &Flaps) {
-        // Never 0: a period after something was said.
-        let next = flaps.next_at().map_or(0, |at| (at - self.began).as_nanos() as u64);
-        self.next.store(next, Ordering::Relaxed);
     }
 
     fn say(&self, level: LogLevel, of: impl FnOnce() -> String, before: u64) {
@@ -114,8 +105,7 @@ impl Health {
 
     /// When it is to be said how often it has opened and closed, though nothing more happens.
     pub(crate) fn next_line(&self) -> Option<Instant> {
-        let next = self.next.load(Ordering::Relaxed);
-        (next != 0).then(|| self.began + Duration::from_nanos(next))
+        self.next.at()
     }
 
     /// What of it is to be said by now.
@@ -126,7 +116,7 @@ impl Health {
         let unsaid = {
             let flaps = &mut self.state.lock().flaps;
             let unsaid = flaps.unsaid(now);
-            self.look_at(flaps);
+            self.next.set(flaps.next_at());
             unsaid
         };
         if let Some(times) = unsaid {
@@ -232,7 +222,7 @@ impl Health {
             match change {
                 Some(Change::Opened { cooldown }) => {
                     let said = flaps.opened(now, again);
-                    self.look_at(flaps);
+                    self.next.set(flaps.next_at());
                     Some((cooldown, said))
                 }
                 _ => None,

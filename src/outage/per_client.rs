@@ -9,7 +9,6 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use governor::clock::Clock;
@@ -23,7 +22,7 @@ use tokio::time::Instant;
 
 use super::client::Client;
 use crate::config::{PerIp, Rate};
-use crate::observe::{LogLevel, Logger, Seldom};
+use crate::observe::{Due, LogLevel, Logger, Seldom};
 
 pub(crate) struct PerClient {
     rate: Rate,
@@ -32,10 +31,8 @@ pub(crate) struct PerClient {
     addresses: RandomState,
     log: Arc<Logger>,
     said: Mutex<Seldom<()>>,
-    began: Instant,
-    /// When `said` has something to say next, in nanoseconds since the limit began; 0: nothing. Written under its lock. Every
-    /// thread looks in every turn, and hardly ever finds something.
-    next: AtomicU64,
+    /// When `said` has something to say.
+    next: Due,
 }
 
 impl PerClient {
@@ -57,8 +54,7 @@ impl PerClient {
             log: Arc::clone(log),
             // Whoever asks does so in a turn of its own, and looks at the time after it.
             said: Mutex::new(Seldom::new(|| ())),
-            began,
-            next: AtomicU64::new(0),
+            next: Due::new(),
         })
     }
 
@@ -83,16 +79,13 @@ impl PerClient {
 
     /// When it is to be said how many were denied, though nobody else is.
     pub(crate) fn next_line(&self) -> Option<Instant> {
-        let next = self.next.load(Ordering::Relaxed);
-        (next != 0).then(|| self.began + Duration::from_nanos(next))
+        self.next.at()
     }
 
     fn to_say<T>(&self, change: impl FnOnce(&Seldom<()>) -> T) -> T {
         let said = self.said.lock();
         let changed = change(&said);
-        // Never 0: a period after something was said.
-        let next = said.next_at().map_or(0, |at| (at - self.began).as_nanos() as u64);
-        self.next.store(next, Ordering::Relaxed);
+        self.next.set(said.next_at());
         changed
     }
 
